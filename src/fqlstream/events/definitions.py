@@ -1,0 +1,256 @@
+"""What people define: models, metrics, segments, baselines. YAML or JSON in, frozen values out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from fqlstream.events.durations import DurationMs, format_duration, parse_duration_ms
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+Name = Annotated[str, Field(min_length=1, max_length=256, description="Free text, unique per model and kind.")]
+
+
+class ColumnType(StrEnum):
+    """Types a column may have; `str` is an alias of `string`."""
+
+    INT = "int"
+    FLOAT = "float"
+    BOOL = "bool"
+    STRING = "string"
+    CATEGORY = "category"
+    TIMESTAMP = "timestamp"
+    VECTOR = "vector"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ColumnType | None:
+        return cls.STRING if value == "str" else None
+
+
+class Role(StrEnum):
+    """What a column is to its model."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    TARGET = "target"
+    METADATA = "metadata"
+    DECISION = "decision"
+
+
+class Task(StrEnum):
+    """What a model does; decides which functions exist for it."""
+
+    BINARY = "binary_classification"
+    MULTICLASS = "multiclass_classification"
+    REGRESSION = "regression"
+    RANKING = "ranking"
+    LLM = "llm"
+    NOT_SET = "not_set"
+
+
+class _Definition(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Column(_Definition):
+    """One column of a model's events."""
+
+    name: Name
+    type: ColumnType
+    role: Role = Role.INPUT
+    min: float | None = None
+    max: float | None = None
+    categories: tuple[str | int | float | bool, ...] | None = None
+    bins: tuple[float, ...] | None = None
+    replace_with_nulls: tuple[str | int | float | bool, ...] = ()
+    n_dimensions: int | None = Field(None, ge=1)
+    source: Literal["system", "user", "evaluator"] | None = None
+    scope: Literal["span", "session", "trace"] | None = None
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            message = f"column {self.name!r}: min {self.min} is above max {self.max}"
+            raise ValueError(message)
+        if self.bins is not None and any(a >= b for a, b in zip(self.bins, self.bins[1:], strict=False)):
+            message = f"column {self.name!r}: bins must rise"
+            raise ValueError(message)
+        return self
+
+
+class TaskParams(_Definition):
+    """How outputs and targets are read."""
+
+    threshold: float | None = Field(None, alias="binary_classification_threshold")
+    target_class_order: tuple[str | int | float | bool, ...] | None = None
+    group_by: str | None = None
+    top_k: int | None = Field(None, ge=1)
+    class_weights: tuple[float, ...] | None = None
+    is_binary_ranking_model: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_both_names(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "threshold" in data and "binary_classification_threshold" in data:
+            message = "threshold and binary_classification_threshold are the same setting: give one"
+            raise ValueError(message)
+        return data
+
+
+class Window(_Definition):
+    """One window size; `every_ms` below `size_ms` makes it hop."""
+
+    size_ms: DurationMs = Field(alias="size")
+    every_ms: DurationMs = Field(alias="every")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_short_form(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {"size": data, "every": data}
+        if isinstance(data, dict) and "every" not in data and "every_ms" not in data:
+            return {**data, "every": data.get("size", data.get("size_ms"))}
+        return data
+
+    @property
+    def label(self) -> str:
+        """`1h`, or `1h every 5m` where it hops."""
+        size = format_duration(self.size_ms)
+        return size if self.size_ms == self.every_ms else f"{size} every {format_duration(self.every_ms)}"
+
+
+class Windows(_Definition):
+    """How a model's time is cut."""
+
+    pane_ms: DurationMs = Field(60_000, alias="pane", validate_default=False)
+    sizes: tuple[Window, ...] = Field((), validate_default=False)
+    lateness_ms: DurationMs = Field(DAY_MS, alias="lateness", validate_default=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_sizes(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("sizes"):
+            return {**data, "sizes": ["1h", "1d"]}
+        return data
+
+    @model_validator(mode="after")
+    def _check_multiples(self) -> Self:
+        if self.pane_ms <= 0:
+            message = "pane must be longer than nothing"
+            raise ValueError(message)
+        for window in self.sizes:
+            if (
+                window.size_ms <= 0
+                or window.size_ms % self.pane_ms
+                or window.every_ms <= 0
+                or window.every_ms % self.pane_ms
+                or window.every_ms > window.size_ms
+            ):
+                message = f"window {window.label} is no multiple of the pane {format_duration(self.pane_ms)} (or hops further than it is long)"
+                raise ValueError(message)
+        if len({(w.size_ms, w.every_ms) for w in self.sizes}) != len(self.sizes):
+            message = "the same window stands twice in sizes"
+            raise ValueError(message)
+        return self
+
+
+class ModelDefinition(_Definition):
+    """A model: its columns, task and windows."""
+
+    kind: Literal["model"] = "model"
+    name: Name
+    version: Name = "v1"
+    task: Task = Task.NOT_SET
+    columns: tuple[Column, ...]
+    task_params: TaskParams = TaskParams()
+    windows: Windows = Field(default_factory=lambda: Windows.model_validate({}))
+    retention_ms: DurationMs = Field(90 * DAY_MS, alias="retention", validate_default=False)
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        names = [column.name for column in self.columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            message = f"column {twice[0]!r} stands twice"
+            raise ValueError(message)
+        taken = sorted(set(names) & RESERVED_COLUMNS)
+        if taken:
+            message = f"column name {taken[0]!r} is taken by fqlstream itself: rename it"
+            raise ValueError(message)
+        group_by = self.task_params.group_by
+        if group_by is not None and group_by not in names:
+            message = f"task_params.group_by names {group_by!r}, which is no column"
+            raise ValueError(message)
+        return self
+
+    def column(self, name: str) -> Column | None:
+        """Give a column by its name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    def role(self, role: Role) -> tuple[Column, ...]:
+        """Give all columns of a role, in their order."""
+        return tuple(column for column in self.columns if column.role is role)
+
+
+#: Columns of every history row beside the model's own.
+RESERVED_COLUMNS = frozenset({
+    "event_id", "event_at", "record_at", "version", "partition", "offset", "row", "duplicate", "_type_violations", "_range_violations",
+})  # fmt: skip
+
+
+class MetricDefinition(_Definition):
+    """A custom metric: an aggregate FQL expression."""
+
+    kind: Literal["metric"] = "metric"
+    model: Name
+    name: Name
+    definition: Annotated[str, Field(min_length=1)]
+    description: str = ""
+
+
+class SegmentDefinition(_Definition):
+    """A part of a model's rows: a Boolean row-level FQL expression."""
+
+    kind: Literal["segment"] = "segment"
+    model: Name
+    name: Name
+    definition: Annotated[str, Field(min_length=1)]
+    description: str = ""
+
+
+class BaselineDefinition(_Definition):
+    """What drift is measured against: a file, a stored time range, or the period before."""
+
+    kind: Literal["baseline"] = "baseline"
+    model: Name
+    name: Name
+    type: Literal["static", "rolling"]
+    file: str | None = None
+    start: str | None = None
+    end: str | None = None
+    window_ms: DurationMs | None = Field(None, alias="window")
+    offset_ms: DurationMs | None = Field(None, alias="offset")
+
+
+Definition = Annotated[
+    ModelDefinition | MetricDefinition | SegmentDefinition | BaselineDefinition, Field(discriminator="kind")
+]
+DEFINITION: TypeAdapter[Definition] = TypeAdapter(Definition)
+
+
+def definition_key(definition: Definition) -> str:
+    """Give the key on the definitions topic: kind/model/name, for a model kind/name/version."""
+    if isinstance(definition, ModelDefinition):
+        return f"model/{definition.name}/{definition.version}"
+    return f"{definition.kind}/{definition.model}/{definition.name}"
+
+
+__all__ = [
+    "DAY_MS", "DEFINITION", "HOUR_MS", "RESERVED_COLUMNS", "BaselineDefinition", "Column", "ColumnType", "Definition", "DurationMs",
+    "MetricDefinition", "ModelDefinition", "Role", "SegmentDefinition", "Task", "TaskParams", "Window", "Windows", "definition_key",
+    "parse_duration_ms",
+]  # fmt: skip

@@ -1,0 +1,192 @@
+"""Every setting: one declared row each, with a default, a unit in its name and a reason.
+
+Read from the environment as `FQLSTREAM_<GROUP>__<NAME>`, for example `FQLSTREAM_STREAM__FLUSH_MS=500`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fqlstream.errors import SettingsError
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(_Group):
+    """How to reach Kafka. One block, translated for librdkafka and for aiokafka alike."""
+
+    bootstrap: str | None = Field(
+        None, description="Brokers as host:port,host:port. None: `up` and `demo` start one of their own."
+    )
+    security_protocol: str = Field("PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.")
+    sasl_mechanism: str | None = Field(None, description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.")
+    sasl_username: str | None = Field(None, description="SASL user.")
+    sasl_password: SecretStr | None = Field(None, description="SASL password; never printed.")
+    ssl_ca_file: Path | None = Field(
+        None, description="PEM file of the authority that signed the brokers' certificates."
+    )
+    ssl_certificate_file: Path | None = Field(None, description="PEM file of the client's certificate.")
+    ssl_key_file: Path | None = Field(None, description="PEM file of the client's key.")
+    group: str = Field("fqlstream", description="Consumer group of the workers; its committed offsets serve lag tools.")
+    home: Path | None = Field(
+        None, description="An unpacked Apache Kafka to run the local broker from; KAFKA_HOME is read too."
+    )
+    session_timeout_ms: int = Field(
+        30_000,
+        ge=6_000,
+        description="A worker silent for so long loses its partitions. Longer than a slow flush, shorter than anyone's patience.",
+    )
+    request_timeout_ms: int = Field(40_000, ge=1_000, description="Faust's own 20 minutes would hide a dead broker.")
+    fetch_bytes_max: int = Field(
+        8 * 2**20,
+        ge=2**16,
+        description="Bytes of one partition in one fetch: large enough to amortise a batch, small enough to keep memory bounded.",
+    )
+    fetch_wait_ms: int = Field(
+        100, ge=1, description="How long the broker may gather a fetch: bounds the delay of a slow stream."
+    )
+    record_bytes_max: int = Field(
+        16 * 2**20, ge=2**10, description="A larger record is a dead letter: it would stall its partition's neighbours."
+    )
+
+
+class StoreSettings(_Group):
+    """How to reach ClickHouse."""
+
+    url: str | None = Field(
+        None, description="http(s)://host:port/database. None: the embedded store of the data directory."
+    )
+    user: str = Field("default", description="ClickHouse user.")
+    password: SecretStr | None = Field(
+        None, description="ClickHouse password, or the embedded store's key; never printed."
+    )
+    clients_max: int = Field(
+        8, ge=1, description="Connections of one process: an insert must not wait behind a long query."
+    )
+    timeout_s: float = Field(
+        60.0, gt=0, description="A statement without an answer for so long is tried again elsewhere."
+    )
+    port: int = Field(
+        8123, ge=0, le=65535, description="Port of the embedded store; a free one is taken where it is in use."
+    )
+    host: str = Field(
+        "127.0.0.1", description="Address the embedded store listens on; loopback unless you say otherwise."
+    )
+    body_bytes_max: int = Field(
+        2**30, ge=2**20, description="Largest request the embedded store takes: one flush of a busy worker, with room."
+    )
+
+
+class StreamSettings(_Group):
+    """Panes, watermarks, labels, flushes."""
+
+    flush_ms: int = Field(
+        300, ge=1, description="How often changed states of the event lane are written: the freshness of values."
+    )
+    flush_bytes_max: int = Field(
+        64 * 2**20, ge=2**16, description="A flush starts early at so many unwritten bytes: bounds memory and replay."
+    )
+    label_flush_ms: int = Field(
+        10_000,
+        ge=1,
+        description="How often states of the label lane are written: a day of labels touches a day of panes, so rarely.",
+    )
+    idle_ms: int = Field(
+        30_000,
+        ge=1,
+        description="A partition read to its end without rows of a model for so long no longer holds back its watermark.",
+    )
+    future_ms_max: int = Field(
+        3_600_000,
+        ge=0,
+        description="event_at later than this after the record's own timestamp is a dead letter: one wrong clock must not close every window.",
+    )
+    past_ms_max: int = Field(
+        10 * 365 * 86_400_000,
+        ge=0,
+        description="event_at older than this before the record's timestamp is a dead letter: 1970 is a bug, not a time.",
+    )
+    duplicate_horizon_ms: int = Field(
+        3_600_000,
+        ge=0,
+        description="The same event_id within so much record time is a duplicate: producers retry within minutes.",
+    )
+    duplicate_ids_max: int = Field(2_000_000, ge=1, description="Ids remembered per partition; 24 bytes each.")
+    recent_bytes_max: int = Field(
+        256 * 2**20,
+        ge=2**20,
+        description="Recent rows of a worker kept for joining labels; older ones are read from ClickHouse.",
+    )
+    waiting_labels_max: int = Field(
+        200_000,
+        ge=1,
+        description="Labels of a partition that wait in memory for their event; more are found again in ClickHouse.",
+    )
+    panes_max: int = Field(
+        20_000, ge=10, description="Panes of a partition kept in memory; cold ones are loaded on demand."
+    )
+    queued_bytes_max: int = Field(
+        256 * 2**20, ge=2**20, description="Fetched but unprocessed bytes of a worker; beyond them it stops fetching."
+    )
+    takeover_wait_ms: int = Field(
+        60_000,
+        ge=1,
+        description="How long a takeover may wait for ClickHouse before the worker gives up its partitions.",
+    )
+    sink_backlog_bytes_max: int = Field(
+        256 * 2**20, ge=2**20, description="Rows waiting for a slow ClickHouse; beyond them consumption pauses."
+    )
+    stuck_ms: int = Field(
+        300_000,
+        ge=1_000,
+        description="Lag without any progress for so long ends the worker with exit code 3, so that a supervisor restarts it.",
+    )
+
+
+class FqlSettings(_Group):
+    """Limits of the language and its undocumented choices."""
+
+    characters_max: int = Field(1_048_576, ge=16, description="Characters of one expression.")
+    depth_max: int = Field(200, ge=8, description="Nesting of one expression: deeper is generated or hostile.")
+    nodes_max: int = Field(10_000, ge=16, description="Nodes of one expression.")
+    metrics_max: int = Field(500, ge=1, description="Metrics of one model.")
+    segments_max: int = Field(200, ge=1, description="Segments of one model.")
+    cells_max: int = Field(20_000, ge=1, description="Aggregates x segments of one model: each is a state per pane.")
+    quantile_values_max: int = Field(
+        512,
+        ge=2,
+        description="Distinct values that a quantile state keeps exactly before it becomes a KLL sketch; 16 bytes each.",
+    )
+    quantile_kll_k: int = Field(
+        200, ge=8, le=65535, description="KLL's k: 200 guarantees a rank error of 1.33 % at 99 %."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of a process."""
+
+    model_config = SettingsConfigDict(env_prefix="FQLSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    data: Path = Field(Path(".fqlstream"), description="Directory of the local stack: broker, store, keys.")
+    kafka: Annotated[KafkaSettings, Field(description="Kafka.")] = KafkaSettings()
+    store: Annotated[StoreSettings, Field(description="ClickHouse.")] = StoreSettings()
+    stream: Annotated[StreamSettings, Field(description="The engine.")] = StreamSettings()
+    fql: Annotated[FqlSettings, Field(description="The language.")] = FqlSettings()
+
+
+def load(**overrides: object) -> Settings:
+    """Read the settings once, from the environment and what the command line overrides."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = "__".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(
+            "SET001", f"setting FQLSTREAM_{place}: {first['msg']}", "see the settings table in the README"
+        ) from None

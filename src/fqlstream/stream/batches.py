@@ -1,0 +1,99 @@
+"""The values that travel through the engine: a fetch in, decoded rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import pyarrow as pa
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One whole fetch of one partition. The sequences have one entry per record, in offset order.
+
+    `headers` holds only records that have any, by their index. `next_offset` is the offset after the last one read,
+    control records included: what a commit of this fetch commits.
+    """
+
+    topic: str
+    partition: int
+    offsets: np.ndarray  # int64
+    record_at_ms: np.ndarray  # int64
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Mapping[int, Headers]
+    next_offset: int
+    bytes_count: int = 0
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class RowKind(StrEnum):
+    """What an event says."""
+
+    INFERENCE = "inference"
+    LABEL = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Decoded rows of one model version and kind, in (offset, row) order.
+
+    `table` columns: offset int64, row int32, record_at int64 (Unix ms), event_at int64 (Unix ms), event_id string, then the
+    model's columns by name in the types of `arrow_schema(model, kind)` (a label: only targets and metadata), then
+    `_type_violations` and `_range_violations` list<string>, the names of the columns with such a violation.
+    """
+
+    model: str
+    version: str
+    kind: RowKind
+    table: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class WatermarkMark:
+    """A producer's promise: nothing of the model older than this comes in this partition."""
+
+    model: str
+    event_at_ms: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What was refused: original bytes, a stable code, a reason a person can act on, and where it came from.
+
+    `row` is "0" for a JSON record and the comma-separated row numbers for a batch.
+    """
+
+    code: str
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    row: str
+    key: bytes | None
+    value: bytes | None
+    record_at_ms: int
+    content_type: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """`topic[partition]@offset`."""
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Everything a fetch held. `unknown_models` names models that the catalogue lacked (their records are dead letters here)."""
+
+    rows: tuple[Rows, ...] = ()
+    watermarks: tuple[WatermarkMark, ...] = ()
+    dead_letters: tuple[DeadLetter, ...] = ()
+    unknown_models: frozenset[str] = field(default_factory=frozenset)
