@@ -1,0 +1,1 @@
+"""fqlstream: windowed FQL metrics, from Kafka to ClickHouse."""
