@@ -1,0 +1,91 @@
+"""The rows that carry the delivery protocol: flush rows, state records, published values.
+
+A version is the pair (epoch, flush): the epoch counts owners of a partition, the flush counts that owner's flushes.
+Rows are absolute, so writing one twice or late changes nothing: the newest version wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fqlstream.fql.plan import Lane
+
+#: Flush numbers of one epoch stay below this, so that epoch * FLUSHES_PER_EPOCH + flush orders like (epoch, flush).
+FLUSHES_PER_EPOCH = 2**32
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """Who wrote a row and in which flush; orders rows of one partition."""
+
+    epoch: int
+    flush: int
+
+    @property
+    def number(self) -> int:
+        """One integer in the same order."""
+        return self.epoch * FLUSHES_PER_EPOCH + self.flush
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PaneKey:
+    """One pane of one model version; `start_ms` is its first millisecond, UTC."""
+
+    model: str
+    version: str
+    start_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlushRow:
+    """What an owner of a partition says it has durably written.
+
+    `fences` gives per lane the last offset its states contain (-1: none). `watermarks` gives per lane and model the highest
+    event time seen up to that fence. `idle` names models that no longer hold back time. `panes` are those this flush touched.
+    """
+
+    topic: str
+    partition: int
+    version: Version
+    owner: str
+    topic_id: str
+    fences: Mapping[Lane, int]
+    watermarks: Mapping[Lane, Mapping[str, int]]
+    idle: frozenset[str] = frozenset()
+    panes: tuple[PaneKey, ...] = ()
+    written_at_ms: int = 0
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StateRecord:
+    """All cells of one lane of one pane of one partition, encoded; `fence` is the last offset they contain."""
+
+    pane: PaneKey
+    partition: int
+    lane: Lane
+    version: Version
+    fence: int
+    cells: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MetricValue:
+    """One published value of one window; the columns of `metric_values` (times in Unix ms)."""
+
+    model: str
+    version: str
+    metric: str
+    segment: str
+    window_start_ms: int
+    window_end_ms: int
+    value: float | None
+    rows: int
+    labelled_rows: int
+    exact: bool
+    error_bound: float | None
+    status: str  # early, final, revised
+    value_version: int
+    definition_revision: int
+    updated_at_ms: int
