@@ -168,6 +168,27 @@ class FqlSettings(_Group):
     )
 
 
+class LocalSettings(_Group):
+    """The stack on one machine."""
+
+    kafka_port: int = Field(
+        9092, ge=1, le=65535, description="Port of the local broker; a free one is taken where it is in use."
+    )
+    kafka_heap_mib: int = Field(
+        512, ge=256, description="Java heap of the local broker: enough for 16 MiB records, small beside a browser."
+    )
+    workers: int = Field(1, ge=0, description="Faust workers that `up` starts.")
+    log_bytes_max: int = Field(
+        10 * 2**20, ge=2**16, description="A log file of the stack is cut beyond this; one older piece is kept."
+    )
+    start_timeout_s: float = Field(
+        60.0, gt=0, description="A part that is not ready after so long has failed: slow machines take 15 s."
+    )
+    stop_timeout_s: float = Field(
+        28.0, gt=0, description="All parts are given so long to end in order; below the 30 s that supervisors allow."
+    )
+
+
 class Settings(BaseSettings):
     """All settings of a process."""
 
@@ -178,6 +199,7 @@ class Settings(BaseSettings):
     store: Annotated[StoreSettings, Field(description="ClickHouse.")] = StoreSettings()
     stream: Annotated[StreamSettings, Field(description="The engine.")] = StreamSettings()
     fql: Annotated[FqlSettings, Field(description="The language.")] = FqlSettings()
+    local: Annotated[LocalSettings, Field(description="The stack on one machine.")] = LocalSettings()
 
 
 def load(**overrides: object) -> Settings:

@@ -1,0 +1,45 @@
+"""What the suites share: one real broker and one real store for the whole session."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fqlstream.local.broker import Broker, provide_broker
+from fqlstream.settings import KafkaSettings, load
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A real broker; tests fail, never skip, where there is none (FQLSTREAM_ALLOW_MOCK=1 settles for less)."""
+    data: Path = tmp_path_factory.mktemp("kafka")
+    broker = provide_broker(load(), data, port=0, mock_allowed=os.environ.get("FQLSTREAM_ALLOW_MOCK") == "1")
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_settings(kafka: Broker) -> KafkaSettings:
+    """How to reach the session's broker."""
+    return load().kafka.model_copy(update={"bootstrap": kafka.bootstrap})
+
+
+@pytest.fixture
+def make_topic(kafka_settings: KafkaSettings) -> Callable[..., str]:
+    """Make a topic with a name of its own; `config` are Kafka's topic settings."""
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    def make(partitions: int = 1, config: dict[str, str] | None = None, prefix: str = "t") -> str:
+        name = f"{prefix}-{uuid.uuid4().hex[:12]}"
+        admin = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
+        new = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config or {})
+        admin.create_topics([new])[name].result(20)
+        return name
+
+    return make
+
+
