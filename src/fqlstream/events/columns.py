@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -153,6 +154,7 @@ class _Rules:
     null_set: pa.Array | None  # of texts
     categories: pa.Array | None  # of texts
     accepts: frozenset[type]  # plain Python types a category may come in
+    plain_categories: frozenset[str | None] | None  # where a text among them needs no further look
 
     @property
     def bounded(self) -> bool:
@@ -196,7 +198,15 @@ def _make_rules(column: Column) -> _Rules:
         null_set=pa.array(sorted(texts), pa.string()) if texts else None,
         categories=None if categories is None else pa.array([scalar_text(value) for value in categories], pa.string()),
         accepts=accepts,
+        plain_categories=_plain_categories(column, texts),
     )
+
+
+def _plain_categories(column: Column, null_texts: frozenset[str]) -> frozenset[str | None] | None:
+    if column.type is not ColumnType.CATEGORY or column.categories is None:
+        return None
+    texts = frozenset(value for value in column.categories if isinstance(value, str))
+    return (texts - null_texts) | {None} if texts else None
 
 
 def _parsed(value: str | float | bool) -> float | None:  # noqa: FBT001 (a value, not a switch)
@@ -461,6 +471,8 @@ def _strings_from_values(rules: _Rules, values: Sequence[Any]) -> _Read:
 
 
 def _categories_from_values(rules: _Rules, values: Sequence[Any]) -> _Read:
+    if rules.plain_categories is not None and _are_among(values, rules.plain_categories):
+        return pa.array(values, pa.string()), _clear(values), None
     kinds = set(map(type, values))
     if kinds <= {str, _NONE} and str in rules.accepts:
         return _strings_from_values(rules, values)
@@ -471,6 +483,14 @@ def _categories_from_values(rules: _Rules, values: Sequence[Any]) -> _Read:
             pass
     clean, bad = _cleaned(values, frozenset({_NONE}), lambda v: _text(rules, v, rules.accepts))
     return _texts(rules, pa.array(clean, pa.string()), bad)
+
+
+def _are_among(values: Sequence[Any], known: frozenset[str | None]) -> bool:
+    """Whether every value is one of these texts: the few distinct ones of a category are looked at once each."""
+    try:
+        return known.issuperset(values)
+    except TypeError:
+        return False  # a list or an object among them
 
 
 _ONLY_TEXT: Final = frozenset({str})
@@ -637,6 +657,10 @@ def _times_from_arrow(rules: _Rules, array: pa.Array) -> _Read | None:
 
 
 def _vectors_from_values(rules: _Rules, values: Sequence[Any]) -> _Read:
+    if set(map(type, values)) <= {list, _NONE} and not rules.null_texts:
+        numbers = chain.from_iterable(value for value in values if value is not None)
+        if set(map(type, numbers)) <= {float}:
+            return pa.array(values, pa.list_(pa.float64())), _clear(values), None
     clean, bad = _cleaned(values, frozenset({_NONE}), lambda v: _vector(rules, v))
     return pa.array(clean, pa.list_(pa.float64())), bad, None
 
