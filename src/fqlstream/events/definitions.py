@@ -243,14 +243,31 @@ DEFINITION: TypeAdapter[Definition] = TypeAdapter(Definition)
 
 
 def definition_key(definition: Definition) -> str:
-    """Give the key on the definitions topic: kind/model/name, for a model kind/name/version."""
+    """Give the key on the definitions topic: kind/model/name, for a model kind/name/version; `/` and `%` in names as in URLs."""
     if isinstance(definition, ModelDefinition):
-        return f"model/{definition.name}/{definition.version}"
-    return f"{definition.kind}/{definition.model}/{definition.name}"
+        return key_of("model", definition.name, definition.version)
+    return key_of(definition.kind, definition.model, definition.name)
+
+
+def key_of(kind: str, model: str, name: str) -> str:
+    """Join the parts of a key; `name` is the version of a model."""
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in (kind, model, name))
+
+
+def parse_key(key: str) -> tuple[str, str, str]:
+    """Split a key into kind, model and name.
+
+    Raises ValueError for anything that `key_of` does not give.
+    """
+    parts = tuple(part.replace("%2F", "/").replace("%25", "%") for part in key.split("/"))
+    if len(parts) != 3 or key_of(*parts) != key or not all(parts):
+        message = f"{key!r} is no key of a definition: kind/model/name"
+        raise ValueError(message)
+    return parts
 
 
 __all__ = [
     "DAY_MS", "DEFINITION", "HOUR_MS", "RESERVED_COLUMNS", "BaselineDefinition", "Column", "ColumnType", "Definition", "DurationMs",
     "MetricDefinition", "ModelDefinition", "Role", "SegmentDefinition", "Task", "TaskParams", "Window", "Windows", "definition_key",
-    "parse_duration_ms",
+    "key_of", "parse_duration_ms", "parse_key",
 ]  # fmt: skip
