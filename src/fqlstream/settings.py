@@ -112,6 +112,15 @@ class StreamSettings(_Group):
         ge=0,
         description="event_at older than this before the record's timestamp is a dead letter: 1970 is a bug, not a time.",
     )
+    json_depth_max: int = Field(
+        64, ge=2, le=256, description="Nesting of a JSON event: deeper is generated or hostile, and costs stack."
+    )
+    arrow_rows_max: int = Field(
+        1_000_000, ge=1, description="Rows of one Arrow record: a few bytes may claim any number of them."
+    )
+    arrow_bytes_max: int = Field(
+        512 * 2**20, ge=2**20, description="Bytes of one Arrow record once unpacked: compression and dictionaries hide them."
+    )
     duplicate_horizon_ms: int = Field(
         3_600_000,
         ge=0,
@@ -123,6 +132,9 @@ class StreamSettings(_Group):
         ge=2**20,
         description="Recent rows of a worker kept for joining labels; older ones are read from ClickHouse.",
     )
+    recover_rows_max: int = Field(
+        500_000, ge=0, description="Recent rows read back at a takeover for joining labels; older ones on demand."
+    )
     waiting_labels_max: int = Field(
         200_000,
         ge=1,
@@ -130,6 +142,9 @@ class StreamSettings(_Group):
     )
     panes_max: int = Field(
         20_000, ge=10, description="Panes of a partition kept in memory; cold ones are loaded on demand."
+    )
+    windows_max: int = Field(
+        2_000, ge=10, description="Windows of a model whose published values are kept in memory, to publish only changes."
     )
     queued_bytes_max: int = Field(
         256 * 2**20, ge=2**20, description="Fetched but unprocessed bytes of a worker; beyond them it stops fetching."

@@ -1,0 +1,492 @@
+"""JSON records of one fetch, read as a batch.
+
+Nearly all records of a fetch belong to few (model, version, kind). For each, a msgspec struct is generated that declares
+exactly that model's columns and accepts only its envelope. Whatever such a struct refuses, for whatever reason, is read
+again by the slow rules in `_examine`: they are the definition of what an event is, and tests hold the two to agree.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Final, Literal, NoReturn
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from fqlstream.events.columns import RANGE_VIOLATIONS, TYPE_VIOLATIONS, coerce_values, violation_lists
+from fqlstream.events.definitions import Column, ModelDefinition
+from fqlstream.events.refusals import (
+    BROKEN_JSON,
+    EMPTY,
+    NO_COLUMNS,
+    NO_EVENT_ID,
+    NOT_AN_EVENT,
+    NOT_UTF8,
+    OVERSIZE,
+    TOO_DEEP,
+    RefusedError,
+)
+from fqlstream.events.times import event_at_ms, event_times_ms
+from fqlstream.stream.batches import Fetch, RowKind, WatermarkMark
+from fqlstream.stream.findings import (
+    Context,
+    Findings,
+    Key,
+    Refused,
+    UnknownModelError,
+    far_times,
+    model_version,
+    no_time,
+    row_kind,
+    shown,
+    time_fault,
+)
+
+#: Records whose envelopes are looked at to guess whether the whole fetch is of one shape.
+_SAMPLE: Final = 16
+#: A guessed shape is given up once it refused more records than this, and more than one in eight.
+_FOREIGN_MAX: Final = 32
+#: Generated structs kept; a few kilobytes each. A larger catalogue makes them again.
+_SHAPES_MAX: Final = 4_096
+#: A longer integer is infinite to every type we have; Python itself refuses to read one of 4,301 digits.
+_INTEGER_DIGITS_MAX: Final = 4_000
+#: An event and its columns object: every event that was decoded opens at least these two.
+_OPENINGS_MIN: Final = 2
+#: What msgspec cannot rename a field to.
+_UNNAMEABLE: Final = re.compile(r'[\x00-\x1f"\\]')
+_REFUSED_BY_MSGSPEC: Final = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+_BRACKETS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|([\[{])|[\]}]', re.DOTALL)
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    model: str
+    version: str | None = None
+    type: str | None = None
+
+
+class _Nothing(msgspec.Struct):
+    """Declares no field: its decoder checks JSON's grammar and builds nothing."""
+
+
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+_ANYTHING: Final = msgspec.json.Decoder()
+_GRAMMAR: Final = msgspec.json.Decoder(_Nothing)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shape:
+    """How events of one model version and kind are read. One object each, so compared by identity."""
+
+    model: ModelDefinition
+    kind: RowKind
+    columns: tuple[Column, ...]
+    decode: Callable[[bytes], Any]
+    event: Callable[[Any, Any, Any], Any]  # makes an event of event_id, event_at and what `values` gives
+    values: Callable[[dict[str, Any]], Any]  # makes an event's columns of a JSON object
+    getters: tuple[Callable[[Any], Any], ...]  # a column's value out of an event's columns
+
+    @property
+    def key(self) -> Key:
+        return self.model.name, self.model.version, self.kind
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The records being read: `values[i]` stands at `at[i]` of the fetch and becomes `events[i]`."""
+
+    fetch: Fetch
+    at: Sequence[int]
+    values: Sequence[bytes | None]
+    context: Context
+    events: list[Any]
+    found: Findings = field(default_factory=Findings)
+    members: dict[Key, list[int]] = field(default_factory=dict)  # which events are of a shape
+    shapes: dict[Key, _Shape] = field(default_factory=dict)
+    envelopes: dict[tuple[str, str | None, str | None], _Shape | None] = field(default_factory=dict)
+
+    def shape(self, envelope: _Envelope) -> _Shape | None:
+        """Give the shape an envelope asks for; None where it is refused, or is no row (a watermark)."""
+        key = envelope.model, envelope.version, envelope.type
+        if key not in self.envelopes:
+            try:
+                model = model_version(self.context.catalogue, envelope.model, envelope.version)
+                self.envelopes[key] = self.shape_of(model, row_kind(envelope.type))
+            except RefusedError:
+                self.envelopes[key] = None
+        return self.envelopes[key]
+
+    def shape_of(self, model: ModelDefinition, kind: RowKind) -> _Shape:
+        """Give the shape of a model version and kind."""
+        key = model.name, model.version, kind
+        if key not in self.shapes:
+            newest = self.context.catalogue.models[model.name].newest is model
+            self.shapes[key] = _shape(model, kind, self.context.columns_of(model, kind), newest=newest)
+        return self.shapes[key]
+
+
+def read_json(fetch: Fetch, at: Sequence[int], context: Context) -> Findings:
+    """Read the JSON records that stand at these places of a fetch, in order."""
+    values = fetch.values if len(at) == len(fetch.values) else [fetch.values[i] for i in at]
+    batch = _Batch(fetch, at, values, context, events=[None] * len(values))
+    readable, openings = _readable(values, context)
+    guess = _guess(batch, readable)
+    refused: set[int] = set()
+    if guess is not None:
+        failed, readable = _decode_as(batch, guess, readable, foreign_max=_FOREIGN_MAX)
+        refused.update(failed)
+        readable = [*failed, *readable]
+    for shape, members in _by_shape(batch, readable).items():
+        # what the guessed shape has refused already it would refuse again
+        fresh = [i for i in members if i not in refused] if shape is guess else members
+        if fresh:
+            _decode_as(batch, shape, fresh)
+    _set_deep_aside(batch, openings)
+    if sum(map(len, batch.members.values())) < len(values):
+        for i, event in enumerate(batch.events):
+            if event is None:
+                _examine_into(batch, i)
+    for key in batch.members:
+        _tabulate(batch, batch.shapes[key])
+    return batch.found
+
+
+# ------------------------------------------------------------------------------------------ whole batches
+
+
+def _readable(values: Sequence[bytes | None], context: Context) -> tuple[Sequence[int], int]:
+    """Give which records are worth decoding (of a bearable size, in UTF-8), and how many brackets all of them open."""
+    try:
+        joined = b"\n".join(values)  # type: ignore[arg-type]  # a None raises
+    except TypeError:
+        joined = b"\n".join(value or b"" for value in values)
+    openings = joined.count(b"{") + joined.count(b"[")
+    if len(joined) <= context.record_bytes_max and _is_utf8(joined):
+        return range(len(values)), openings
+    limit = context.record_bytes_max
+    return [i for i, value in enumerate(values) if value and len(value) <= limit and _is_utf8(value)], openings
+
+
+def _is_utf8(value: bytes) -> bool:
+    if value.isascii():
+        return True
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _guess(batch: _Batch, readable: Sequence[int]) -> _Shape | None:
+    """Give the one shape that a sample of the records has; None where it has several, or none."""
+    # spread over the fetch: a model's records come in runs
+    sample = readable[:: max(1, len(readable) // _SAMPLE)]
+    shapes = list(_by_shape(batch, sample))
+    return shapes[0] if len(shapes) == 1 else None
+
+
+def _by_shape(batch: _Batch, members: Sequence[int]) -> dict[_Shape, list[int]]:
+    """Group records by the shape their envelope asks for; those without a usable one are in no group."""
+    groups: dict[_Shape, list[int]] = {}
+    for i in members:
+        try:
+            shape = batch.shape(_ENVELOPE.decode(batch.values[i]))  # type: ignore[arg-type]  # a None raises
+        except _REFUSED_BY_MSGSPEC:
+            continue
+        if shape is not None:
+            groups.setdefault(shape, []).append(i)
+    return groups
+
+
+def _decode_as(
+    batch: _Batch, shape: _Shape, members: Sequence[int], foreign_max: int | None = None
+) -> tuple[list[int], Sequence[int]]:
+    """Decode records as events of this shape: give those it refused, and those left unread when it gave up."""
+    whole = len(members) == len(batch.values)
+    events: list[Any] = []
+    append = events.append
+    failed: list[int] = []
+    rest = iter(batch.values if whole else [batch.values[i] for i in members])
+    while len(events) < len(members):
+        try:
+            for event in map(shape.decode, rest):  # type: ignore[arg-type]  # a None raises
+                append(event)
+        except _REFUSED_BY_MSGSPEC:
+            failed.append(members[len(events)])
+            append(None)
+            if foreign_max is not None and len(failed) > max(foreign_max, len(events) // 8):
+                break
+    unread = members[len(events) :]
+    if whole and not unread:
+        batch.events = events
+    else:
+        for i, event in zip(members, events, strict=False):
+            batch.events[i] = event
+    gone = set(failed)
+    decoded = members[: len(events)]
+    batch.members.setdefault(shape.key, []).extend([i for i in decoded if i not in gone] if gone else decoded)
+    return failed, unread
+
+
+def _set_deep_aside(batch: _Batch, openings: int) -> None:
+    """Give events back that may be nested too deeply: a decoder skips what no column reads, however deep.
+
+    The brackets that all records open bound what one can; only where that bound is too weak are they counted by record.
+    """
+    limit = batch.context.settings.json_depth_max
+    decoded = sum(map(len, batch.members.values()))
+    if decoded < len(batch.values):
+        undecoded = (value for value, event in zip(batch.values, batch.events, strict=True) if event is None and value)
+        openings -= sum(map(_openings, undecoded))
+    if openings - _OPENINGS_MIN * (decoded - 1) <= limit:
+        return
+    for members in batch.members.values():
+        deep = {i for i in members if _openings(batch.values[i] or b"") > limit}
+        for i in deep:
+            batch.events[i] = None
+        if deep:
+            members[:] = [i for i in members if i not in deep]
+
+
+def _openings(value: bytes) -> int:
+    return value.count(b"{") + value.count(b"[")
+
+
+# ------------------------------------------------------------------------------------------ one record by the rules
+
+
+def _examine_into(batch: _Batch, i: int) -> None:
+    """Read one record by the rules: it becomes an event, a watermark or a refusal."""
+    record_at_ms = int(batch.fetch.record_at_ms[batch.at[i]])
+    try:
+        event = _parse(batch.values[i], batch.context)
+        model = model_version(batch.context.catalogue, event.get("model"), event.get("version"))
+        if event.get("type") == "watermark":
+            at_ms = _checked_time(event.get("event_at"), record_at_ms, batch.context)
+            batch.found.marks.append(WatermarkMark(model.name, at_ms, int(batch.fetch.offsets[batch.at[i]])))
+            return
+        shape = batch.shape_of(model, row_kind(event.get("type")))
+        batch.events[i] = shape.event(
+            _checked_id(event.get("event_id")), event.get("event_at"), shape.values(_columns(event))
+        )
+        batch.members.setdefault(shape.key, []).append(i)
+    except UnknownModelError as error:
+        batch.found.unknown_models.add(error.model)
+        batch.found.refused.append(Refused(batch.at[i], error.refusal, error.reason))
+    except RefusedError as error:
+        batch.found.refused.append(Refused(batch.at[i], error.refusal, error.reason))
+
+
+def _parse(value: bytes | None, context: Context) -> dict[str, Any]:
+    """Give the JSON object of a record; raises RefusedError."""
+    if not value:
+        raise RefusedError(EMPTY, "the value is null" if value is None else "the value is empty")
+    if len(value) > context.record_bytes_max:
+        raise RefusedError(OVERSIZE, f"the value has {len(value)} bytes, the limit is {context.record_bytes_max}")
+    try:
+        text = value.decode()
+    except UnicodeDecodeError as error:
+        raise RefusedError(NOT_UTF8, f"byte {error.start} is not UTF-8: {error.reason}") from None
+    limit = context.settings.json_depth_max
+    if _openings(value) > limit and _is_deeper(value, limit):
+        raise RefusedError(TOO_DEEP, f"nested deeper than {limit}")
+    try:
+        event = _loads(value, text)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise RefusedError(BROKEN_JSON, f"not JSON: {error}") from None
+    if not isinstance(event, dict):
+        raise RefusedError(NOT_AN_EVENT, f"the JSON is {shown(event)}")
+    return event
+
+
+def _loads(value: bytes, text: str) -> Any:
+    try:
+        return _ANYTHING.decode(value)
+    except msgspec.ValidationError:
+        pass  # a number beyond every double: JSON all the same, and to a column an infinity
+    try:
+        _GRAMMAR.decode(value)
+    except msgspec.ValidationError:
+        return float("inf")  # nothing but that number
+    return json.loads(text, parse_int=_integer, parse_constant=_no_constant)
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _INTEGER_DIGITS_MAX else float("-inf" if digits.startswith("-") else "inf")
+
+
+def _no_constant(name: str) -> NoReturn:
+    message = f"{name} is no JSON"
+    raise ValueError(message)
+
+
+def _is_deeper(value: bytes, limit: int) -> bool:
+    depth = 0
+    for bracket in _BRACKETS.finditer(value):
+        if bracket[1]:
+            depth += 1
+            if depth > limit:
+                return True
+        elif not bracket[0].startswith(b'"'):
+            depth -= 1
+    return False
+
+
+def _checked_id(event_id: Any) -> str:
+    if isinstance(event_id, int) and not isinstance(event_id, bool):
+        return str(event_id)
+    if not isinstance(event_id, str) or not event_id:
+        reason = "event_id is missing" if event_id is None else f"event_id is {shown(event_id)}"
+        raise RefusedError(NO_EVENT_ID, reason)
+    return event_id
+
+
+def _columns(event: dict[str, Any]) -> dict[str, Any]:
+    columns = event.get("columns")
+    if not isinstance(columns, dict):
+        raise RefusedError(NO_COLUMNS, "columns is missing" if columns is None else f"columns is {shown(columns)}")
+    return columns
+
+
+def _checked_time(value: Any, record_at_ms: int, context: Context) -> int:
+    at_ms = record_at_ms if value is None else event_at_ms(value)
+    if at_ms is None:
+        raise no_time(value)
+    fault = time_fault(at_ms, record_at_ms, context.settings)
+    if fault is not None:
+        raise fault
+    return at_ms
+
+
+# ------------------------------------------------------------------------------------------ events to a table
+
+
+def _tabulate(batch: _Batch, shape: _Shape) -> None:
+    """Turn the events of one shape into a table, those with an unusable id or time into refusals."""
+    members = batch.members[shape.key]
+    members.sort()
+    events = batch.events if len(members) == len(batch.events) else [batch.events[i] for i in members]
+    at = np.asarray(batch.at)[members] if len(members) < len(batch.fetch.values) else np.arange(len(members))
+    record_at = np.asarray(batch.fetch.record_at_ms, np.int64)[at]
+    ids = [event.event_id for event in events]
+    ids = pa.array(ids if set(map(type, ids)) == {str} else list(map(str, ids)), pa.string())
+    times = [event.event_at for event in events]
+    event_at, no_times = event_times_ms(times, record_at)
+    bad = no_times | far_times(event_at, record_at, batch.context.settings)
+    bad |= np.asarray(pa.compute.equal(ids, "").to_numpy(zero_copy_only=False))
+    if bad.any():
+        for i in np.flatnonzero(bad).tolist():
+            batch.found.refused.append(
+                _refuse_row(int(at[i]), ids[i].as_py(), times[i], int(record_at[i]), batch.context)
+            )
+        good = np.flatnonzero(~bad)
+        events = [events[i] for i in good.tolist()]
+        ids, at, record_at, event_at = ids.take(pa.array(good)), at[good], record_at[good], event_at[good]
+    if not events:
+        return
+    envelope = {
+        "offset": np.asarray(batch.fetch.offsets, np.int64)[at],
+        "row": np.zeros(len(at), np.int32),
+        "record_at": record_at,
+        "event_at": event_at,
+        "event_id": ids,
+    }
+    columns = _typed([event.columns for event in events], shape)
+    batch.found.tables.setdefault(shape.key, []).append(pa.table(envelope | columns))
+
+
+def _typed(values: list[Any], shape: _Shape) -> dict[str, pa.Array]:
+    arrays: dict[str, pa.Array] = {}
+    type_bad, range_bad = {}, {}
+    for column, get in zip(shape.columns, shape.getters, strict=True):
+        name = column.name
+        arrays[name], type_bad[name], range_bad[name] = coerce_values(list(map(get, values)), column)
+    arrays[TYPE_VIOLATIONS] = violation_lists(len(values), type_bad)
+    arrays[RANGE_VIOLATIONS] = violation_lists(len(values), range_bad)
+    return arrays
+
+
+def _refuse_row(at: int, event_id: str, event_at: Any, record_at_ms: int, context: Context) -> Refused:
+    try:
+        _checked_id(event_id)
+        _checked_time(event_at, record_at_ms, context)
+    except RefusedError as error:
+        return Refused(at, error.refusal, error.reason)
+    message = f"a row was refused that the rules accept: {shown(event_id)}, {shown(event_at)}"
+    raise AssertionError(message)
+
+
+# ------------------------------------------------------------------------------------------ generated structs
+
+#: By identity of the model, since equal definitions may differ in what they mean (1 == True); an entry keeps its model alive.
+_SHAPES: dict[tuple[int, RowKind, bool, tuple[str, ...]], _Shape] = {}
+
+
+def _shape(model: ModelDefinition, kind: RowKind, columns: tuple[Column, ...], *, newest: bool) -> _Shape:
+    key = id(model), kind, newest, tuple(column.name for column in columns)
+    shape = _SHAPES.get(key)
+    if shape is None or shape.model is not model:
+        if len(_SHAPES) >= _SHAPES_MAX:
+            _SHAPES.clear()
+        shape = _SHAPES[key] = _generate(model, kind, columns, newest=newest)
+    return shape
+
+
+def _generate(model: ModelDefinition, kind: RowKind, columns: tuple[Column, ...], *, newest: bool) -> _Shape:
+    names = [column.name for column in columns]
+    values_type, make_values, getters = _values_type(names)
+    # what may be left out has a default: the type of an inference, the version of the newest
+    kinds = Literal["inference", None] if kind is RowKind.INFERENCE else Literal["label"]
+    versions = Literal[model.version, None] if newest else Literal[model.version]  # type: ignore[valid-type]
+    event = msgspec.defstruct(
+        "Event",
+        [
+            ("model", Literal[model.name]),  # type: ignore[valid-type]
+            ("event_id", str | int),
+            ("columns", values_type),
+            ("type", kinds, None) if kind is RowKind.INFERENCE else ("type", kinds),
+            ("version", versions, None) if newest else ("version", versions),
+            ("event_at", str | int | None, None),
+        ],
+        gc=False,
+        kw_only=True,
+    )
+    return _Shape(
+        model=model,
+        kind=kind,
+        columns=columns,
+        decode=msgspec.json.Decoder(event).decode,
+        event=lambda event_id, event_at, values: event(
+            model=model.name,
+            version=model.version,
+            type=kind.value,
+            event_id=event_id,
+            event_at=event_at,
+            columns=values,
+        ),
+        values=make_values,
+        getters=getters,
+    )
+
+
+def _values_type(names: list[str]) -> tuple[Any, Callable[[dict[str, Any]], Any], tuple[Callable[[Any], Any], ...]]:
+    """Give a type for the columns object, how to make one of a JSON object, and how to read its columns."""
+    if any(_UNNAMEABLE.search(name) for name in names):
+        return dict[str, Any], lambda columns: columns, tuple(_item_getter(name) for name in names)
+    fields = [f"c{index}" for index in range(len(names))]
+    values = msgspec.defstruct(
+        "Columns",
+        # any value at all: a column that does not fit its type is no reason to read the event again
+        [(name, Any, None) for name in fields],
+        rename=dict(zip(fields, names, strict=True)),
+        gc=False,
+    )
+    return values, lambda columns: values(*map(columns.get, names)), tuple(attrgetter(name) for name in fields)
+
+
+def _item_getter(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda columns: columns.get(name)
