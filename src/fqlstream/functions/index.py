@@ -1,0 +1,44 @@
+"""All declared functions, in one visible list. Nothing else lists functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from fqlstream.functions.aggregates import AGGREGATES
+from fqlstream.functions.building_blocks import BLOCKS
+from fqlstream.functions.confusion import CONFUSION
+from fqlstream.functions.integrity import INTEGRITY
+from fqlstream.functions.operators import OPERATORS
+from fqlstream.functions.row_functions import ROW_FUNCTIONS
+from fqlstream.functions.spec import FunctionSpec, Kernel
+
+T = TypeVar("T", FunctionSpec, Kernel)
+
+FUNCTIONS: Final[tuple[FunctionSpec, ...]] = (
+    *ROW_FUNCTIONS,
+    *AGGREGATES,
+    *INTEGRITY,
+    *CONFUSION,
+)
+
+
+def indexed(items: Iterable[T]) -> Mapping[str, T]:
+    """Give rows by name, read-only.
+
+    Raises ValueError where a name stands twice.
+    """
+    result: dict[str, T] = {}
+    for item in items:
+        if item.name in result:
+            message = f"{item.name!r} is declared twice"
+            raise ValueError(message)
+        result[item.name] = item
+    return MappingProxyType(result)
+
+
+OPERATOR_BY_NAME: Final = indexed(OPERATORS)
+FUNCTION_BY_NAME: Final = indexed(FUNCTIONS)
+#: Everything an `Apply` node can name.
+KERNELS: Final = indexed([*(spec.kernel for spec in (*OPERATORS, *FUNCTIONS) if spec.kernel is not None), *BLOCKS])
