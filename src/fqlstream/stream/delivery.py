@@ -1,0 +1,654 @@
+"""The order in which things become durable: takeover, fetch, flush. The promise "nothing lost, nothing twice" lives here.
+
+Written against two ports, so that the simulator runs these very functions. Any step may be the last one of a process:
+
+    FLUSH  1 dead letters, event rows, label rows    keyed by position: writing them again changes nothing
+           2 changed states with their fence and version
+           3 the flush row: what is durable now, and under which version
+           4 notices, acknowledgement, commit        losing these loses nothing
+
+A crash after 1 brings the same rows again; after 2 the fences skip them, and their panes are published again; after 3 there
+is nothing to redo. A paused owner that wakes has a lower epoch: its states lose against its successor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from fqlstream.clock import Clock
+from fqlstream.errors import FqlstreamError, StoreError
+from fqlstream.events.catalogue import Catalogue
+from fqlstream.events.definitions import ModelDefinition, Role
+from fqlstream.fql.plan import Lane
+from fqlstream.settings import StreamSettings
+from fqlstream.stream.batches import DeadLetter, Decoded, Fetch, RowKind
+from fqlstream.stream.fingerprints import fingerprint
+from fqlstream.stream.panes import LANES, NO_FENCE, Pane, pane_codes
+from fqlstream.stream.partition import EngineOf, PartitionState, Staged, Update, empty_pane
+from fqlstream.stream.protocol import FlushRow, PaneKey, StateRecord, Version
+from fqlstream.stream.recent import CHUNK_ROWS, Chunk, WaitingLabels
+
+#: In `FlushRow.idle`: the partition was read to its end, so models without rows in it do not wait for it.
+CAUGHT_UP = "*"
+#: A label's step copies the chunk it changes: small chunks keep that cheap.
+_RECOVERED_CHUNK_ROWS = 16_384
+
+
+class StorePort(Protocol):
+    """What the protocol asks of ClickHouse. Every call either has happened durably when it returns, or raises."""
+
+    async def newest_flush(self, topic: str, partition: int) -> FlushRow | None:
+        """Give the row of the highest version."""
+        ...
+
+    async def owners_from(self, topic: str, partition: int, epoch: int) -> Mapping[str, int]:
+        """Give the owners that claimed this epoch or a higher one, with their epoch."""
+        ...
+
+    async def write_flushes(self, rows: Sequence[FlushRow]) -> None:
+        """Write flush or claim rows."""
+        ...
+
+    async def write_events(self, model: ModelDefinition, partition: int, table: pa.Table) -> None:
+        """Write event rows, duplicates included."""
+        ...
+
+    async def write_labels(self, model: ModelDefinition, partition: int, table: pa.Table) -> None:
+        """Write label rows."""
+        ...
+
+    async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Write what was refused, for SQL."""
+        ...
+
+    async def write_states(self, records: Sequence[StateRecord]) -> None:
+        """Write state records."""
+        ...
+
+    async def read_states(self, partition: int, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
+        """Give the newest record of each lane of these panes, as far as there is one."""
+        ...
+
+    async def pane_keys(self, partition: int, model: str, version: str, from_ms: int) -> Sequence[PaneKey]:
+        """Name the panes from a time on that have a record."""
+        ...
+
+    async def read_pane_rows(
+        self, model: ModelDefinition, partition: int, start_ms: int, end_ms: int, upto: int
+    ) -> Sequence[pa.Table]:
+        """Give counted events of a time range with the targets they have at an offset; rows of later offsets left out."""
+        ...
+
+    async def events_by_id(
+        self, model: str, partition: int, ids: Sequence[str], upto: int
+    ) -> tuple[Mapping[str, pa.Table], Sequence[tuple[int, PaneKey]]]:
+        """Give counted events per version as they are at an offset; and panes of other partitions that hold such events."""
+        ...
+
+    async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
+        """Give the last label of each id up to an offset."""
+        ...
+
+    async def recent_ids(self, partition: int, upto: int, rows_max: int) -> Mapping[str, pa.Table]:
+        """Give per model event_id, offset, row, record_at and duplicate of the partition's latest events."""
+        ...
+
+    async def recent_rows(self, model: ModelDefinition, partition: int, upto: int, rows_max: int) -> pa.Table:
+        """Give the latest counted rows as they are at an offset."""
+        ...
+
+    async def waiting_labels(self, model: str, partition: int, upto: int, rows_max: int) -> pa.Table:
+        """Give the newest labels without an event."""
+        ...
+
+    async def request_repairs(self, requests: Sequence[tuple[int, PaneKey]], reason: str) -> None:
+        """Ask the owners of these partitions to rebuild panes."""
+        ...
+
+    async def take_repairs(self, partition: int) -> tuple[Sequence[PaneKey], Sequence[str]]:
+        """Give the panes that were asked for and the ids of the requests."""
+        ...
+
+    async def finish_repairs(self, ids: Sequence[str]) -> None:
+        """Say that requests were carried out."""
+        ...
+
+
+class LogPort(Protocol):
+    """What the protocol asks of Kafka."""
+
+    async def topic_id(self, topic: str) -> str:
+        """Identify the topic: a recreated one has another id."""
+        ...
+
+    async def offset_range(self, topic: str, partition: int) -> tuple[int, int]:
+        """Give the first offset in the log and the next one to be written."""
+        ...
+
+    async def send_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Write to the dead-letter topic; returns when acknowledged."""
+        ...
+
+    async def send_notices(self, rows: Sequence[FlushRow]) -> None:
+        """Tell the finalisers; only a hint."""
+        ...
+
+    def acknowledge(self, topic: str, partition: int, next_offset: int) -> None:
+        """Let the commit follow."""
+        ...
+
+
+Decode = Callable[[Fetch, Catalogue, StreamSettings], Decoded]
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside: one value, so that the simulator swaps it whole."""
+
+    store: StorePort
+    log: LogPort
+    clock: Clock
+    decode: Decode
+    settings: StreamSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A partition at one moment: everything that a flush writes of it."""
+
+    history: Sequence[tuple[ModelDefinition, RowKind, pa.Table]]
+    dead_letters: Sequence[DeadLetter]
+    records: Sequence[StateRecord]
+    row: FlushRow
+    next_offset: int
+
+
+class Owner:
+    """The owner of one partition: its state, what waits to be written, and under which version."""
+
+    def __init__(
+        self, state: PartitionState, base: FlushRow, ports: Ports, lock: AbstractAsyncContextManager[object]
+    ) -> None:
+        self.state = state
+        self.base = base  # the newest flush row that is, or is about to be, durable
+        self.ports = ports
+        self.lock = lock
+        self.history: list[tuple[ModelDefinition, RowKind, pa.Table]] = []
+        self.history_bytes = 0
+        self.dead_letters: list[DeadLetter] = []
+        self.label_watermarks: Mapping[str, int] = base.watermarks.get(Lane.LABELS, {})
+        self.flushed_offset = state.next_offset  # rows below it are durable
+        self.touched_at_ms: dict[str, int] = {}
+        self.read_end = False
+        self.labels_flushed_at_ms = ports.clock.now_ms()
+        self.counted_from = base.fences.get(Lane.EVENTS, NO_FENCE) + 1
+
+    @property
+    def partition(self) -> int:
+        """The partition's number."""
+        return self.state.partition
+
+    # -- FETCH -----------------------------------------------------------------------------------------------------
+
+    async def apply(self, fetch: Fetch, *, caught_up: bool) -> frozenset[str]:
+        """Apply a whole fetch. Gives the unknown models, and does nothing, if some were met that a newer catalogue may know."""
+        fetch = _from_offset(fetch, self.state.next_offset)
+        decoded = self._decode_safely(fetch)
+        if decoded is not None and decoded.unknown_models:
+            return decoded.unknown_models
+        await self.apply_known(fetch, caught_up=caught_up)
+        return frozenset()
+
+    async def apply_known(self, fetch: Fetch, *, caught_up: bool) -> None:
+        """Apply a fetch; what is unknown to the catalogue as it is becomes a dead letter."""
+        fetch = _from_offset(fetch, self.state.next_offset)
+        if len(fetch):
+            await self._apply_or_halve(fetch)
+        self.state.next_offset = max(self.state.next_offset, fetch.next_offset)
+        self.read_end = caught_up
+
+    def _decode_safely(self, fetch: Fetch) -> Decoded | None:
+        try:
+            return self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
+        except Exception:  # a record that breaks the decoder itself is isolated by apply_known
+            return None
+
+    async def _apply_or_halve(self, fetch: Fetch) -> None:
+        """Apply a fetch; if that raises, apply its halves, down to the one record that is the cause."""
+        try:
+            staged, update = await self._compute(fetch)
+        except StoreError:
+            raise  # ClickHouse is away: no record's fault
+        except Exception as error:  # whatever one record makes our code raise, the others count
+            if len(fetch) > 1:
+                middle = len(fetch) // 2
+                await self._apply_or_halve(_slice(fetch, 0, middle))
+                await self._apply_or_halve(_slice(fetch, middle, len(fetch)))
+                return
+            self.dead_letters.append(_poison(fetch, error))
+            self.state.next_offset = fetch.next_offset
+            return
+        replayed = staged.next_offset <= self.counted_from
+        if replayed:
+            update.counters.clear()
+        self.state.commit(staged, update)
+        now_ms = self.ports.clock.now_ms()
+        for model in update.watermarks:
+            self.touched_at_ms[model] = now_ms
+        self.history.extend(update.history)
+        self.history_bytes += sum(table.nbytes for _, _, table in update.history)
+        self.dead_letters.extend(update.dead_letters)
+        self.state.panes.evict(self.ports.settings.panes_max)
+
+    async def _compute(self, fetch: Fetch) -> tuple[Staged, Update]:
+        decoded = self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
+        staged = self.state.stage(decoded, fetch.next_offset)
+        first = int(fetch.offsets[0])
+        while needs := self.state.needs(staged):
+            await self._load_panes(sorted(needs.panes))
+            for model, ids in needs.events.items():
+                tables, foreign = await self.ports.store.events_by_id(model, self.partition, ids, first - 1)
+                self.state.absorb_events(staged, model, ids, tables)
+                if foreign:
+                    await self._repair_elsewhere(foreign)
+            for model, ids in needs.labels.items():
+                table = await self.ports.store.labels_by_id(model, self.partition, ids, first - 1)
+                self.state.absorb_labels(staged, model, ids, table)
+        return staged, self.state.compute(staged)
+
+    # -- panes -----------------------------------------------------------------------------------------------------
+
+    async def _load_panes(self, keys: Sequence[PaneKey]) -> None:
+        """Load panes from their newest records; one whose record lacks something that is computed now is rebuilt."""
+        if not keys:
+            return
+        found: dict[PaneKey, dict[Lane, StateRecord]] = {}
+        for record in await self.ports.store.read_states(self.partition, keys):
+            found.setdefault(record.pane, {})[record.lane] = record
+        rebuilt = []
+        for key in keys:
+            engine = self.state.engine_of(key.model, key.version)
+            pane = empty_pane(engine)
+            for lane, record in found.get(key, {}).items():
+                cells, missing = engine.decode(lane, record.cells)
+                if missing:
+                    rebuilt.append(key)
+                pane = Pane({**pane.cells, lane: cells}, {**pane.fences, lane: record.fence})
+            self.state.absorb_pane(key, pane)
+        if rebuilt:
+            await self.rebuild(dict.fromkeys(rebuilt))
+
+    async def rebuild(self, keys: Iterable[PaneKey]) -> None:
+        """Make panes anew from history up to what has been applied; history is written first, because it is what is read."""
+        await self._write_history()
+        upto = self.state.next_offset - 1
+        wanted: dict[tuple[str, str], set[int]] = {}
+        for key in keys:
+            wanted.setdefault((key.model, key.version), set()).add(key.start_ms)
+        for (model, version), starts in wanted.items():
+            entry = self.state.catalogue.models.get(model)
+            definition = entry.versions.get(version) if entry else None
+            if definition is None:
+                continue
+            engine = self.state.engine_of(model, version)
+            pane_ms = definition.windows.pane_ms
+            for first, last in _runs(sorted(starts), pane_ms):
+                fresh = {
+                    PaneKey(model, version, start): empty_pane(engine, upto)
+                    for start in range(first, last + pane_ms, pane_ms)
+                    if start in starts
+                }
+                tables = await self.ports.store.read_pane_rows(definition, self.partition, first, last + pane_ms, upto)
+                for table in tables:
+                    event_at = table.column("event_at").to_numpy().astype(np.int64, copy=False)
+                    codes = pane_codes(model, version, event_at, pane_ms)
+                    partials = engine.partials_both(table, codes.codes, len(codes.keys))
+                    for place, key in enumerate(codes.keys):
+                        for lane in LANES:
+                            pane = fresh[key]
+                            fresh[key] = pane.with_cells(
+                                lane, engine.merge(lane, pane.cells[lane], partials[lane][place])
+                            )
+                for key, pane in fresh.items():
+                    self.state.panes.put(key, pane)
+                    for lane in LANES:
+                        self.state.panes.dirty[lane].add(key)
+
+    async def _repair_elsewhere(self, foreign: Sequence[tuple[int, PaneKey]]) -> None:
+        """Ask the owner of a label's event, another partition's, to rebuild its pane from history, this label included."""
+        await self._write_history()
+        await self.ports.store.request_repairs(foreign, "a label arrived in another partition")
+
+    async def adopt(
+        self, catalogue: Catalogue, engine_of: EngineOf, changed: frozenset[str], open_from_ms: Mapping[str, int]
+    ) -> None:
+        """Go over to newer definitions, right after a flush: panes of open windows are back-filled from history.
+
+        `changed` names models whose plan differs; `open_from_ms` the start of each one's oldest open window.
+        """
+        state = self.state
+        state.catalogue, state.engine_of = catalogue, engine_of
+        for key in [key for key in state.panes.held if key.model in changed]:
+            del state.panes.held[key]
+        for number in [n for n, chunk in state.recent.chunks.items() if chunk.model in changed]:
+            state.recent.bytes_count -= state.recent.chunks.pop(number).table.nbytes
+        for model in changed & catalogue.models.keys():
+            for version in catalogue.models[model].versions:
+                keys = await self.ports.store.pane_keys(self.partition, model, version, open_from_ms.get(model, 0))
+                await self._load_panes([key for key in keys if key not in state.panes.held])
+
+    # -- FLUSH -----------------------------------------------------------------------------------------------------
+
+    async def cut(self, *, labels: bool) -> Cut | None:
+        """Take what a flush writes; None where there is nothing to say. Broken panes are made whole first."""
+        async with self.lock:
+            broken = [key for lane in LANES for key in self.state.panes.dirty[lane] if self._broken(key)]
+            if broken:
+                await self.rebuild(dict.fromkeys(broken))
+            now_ms = self.ports.clock.now_ms()
+            labels = labels or self._label_lane_due(now_ms)
+            lanes = [Lane.EVENTS, *([Lane.LABELS] if labels else [])]
+            idle = self._idle(now_ms)
+            nothing = (
+                not any(self.state.panes.dirty[lane] for lane in lanes) and not self.history and not self.dead_letters
+            )
+            if nothing and self.state.next_offset == self.flushed_offset and idle == self.base.idle:
+                return None
+            return self._cut(lanes, idle, now_ms)
+
+    def _cut(self, lanes: Sequence[Lane], idle: frozenset[str], now_ms: int) -> Cut:
+        state = self.state
+        version = Version(self.base.version.epoch, self.base.version.flush + 1)
+        fence = state.next_offset - 1
+        records = []
+        panes: set[PaneKey] = set()
+        fences = dict(self.base.fences)
+        watermarks = dict(self.base.watermarks)
+        for lane in LANES:
+            if lane not in lanes and state.panes.dirty[lane]:
+                continue  # a lane that waits keeps its older fence; one without work moves along
+            for key in sorted(state.panes.dirty[lane]):
+                engine = state.engine_of(key.model, key.version)
+                cells = engine.encode(lane, state.panes.held[key].cells[lane])
+                records.append(StateRecord(key, self.partition, lane, version, fence, cells))
+            panes |= state.panes.dirty[lane]
+            state.panes.dirty[lane] = set()
+            fences[lane] = fence
+            watermarks[lane] = dict(state.watermarks)
+            if lane is Lane.LABELS:
+                self.labels_flushed_at_ms = now_ms
+        row = replace(
+            self.base,
+            version=version,
+            fences=fences,
+            watermarks=watermarks,
+            idle=idle,
+            panes=tuple(sorted(panes)),
+            written_at_ms=now_ms,
+            counters=dict(state.counters),
+        )
+        self.base = row
+        cut = Cut(self.history, self.dead_letters, records, row, state.next_offset)
+        self.history, self.history_bytes, self.dead_letters = [], 0, []
+        return cut
+
+    def flushed(self, cut: Cut) -> None:
+        """Note that a cut is durable."""
+        self.flushed_offset = max(self.flushed_offset, cut.next_offset)
+        self.state.recent.evict(self.ports.settings.recent_bytes_max, self.flushed_offset - 1)
+
+    def _broken(self, key: PaneKey) -> bool:
+        pane = self.state.panes.held.get(key)
+        return pane is not None and pane.broken
+
+    def _label_lane_due(self, now_ms: int) -> bool:
+        """Say whether to write the label lane: rarely, and when time moved on by a pane, as a window may wait to be final."""
+        if not self.state.panes.dirty[Lane.LABELS]:
+            return True
+        if now_ms - self.labels_flushed_at_ms >= self.ports.settings.label_flush_ms:
+            return True
+        before = self.base.watermarks.get(Lane.LABELS, {})
+        for model, at in self.state.watermarks.items():
+            entry = self.state.catalogue.models.get(model)
+            pane_ms = entry.newest.windows.pane_ms if entry and entry.newest else 60_000
+            if at // pane_ms > before.get(model, at - pane_ms) // pane_ms:
+                return True
+        return False
+
+    def _idle(self, now_ms: int) -> frozenset[str]:
+        """Name the models that this partition no longer holds back: read to the end, and no row for a while."""
+        if not self.read_end:
+            return frozenset()
+        quiet = {
+            model
+            for model in self.state.watermarks
+            if now_ms - self.touched_at_ms.setdefault(model, now_ms) >= self.ports.settings.idle_ms
+        }
+        return frozenset(quiet | {CAUGHT_UP})
+
+    async def _write_history(self) -> None:
+        """Make the rows applied so far durable, ahead of the flush that would have done it."""
+        history, self.history, self.history_bytes = self.history, [], 0
+        try:
+            await write_history(self.ports.store, [(self.partition, item) for item in history])
+        except BaseException:
+            self.history = history + self.history
+            raise
+
+
+async def write_history(
+    store: StorePort, items: Sequence[tuple[int, tuple[ModelDefinition, RowKind, pa.Table]]]
+) -> None:
+    """Write rows with one insert per partition, model version and kind."""
+    groups: dict[tuple[int, str, str, RowKind], list[pa.Table]] = {}
+    models: dict[tuple[str, str], ModelDefinition] = {}
+    for partition, (model, kind, table) in items:
+        models[model.name, model.version] = model
+        groups.setdefault((partition, model.name, model.version, kind), []).append(table)
+    for (partition, name, version, kind), tables in groups.items():
+        write = store.write_events if kind is RowKind.INFERENCE else store.write_labels
+        await write(models[name, version], partition, pa.concat_tables(tables) if len(tables) > 1 else tables[0])
+
+
+async def flush(owners: Sequence[Owner], ports: Ports, *, labels: bool = False) -> None:
+    """Make everything that these owners applied durable, in the order that the promise needs."""
+    taken = [(owner, await owner.cut(labels=labels)) for owner in owners]
+    cuts = [(owner, cut) for owner, cut in taken if cut is not None]
+    if not cuts:
+        return
+    letters = [letter for _, cut in cuts for letter in cut.dead_letters]
+    if letters:
+        await ports.log.send_dead_letters(letters)
+        await ports.store.write_dead_letters(letters)
+    await write_history(ports.store, [(owner.partition, item) for owner, cut in cuts for item in cut.history])
+    records = [record for _, cut in cuts for record in cut.records]
+    if records:
+        await ports.store.write_states(records)
+    await ports.store.write_flushes([cut.row for _, cut in cuts])
+    for owner, cut in cuts:
+        owner.flushed(cut)
+    await ports.log.send_notices([cut.row for _, cut in cuts])
+    for _, cut in cuts:
+        ports.log.acknowledge(cut.row.topic, cut.row.partition, cut.next_offset)
+
+
+async def take_over(
+    topic: str,
+    partition: int,
+    owner_id: str,
+    catalogue: Catalogue,
+    engine_of: EngineOf,
+    ports: Ports,
+    lock: AbstractAsyncContextManager[object],
+) -> Owner:
+    """Become the owner of a partition: claim a higher epoch, find the place to go on from, rebuild the memory.
+
+    Raises FqlstreamError DLV001 or DLV002 where going on would lose or double rows: the topic was recreated, or the rows
+    that are needed have left the log.
+    """
+    topic_id = await ports.log.topic_id(topic)
+    claim = await _claim(topic, partition, owner_id, topic_id, ports)
+    begin, end = await ports.log.offset_range(topic, partition)
+    next_offset = _resume_offset(claim, topic_id, begin, end)
+    state = PartitionState(partition, catalogue, engine_of, ports.settings)
+    state.next_offset = next_offset
+    state.watermarks = dict(claim.watermarks.get(Lane.LABELS, {}))
+    state.counters = dict(claim.counters)
+    await _rebuild_memory(state, ports)
+    return Owner(state, replace(claim, topic_id=topic_id), ports, lock)
+
+
+async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports: Ports) -> FlushRow:
+    """Insert a claim row with a new highest epoch; on a tie, claim again, higher."""
+    least = 0
+    while True:
+        newest = await ports.store.newest_flush(topic, partition)
+        if newest is None:
+            newest = FlushRow(topic, partition, Version(0, 0), owner_id, topic_id, dict.fromkeys(LANES, NO_FENCE), {})
+        epoch = max(newest.version.epoch + 1, least)
+        claim = replace(
+            newest,
+            version=Version(epoch, 0),
+            owner=owner_id,
+            idle=frozenset(),
+            panes=(),
+            written_at_ms=ports.clock.now_ms(),
+        )
+        await ports.store.write_flushes([claim])
+        rivals = {
+            owner: at
+            for owner, at in (await ports.store.owners_from(topic, partition, epoch)).items()
+            if owner != owner_id
+        }
+        if not rivals:
+            return claim
+        least = max(rivals.values()) + 1
+
+
+def _resume_offset(claim: FlushRow, topic_id: str, begin: int, end: int) -> int:
+    fence = min(claim.fences.get(lane, NO_FENCE) for lane in LANES)
+    where = f"{claim.topic}[{claim.partition}]"
+    if fence == NO_FENCE:
+        return begin
+    if claim.topic_id and topic_id and claim.topic_id != topic_id:
+        raise FqlstreamError(
+            "DLV001",
+            f"{where} is not the topic it was: it was deleted and created again, and its offsets start anew",
+            "restore the old topic, or start a new data directory or ClickHouse database for the new one",
+        )
+    if fence + 1 < begin:
+        raise FqlstreamError(
+            "DLV002",
+            f"{where}: offsets {fence + 1} to {begin - 1} have left the log before they were counted",
+            "raise the topic's retention; to accept the gap, run: fqlstream repair, see the README",
+        )
+    if fence + 1 > end:
+        raise FqlstreamError(
+            "DLV003",
+            f"{where}: states contain offset {fence}, but the log ends before {end}",
+            "the broker was restored from an older copy than ClickHouse: restore both from one moment",
+        )
+    return fence + 1
+
+
+async def _rebuild_memory(state: PartitionState, ports: Ports) -> None:
+    """Fill the duplicate index, the recent rows and the waiting room as they were at the fence."""
+    upto = state.next_offset - 1
+    if upto < 0:
+        return
+    tables = await ports.store.recent_ids(state.partition, upto, ports.settings.duplicate_ids_max)
+    rows = [(model, table) for model, table in tables.items() if len(table)]
+    if rows:
+        offsets = np.concatenate([table.column("offset").to_numpy() for _, table in rows])
+        numbers = np.concatenate([table.column("row").to_numpy() for _, table in rows])
+        sequence = np.empty(len(offsets), np.int64)
+        sequence[np.lexsort((numbers, offsets))] = np.arange(len(offsets))
+        cut = 0
+        for model, table in rows:
+            part = sequence[cut : cut + len(table)]
+            cut += len(table)
+            counted = np.flatnonzero(~table.column("duplicate").to_numpy(zero_copy_only=False).astype(bool))
+            record_at = table.column("record_at").to_numpy().astype(np.int64, copy=False)[counted]
+            ids = fingerprint(table.column("event_id"), model).take(counted)
+            order = np.argsort(part[counted])
+            state.index.insert(
+                ids.take(order), part[counted][order], record_at[order], np.full(len(order), -1, np.int64)
+            )
+        state.index.sequence_next = len(offsets)
+    for name, entry in state.catalogue.models.items():
+        for definition in entry.versions.values():
+            if definition.role(Role.TARGET):
+                await _rebuild_rows(state, definition, upto, ports)
+        if any(definition.role(Role.TARGET) for definition in entry.versions.values()):
+            room_max = ports.settings.waiting_labels_max
+            table = await ports.store.waiting_labels(name, state.partition, upto, room_max)
+            if len(table):
+                ids = fingerprint(table.column("event_id"), name)
+                room = WaitingLabels(ids, table, overflowed=len(table) >= room_max)
+                state.waiting[name] = room.with_labels(ids.take(np.empty(0, np.int64)), table.slice(0, 0), room_max)
+
+
+async def _rebuild_rows(state: PartitionState, definition: ModelDefinition, upto: int, ports: Ports) -> None:
+    table = await ports.store.recent_rows(definition, state.partition, upto, ports.settings.recover_rows_max)
+    if not len(table):
+        return
+    wanted = state.pruned(definition.name, definition.version, table)
+    for start in range(0, len(wanted), _RECOVERED_CHUNK_ROWS):
+        part = wanted.slice(start, _RECOVERED_CHUNK_ROWS)
+        number = state.recent.next_chunk()
+        state.recent.put(number, Chunk(definition.name, definition.version, part, upto))
+        places = number * CHUNK_ROWS + np.arange(len(part), dtype=np.int64)
+        ids = fingerprint(part.column("event_id"), definition.name)
+        state.visitors.insert(ids, places, np.zeros(len(places), np.int64), places)
+
+
+def _runs(starts: Sequence[int], pane_ms: int) -> list[tuple[int, int]]:
+    """Join neighbouring panes into (first, last) ranges, so that one query reads many."""
+    runs: list[tuple[int, int]] = []
+    for start in starts:
+        if runs and start == runs[-1][1] + pane_ms:
+            runs[-1] = (runs[-1][0], start)
+        else:
+            runs.append((start, start))
+    return runs
+
+
+def _from_offset(fetch: Fetch, offset: int) -> Fetch:
+    """Leave out records below an offset: a seek that came late must not count a row twice."""
+    if not len(fetch) or int(fetch.offsets[0]) >= offset:
+        return fetch
+    return _slice(fetch, int(np.searchsorted(fetch.offsets, offset)), len(fetch))
+
+
+def _slice(fetch: Fetch, start: int, end: int) -> Fetch:
+    whole_end = end == len(fetch)
+    return Fetch(
+        fetch.topic,
+        fetch.partition,
+        fetch.offsets[start:end],
+        fetch.record_at_ms[start:end],
+        fetch.keys[start:end],
+        fetch.values[start:end],
+        {index - start: headers for index, headers in fetch.headers.items() if start <= index < end},
+        fetch.next_offset if whole_end else int(fetch.offsets[end]),
+    )
+
+
+def _poison(fetch: Fetch, error: Exception) -> DeadLetter:
+    return DeadLetter(
+        "DLQ900",
+        f"the record could not be processed: {type(error).__name__}: {error}",
+        fetch.topic,
+        fetch.partition,
+        int(fetch.offsets[0]),
+        "0",
+        fetch.keys[0],
+        fetch.values[0],
+        int(fetch.record_at_ms[0]),
+    )

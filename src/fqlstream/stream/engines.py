@@ -1,0 +1,52 @@
+"""One engine per model version, made from a catalogue on first use and kept while the definitions stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fqlstream.errors import FqlstreamError
+from fqlstream.events.catalogue import Catalogue, ModelEntry
+from fqlstream.fql.compile_arrow import Engine, compile_model
+from fqlstream.fql.planner import plan_model
+from fqlstream.settings import FqlSettings
+
+
+class Engines:
+    """Engines of one catalogue. Calling it gives the engine of a model version."""
+
+    def __init__(self, catalogue: Catalogue, settings: FqlSettings, before: Engines | None = None) -> None:
+        self.catalogue = catalogue
+        self.settings = settings
+        self._made: dict[tuple[str, str], Engine] = {}
+        #: metrics and segments that do not fit a version, with the reason
+        self.skipped: dict[tuple[str, str], Mapping[str, FqlstreamError]] = {}
+        if before is not None:
+            same = [name for name in catalogue.models if name not in changed_models(before.catalogue, catalogue)]
+            self._made = {key: engine for key, engine in before._made.items() if key[0] in same}
+
+    def __call__(self, model: str, version: str) -> Engine:
+        """Give the engine of a model version; KeyError where the catalogue lacks it."""
+        engine = self._made.get((model, version))
+        if engine is None:
+            engine = self._make(self.catalogue.models[model], version)
+            self._made[model, version] = engine
+        return engine
+
+    def _make(self, entry: ModelEntry, version: str) -> Engine:
+        plan, skipped = plan_model(
+            entry.versions[version],
+            entry.metrics.values(),
+            entry.segments.values(),
+            revisions=entry.revisions,
+            settings=self.settings,
+            skip_invalid=True,
+        )
+        if skipped:
+            self.skipped[entry.name, version] = skipped
+        return compile_model(plan, self.settings)
+
+
+def changed_models(before: Catalogue, after: Catalogue) -> frozenset[str]:
+    """Name the models whose definitions differ."""
+    names = before.models.keys() | after.models.keys()
+    return frozenset(name for name in names if before.models.get(name) != after.models.get(name))

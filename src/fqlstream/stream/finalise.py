@@ -1,0 +1,429 @@
+"""Published values: merge the states of a window over partitions, panes and versions, and say what changed.
+
+Reads only what owners have made durable, so a value never contains a row that could be lost or counted again. Two finalisers
+of one model do no harm: they publish the same numbers under versions that only grow.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from fqlstream.clock import Clock
+from fqlstream.events.catalogue import Catalogue, ModelEntry
+from fqlstream.events.definitions import ModelDefinition
+from fqlstream.fql.compile_arrow import Cells, Engine, Result
+from fqlstream.fql.plan import Lane, walk
+from fqlstream.functions.expression import Aggregate
+from fqlstream.settings import StreamSettings
+from fqlstream.stream.panes import LANES
+from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, StateRecord
+from fqlstream.stream.watermarks import model_watermark
+from fqlstream.stream.windows import Block, Span, blocks_of, children_of, parents_of, spans_of
+
+#: The version under which all versions of a model are merged.
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a model's finaliser remembers: up to which flush of each partition it has published, and its watermark."""
+
+    vector: Mapping[int, int] = field(default_factory=dict)
+    watermark_ms: int | None = None
+
+    @property
+    def value_version(self) -> int:
+        """The version of values published at this point: a sum of terms that only grow."""
+        return sum(self.vector.values())
+
+
+class FinalStorePort(Protocol):
+    """What publishing asks of ClickHouse."""
+
+    async def newest_flushes(self, topic: str) -> Sequence[FlushRow]:
+        """Give every partition's newest flush row, read in one query."""
+        ...
+
+    async def changed_panes(self, model: str, after: Mapping[int, int]) -> Sequence[PaneKey]:
+        """Name the panes with a record newer than the given version number of its partition."""
+        ...
+
+    async def pane_records(self, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
+        """Give the newest record of each lane and partition of these panes."""
+        ...
+
+    async def pane_starts(self, model: str, version: str, start_ms: int, end_ms: int) -> Sequence[int]:
+        """Name the panes of a time range that have a record."""
+        ...
+
+    async def read_published(self, model: str) -> Published | None:
+        """Give what the model's finaliser remembered last."""
+        ...
+
+    async def write_published(self, model: str, published: Published, now_ms: int) -> None:
+        """Remember."""
+        ...
+
+    async def latest_values(self, model: str, spans: Sequence[Span]) -> Sequence[MetricValue]:
+        """Give the newest published values of these windows."""
+        ...
+
+    async def open_spans(self, model: str) -> Sequence[Span]:
+        """Name the windows whose newest values are not final yet."""
+        ...
+
+    async def write_values(self, values: Sequence[MetricValue], retention_ms: int) -> None:
+        """Insert values."""
+        ...
+
+
+class ValueLogPort(Protocol):
+    """What publishing asks of Kafka."""
+
+    async def partitions_count(self, topic: str) -> int:
+        """Count the partitions of the source topic."""
+        ...
+
+    async def send_values(self, values: Sequence[MetricValue]) -> None:
+        """Write to the metric-values topic."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """States of a block or window over all partitions; `missing` names cells that some record does not cover."""
+
+    cells: Mapping[Lane, Cells]
+    missing: frozenset[str] = frozenset()
+
+
+EngineOf = Callable[[str, str], Engine]
+_ValueKey = tuple[str, str, str, Span]
+
+
+class ModelFinaliser:
+    """Keeps one model's published values up to date."""
+
+    def __init__(
+        self,
+        model: str,
+        topic: str,
+        store: FinalStorePort,
+        log: ValueLogPort,
+        clock: Clock,
+        settings: StreamSettings,
+    ) -> None:
+        self.model = model
+        self.topic = topic
+        self.store = store
+        self.log = log
+        self.clock = clock
+        self.settings = settings
+        self.published: Published | None = None
+        self.open: set[Span] = set()
+        self._blocks: OrderedDict[tuple[str, Block], Merged | None] = OrderedDict()
+        self._values: OrderedDict[Span, dict[tuple[str, str, str], MetricValue]] = OrderedDict()
+        self._entry: ModelEntry | None = None
+
+    async def refresh(self, catalogue: Catalogue, engine_of: EngineOf) -> Sequence[MetricValue]:
+        """Publish what has changed since last time. Gives the values that were published."""
+        entry = catalogue.models.get(self.model)
+        if entry is None or entry.newest is None:
+            return ()
+        before = await self._remembered()
+        if self._entry is not entry:  # other definitions: other states are read from the records
+            self._blocks.clear()
+            self._entry = entry
+        rows = await self.store.newest_flushes(self.topic)
+        now_ms = self.clock.now_ms()
+        partitions_count = await self.log.partitions_count(self.topic)
+        watermark = model_watermark(
+            self.model, rows, partitions_count, now_ms, self.settings.idle_ms, before.watermark_ms
+        )
+        now = Published({row.partition: row.version.number for row in rows}, watermark)
+        changed = await self._changed_panes(before, now)
+        spans = self._spans(entry, changed) | self._due(entry.newest, watermark)
+        values = await self._values_of(entry, engine_of, sorted(spans), now, now_ms) if spans else []
+        if values:
+            await self.store.write_values(values, entry.newest.retention_ms)
+        if now != before:
+            await self.store.write_published(self.model, now, now_ms)
+        self._remember(entry.newest, now, values, spans)
+        if values:
+            await self.log.send_values(values)
+        return values
+
+    # -- what to look at -------------------------------------------------------------------------------------------
+
+    async def _remembered(self) -> Published:
+        if self.published is None:
+            self.published = await self.store.read_published(self.model) or Published()
+            self.open = set(await self.store.open_spans(self.model))
+        return self.published
+
+    async def _changed_panes(self, before: Published, now: Published) -> Sequence[PaneKey]:
+        if now.vector == before.vector:
+            return ()
+        changed = await self.store.changed_panes(self.model, {p: before.vector.get(p, -1) for p in now.vector})
+        for key in changed:
+            pane_ms = self._pane_ms(key.version)
+            if pane_ms is None:
+                continue
+            self._blocks.pop((key.version, Block(pane_ms, key.start_ms)), None)
+            for block in parents_of(key.start_ms, pane_ms):
+                self._blocks.pop((key.version, block), None)
+        return changed
+
+    def _pane_ms(self, version: str) -> int | None:
+        definition = self._entry.versions.get(version) if self._entry else None
+        return definition.windows.pane_ms if definition else None
+
+    def _spans(self, entry: ModelEntry, changed: Iterable[PaneKey]) -> set[Span]:
+        spans: set[Span] = set()
+        newest = entry.newest
+        for key in changed:
+            for definition in (entry.versions.get(key.version), newest):
+                if definition is not None:
+                    for window in definition.windows.sizes:
+                        spans.update(spans_of(window, key.start_ms))
+        return spans
+
+    def _due(self, definition: ModelDefinition, watermark_ms: int | None) -> set[Span]:
+        """Open windows that have become final."""
+        if watermark_ms is None:
+            return set()
+        return {span for span in self.open if span.end_ms + definition.windows.lateness_ms <= watermark_ms}
+
+    # -- values ----------------------------------------------------------------------------------------------------
+
+    async def _values_of(
+        self, entry: ModelEntry, engine_of: EngineOf, spans: Sequence[Span], now: Published, now_ms: int
+    ) -> list[MetricValue]:
+        await self._load_last(spans)
+        results: dict[tuple[str, Span], list[Result]] = {}
+        for version, definition in entry.versions.items():
+            engine = engine_of(self.model, version)
+            merged = [await self._window(engine, definition, version, span) for span in spans]
+            for span, state, row in zip(spans, merged, engine.results_many([m.cells for m in merged]), strict=True):
+                results[version, span] = _covered(engine, row, state.missing)
+        if len(entry.versions) == 1:
+            for span in spans:
+                results[ALL, span] = results[next(iter(entry.versions)), span]
+        else:
+            results.update(await self._all_versions(entry, engine_of, spans))
+        newest = entry.newest
+        assert newest is not None  # noqa: S101  # refresh has looked
+        # a window exists once it holds a counted event, under whichever version
+        existing = {span for (_, span), found in results.items() if any(result.rows for result in found)}
+        existing.update(span for span in spans if span in self._values)
+        values = []
+        for (version, span), found in results.items():
+            is_final = now.watermark_ms is not None and span.end_ms + newest.windows.lateness_ms <= now.watermark_ms
+            for result in found if span in existing else ():
+                value = self._value(version, span, result, entry, now, now_ms, is_final=is_final)
+                if value is not None:
+                    values.append(value)
+        return values
+
+    def _value(
+        self,
+        version: str,
+        span: Span,
+        result: Result,
+        entry: ModelEntry,
+        now: Published,
+        now_ms: int,
+        *,
+        is_final: bool,
+    ) -> MetricValue | None:
+        """Give a value if it says something new."""
+        last = self._values.get(span, {}).get((version, result.metric, result.segment))
+        status = "final" if is_final else "early"
+        value = MetricValue(
+            self.model,
+            version,
+            result.metric,
+            result.segment,
+            span.start_ms,
+            span.end_ms,
+            result.value,
+            result.rows,
+            result.labelled_rows,
+            result.exact,
+            result.error_bound,
+            status,
+            now.value_version,
+            entry.revisions.get(result.metric, 1),
+            now_ms,
+        )
+        if last is None:
+            return value
+        was_final = last.status in ("final", "revised")
+        if _content(last) == _content(value):
+            return value if is_final and not was_final else None
+        return replace(value, status="revised") if was_final else value
+
+    async def _load_last(self, spans: Sequence[Span]) -> None:
+        """Read what was published of windows that are not in memory."""
+        unknown = [span for span in spans if span not in self._values]
+        if not unknown:
+            return
+        for value in await self.store.latest_values(self.model, unknown):
+            span = Span(value.window_start_ms, value.window_end_ms)
+            self._values.setdefault(span, {})[value.version, value.metric, value.segment] = value
+
+    def _remember(
+        self, definition: ModelDefinition, now: Published, values: Sequence[MetricValue], spans: Iterable[Span]
+    ) -> None:
+        self.published = now
+        for value in values:
+            span = Span(value.window_start_ms, value.window_end_ms)
+            self._values.setdefault(span, {})[value.version, value.metric, value.segment] = value
+        for span in spans:
+            if span in self._values:
+                self._values.move_to_end(span)
+                is_final = (
+                    now.watermark_ms is not None and span.end_ms + definition.windows.lateness_ms <= now.watermark_ms
+                )
+                if is_final:
+                    self.open.discard(span)
+                else:
+                    self.open.add(span)
+        while len(self._values) > self.settings.windows_max:
+            self._values.popitem(last=False)
+        while len(self._blocks) > self.settings.panes_max:
+            self._blocks.popitem(last=False)
+
+    # -- states ----------------------------------------------------------------------------------------------------
+
+    async def _window(self, engine: Engine, definition: ModelDefinition, version: str, span: Span) -> Merged:
+        pane_ms = definition.windows.pane_ms
+        if (span.end_ms - span.start_ms) % pane_ms:
+            return _empty(engine)
+        await self._load_panes(engine, version, span, pane_ms)
+        blocks = [self._block(engine, version, block, pane_ms) for block in blocks_of(span, pane_ms)]
+        return _merge(engine, blocks)
+
+    async def _load_panes(self, engine: Engine, version: str, span: Span, pane_ms: int) -> None:
+        """Make sure that every pane of a window is in memory, directly or inside a block."""
+        starts = self._unknown_panes(version, span, pane_ms)
+        if not starts:
+            return
+        present = set(await self.store.pane_starts(self.model, version, starts[0], starts[-1] + pane_ms))
+        wanted = [PaneKey(self.model, version, start) for start in starts if start in present]
+        records: dict[int, list[StateRecord]] = {}
+        for record in await self.store.pane_records(wanted) if wanted else ():
+            records.setdefault(record.pane.start_ms, []).append(record)
+        for start in starts:
+            block = Block(pane_ms, start)
+            found = [_decode(engine, record) for record in records.get(start, ())]
+            self._blocks[version, block] = _merge(engine, found) if found else None
+
+    def _unknown_panes(self, version: str, span: Span, pane_ms: int) -> list[int]:
+        starts: list[int] = []
+        stack = list(blocks_of(span, pane_ms))
+        while stack:
+            block = stack.pop()
+            if (version, block) in self._blocks:
+                continue
+            if block.size_ms == pane_ms:
+                starts.append(block.start_ms)
+            else:
+                stack.extend(children_of(block, pane_ms))
+        return sorted(starts)
+
+    def _block(self, engine: Engine, version: str, block: Block, pane_ms: int) -> Merged | None:
+        key = (version, block)
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        parts = [self._block(engine, version, child, pane_ms) for child in children_of(block, pane_ms)]
+        merged = _merge(engine, parts) if any(part is not None for part in parts) else None
+        self._blocks[key] = merged
+        return merged
+
+    async def _all_versions(
+        self, entry: ModelEntry, engine_of: EngineOf, spans: Sequence[Span]
+    ) -> dict[tuple[str, Span], list[Result]]:
+        """Merge every version's states, read with the newest version's plan; what one of them lacks is not published."""
+        newest = entry.newest
+        assert newest is not None  # noqa: S101  # refresh has looked
+        engine = engine_of(self.model, newest.version)
+        merged = []
+        for span in spans:
+            parts = [
+                _translate(
+                    engine,
+                    engine_of(self.model, version),
+                    await self._window(engine_of(self.model, version), definition, version, span),
+                )
+                for version, definition in entry.versions.items()
+            ]
+            merged.append(_merge(engine, parts))
+        rows = engine.results_many([m.cells for m in merged])
+        return {
+            (ALL, span): _covered(engine, row, state.missing)
+            for span, state, row in zip(spans, merged, rows, strict=True)
+        }
+
+
+def _content(value: MetricValue) -> tuple[object, ...]:
+    return (value.value, value.rows, value.labelled_rows, value.exact, value.error_bound, value.definition_revision)
+
+
+def _empty(engine: Engine) -> Merged:
+    return Merged({lane: engine.init(lane) for lane in LANES})
+
+
+def _decode(engine: Engine, record: StateRecord) -> Merged:
+    cells, missing = engine.decode(record.lane, record.cells)
+    other = {lane: engine.init(lane) for lane in LANES}
+    return Merged({**other, record.lane: cells}, missing)
+
+
+def _merge(engine: Engine, parts: Iterable[Merged | None]) -> Merged:
+    found = [part for part in parts if part is not None]
+    if not found:
+        return _empty(engine)
+    cells = dict(found[0].cells)
+    missing = found[0].missing
+    for part in found[1:]:
+        for lane in LANES:
+            cells[lane] = engine.merge(lane, cells[lane], part.cells[lane])
+        missing |= part.missing
+    return Merged(cells, missing)
+
+
+def _translate(to: Engine, of: Engine, merged: Merged) -> Merged:
+    """Read one version's states with another version's plan: cells are the same where their keys are."""
+    cells: dict[Lane, Cells] = {}
+    missing = set(merged.missing)
+    for lane in LANES:
+        known = dict(zip((cell.key for cell in of.plan.lane_cells(lane)), merged.cells[lane], strict=True))
+        wanted = to.plan.lane_cells(lane)
+        empty = to.init(lane)
+        cells[lane] = tuple(known.get(cell.key, nothing) for cell, nothing in zip(wanted, empty, strict=True))
+        missing.update(cell.key for cell in wanted if cell.key not in known)
+    return Merged(cells, frozenset(missing))
+
+
+def _covered(engine: Engine, results: Sequence[Result], missing: frozenset[str]) -> list[Result]:
+    """Leave out results that some merged record does not cover."""
+    if not missing:
+        return list(results)
+    plan = engine.plan
+    lacking = {(cell.aggregate, cell.segment) for cell in plan.cells if cell.key in missing}
+    segments = {segment.name: segment.expression for segment in plan.segments}
+    reads = {
+        metric.name: [node for node in walk(metric.expression) if isinstance(node, Aggregate)]
+        for metric in plan.metrics
+    }
+    always = [plan.traffic.aggregate, plan.labelled.aggregate]
+    return [
+        result
+        for result in results
+        if not any((aggregate, segments[result.segment]) in lacking for aggregate in [*reads[result.metric], *always])
+    ]
