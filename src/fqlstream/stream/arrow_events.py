@@ -1,13 +1,379 @@
+"""Records that hold an Arrow IPC stream of many rows.
+
+The streams of a fetch are opened one by one; those of one model version, kind and schema then are one table, checked and
+typed together. Where that fails, `decode` comes again by halves, so that a bad stream is alone in the end.
+"""
+
 from __future__ import annotations
-from fqlstream.stream.batches import Fetch
-from fqlstream.stream.findings import Context, Findings
 
-ARROW_CONTENT_TYPE = "application/vnd.apache.arrow.stream"
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fqlstream.events.columns import coerce_table
+from fqlstream.events.definitions import ModelDefinition
+from fqlstream.events.refusals import (
+    ARROW_TOO_LARGE,
+    BAD_EVENT_AT,
+    BROKEN_ARROW,
+    EMPTY,
+    NO_EVENT_ID,
+    NOT_UTF8,
+    OVERSIZE,
+    RefusedError,
+)
+from fqlstream.events.times import ticks_ms
+from fqlstream.stream.batches import Fetch, RowKind
+from fqlstream.stream.findings import (
+    Context,
+    Findings,
+    Ints,
+    Mask,
+    Refused,
+    UnknownModelError,
+    far_times,
+    model_version,
+    row_kind,
+    shown,
+    time_fault,
+)
+
+ARROW_CONTENT_TYPE: Final = "application/vnd.apache.arrow.stream"
+
+#: One core is one partition's; a pool of threads would take the others'.
+_READ_OPTIONS: Final = pa.ipc.IpcReadOptions(use_threads=False)
+_ENVELOPE_HEADERS: Final = frozenset({"model", "version", "type"})
 
 
-def content_types(fetch):
-    return {}
+#: Layouts in which many rows may share one value: small on the wire, of any size once written out.
+_SHARING: Final = frozenset({
+    pa.dictionary(pa.int32(), pa.string()).id,
+    pa.string_view().id,
+    pa.binary_view().id,
+    pa.list_view(pa.int8()).id,
+    pa.large_list_view(pa.int8()).id,
+    pa.run_end_encoded(pa.int32(), pa.int8()).id,
+})  # fmt: skip
 
 
-def read_arrow(fetch, at, context):
-    raise NotImplementedError
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """One opened record: its place in the fetch and its rows."""
+
+    at: int
+    model: ModelDefinition
+    kind: RowKind
+    table: pa.Table
+
+
+def content_types(fetch: Fetch) -> dict[int, str]:
+    """Give the content-type of the records that name one, in lower case and without parameters."""
+    types: dict[int, str] = {}
+    for at, headers in fetch.headers.items():
+        for name, value in headers:
+            if name.lower() == "content-type" and value:
+                types[at] = value.split(b";")[0].strip().lower().decode("utf-8", "replace")
+    return types
+
+
+def read_arrow(fetch: Fetch, at: Sequence[int], context: Context) -> Findings:
+    """Read the Arrow records that stand at these places of a fetch, in order."""
+    found = Findings()
+    groups: dict[tuple[int, RowKind], list[_Stream]] = {}
+    for place in at:
+        try:
+            stream = _open(fetch, place, context)
+        except UnknownModelError as error:
+            found.unknown_models.add(error.model)
+            found.refused.append(Refused(place, error.refusal, error.reason))
+        except RefusedError as error:
+            found.refused.append(Refused(place, error.refusal, error.reason))
+        else:
+            groups.setdefault((id(stream.model), stream.kind), []).append(stream)
+    for streams in groups.values():
+        for run in _same_schema(streams):
+            _tabulate(fetch, run, context, found)
+    return found
+
+
+def _open(fetch: Fetch, at: int, context: Context) -> _Stream:
+    """Give the rows of one record; raises RefusedError."""
+    value = fetch.values[at]
+    if not value:
+        raise RefusedError(EMPTY, "the value is null" if value is None else "the value is empty")
+    if len(value) > context.record_bytes_max:
+        raise RefusedError(OVERSIZE, f"the value has {len(value)} bytes, the limit is {context.record_bytes_max}")
+    envelope = _envelope(fetch, at)
+    model = model_version(context.catalogue, envelope.get("model"), envelope.get("version"))
+    return _Stream(at, model, row_kind(envelope.get("type")), _rows(value, context))
+
+
+def _envelope(fetch: Fetch, at: int) -> dict[str, str]:
+    """Give the headers that say what the rows are; of one that stands twice the last counts, as everywhere in Kafka."""
+    envelope: dict[str, str] = {}
+    for name, value in fetch.headers.get(at, ()):
+        if name in _ENVELOPE_HEADERS and value is not None:
+            try:
+                envelope[name] = value.decode()
+            except UnicodeDecodeError:
+                raise RefusedError(NOT_UTF8, f"header {name} is not UTF-8: {shown(value)}") from None
+    return envelope
+
+
+def _rows(value: bytes, context: Context) -> pa.Table:
+    source = pa.BufferReader(value)
+    try:
+        with pa.ipc.open_stream(source, options=_READ_OPTIONS) as reader:
+            batches = _bounded(reader, context)
+            table = pa.Table.from_batches(batches, reader.schema)
+    except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+        raise RefusedError(BROKEN_ARROW, f"not an Arrow IPC stream: {shown(str(error))}") from None
+    # A stream that is cut between two messages reads without an error: only its end marker says that it is whole.
+    if source.tell() != len(value) or value[-4:] != b"\0\0\0\0":
+        raise RefusedError(BROKEN_ARROW, "the stream has no end marker, or bytes after it")
+    return table
+
+
+def _bounded(reader: pa.ipc.RecordBatchStreamReader, context: Context) -> list[pa.RecordBatch]:
+    settings = context.settings
+    batches: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in reader:
+        rows += batch.num_rows
+        if rows > settings.arrow_rows_max:
+            raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_rows_max} rows")
+        size += batch.get_total_buffer_size() + sum(
+            _shared_bytes(batch.column(place)) for place, kind in enumerate(reader.schema.types) if kind.id in _SHARING
+        )
+        if size > settings.arrow_bytes_max:
+            raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_bytes_max} bytes unpacked")
+        batches.append(batch)
+    return batches
+
+
+def _shared_bytes(column: pa.Array) -> int:
+    """Give a bound of what a column grows to when layouts that share values between rows are written out; 0 for plain ones."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return len(column) * _longest(column.dictionary)
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        lengths = np.frombuffer(column.buffers()[1], np.int32)[::4]
+        return int(lengths[column.offset : column.offset + len(column)].sum(dtype=np.int64))
+    if kind.id in _SHARING:
+        # rare: as if every row held all of it
+        return len(column) * int(column.get_total_buffer_size())
+    return 0
+
+
+def _longest(values: pa.Array) -> int:
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        _check(values)
+        return int(pc.max(pc.binary_length(values), min_count=0).as_py() or 0)
+    return int(values.get_total_buffer_size()) if values.type.num_fields else 16
+
+
+def _same_schema(streams: list[_Stream]) -> list[list[_Stream]]:
+    runs: list[list[_Stream]] = []
+    for stream in streams:
+        run = next((run for run in runs if run[0].table.schema.equals(stream.table.schema)), None)
+        if run is None:
+            runs.append([stream])
+        else:
+            run.append(stream)
+    return runs
+
+
+# ------------------------------------------------------------------------------------------ streams to a table
+
+
+def _tabulate(fetch: Fetch, streams: list[_Stream], context: Context, found: Findings) -> None:
+    """Turn the rows of streams of one schema into a table, the unusable rows of each into one refusal."""
+    columns = context.columns_of(streams[0].model, streams[0].kind)
+    try:
+        table = _selected(streams, ["event_id", "event_at", *(column.name for column in columns)])
+    except pa.ArrowInvalid as error:
+        if len(streams) > 1:
+            raise  # the caller halves until the broken one is alone
+        found.refused.append(
+            Refused(streams[0].at, BROKEN_ARROW, f"the stream contradicts itself: {shown(str(error))}")
+        )
+        return
+    counts = [stream.table.num_rows for stream in streams]
+    starts = np.cumsum([0, *counts])
+    at = np.repeat([stream.at for stream in streams], counts)
+    row = (np.arange(len(at)) - np.repeat(starts[:-1], counts)).astype(np.int32)
+    record_at = np.asarray(fetch.record_at_ms, np.int64)[at]
+    ids = _ids(table)
+    event_at, no_times = _times(table, record_at)
+    nameless = np.asarray(pc.equal(ids, "").to_numpy(zero_copy_only=False), np.bool_)
+    bad = nameless | no_times | far_times(event_at, record_at, context.settings)
+    if bad.any():
+        for stream, start, count in zip(streams, starts.tolist(), counts, strict=False):
+            part = slice(start, start + count)
+            if bad[part].any():
+                faults = _Faults(nameless[part], no_times[part], event_at[part], record_at[part])
+                found.refused.append(_refuse_rows(stream, np.flatnonzero(bad[part]), faults, context))
+        good = np.flatnonzero(~bad)
+        table, ids = table.take(pa.array(good)), ids.take(pa.array(good))
+        at, row, record_at, event_at = at[good], row[good], record_at[good], event_at[good]
+    if not len(at):
+        return
+    typed = coerce_table(table, streams[0].model, [column.name for column in columns])
+    envelope = {
+        "offset": np.asarray(fetch.offsets, np.int64)[at],
+        "row": row,
+        "record_at": record_at,
+        "event_at": event_at,
+        "event_id": ids,
+    }
+    key = streams[0].model.name, streams[0].model.version, streams[0].kind
+    rows = pa.table(envelope | dict(zip(typed.column_names, typed.columns, strict=True)))
+    found.tables.setdefault(key, []).append(rows)
+
+
+def _selected(streams: list[_Stream], names: list[str]) -> pa.Table:
+    """Give the named columns of all streams, safe to compute with; raises ArrowInvalid where buffers lie."""
+    schema = streams[0].table.schema
+    index = {name: place for place, name in enumerate(schema.names)}  # of a name that stands twice the last counts
+    present = [name for name in names if name in index]
+    arrays = {}
+    for name in present:
+        chunks = [chunk for stream in streams for chunk in stream.table.column(index[name]).chunks]
+        for chunk in chunks:
+            _check(chunk)
+        kind = schema.field(index[name]).type
+        column = pa.chunked_array(chunks, kind).combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            message = f"column {name!r} of this fetch is too large for one array"
+            raise pa.ArrowInvalid(message)
+        arrays[name] = column.cast(pa.string()) if pa.types.is_string_view(kind) else column
+    if not arrays:
+        return pa.table({"_": pa.nulls(sum(stream.table.num_rows for stream in streams))})
+    return pa.table(arrays)
+
+
+def _check(array: pa.Array) -> None:
+    """Raise ArrowInvalid where an array's buffers contradict each other, which to read would end the process.
+
+    Text that is not UTF-8 passes: it is one bad value and not a broken stream.
+    """
+    kind = array.type
+    if pa.types.is_string(kind):
+        array.view(pa.binary()).validate(full=True)
+    elif pa.types.is_large_string(kind):
+        array.view(pa.large_binary()).validate(full=True)
+    else:
+        array.validate(full=True)
+
+
+def _ids(table: pa.Table) -> pa.StringArray:
+    """Give the event ids as text, '' where there is none."""
+    if "event_id" not in table.column_names:
+        return pa.array([""] * table.num_rows, pa.string())
+    ids = _plain(table.column("event_id"))
+    kind = ids.type
+    if pa.types.is_integer(kind):
+        ids = ids.cast(pa.string())
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        ids = ids.cast(pa.string())
+        try:
+            ids.validate(full=True)
+        except pa.ArrowInvalid:
+            raw = ids.view(pa.binary()).to_pylist()
+            return pa.array([_utf8(value) for value in raw], pa.string())
+    else:
+        return pa.array([""] * table.num_rows, pa.string())
+    return ids.fill_null("") if ids.null_count else ids
+
+
+def _utf8(value: bytes | None) -> str:
+    try:
+        return "" if value is None else value.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def _times(table: pa.Table, record_at: Ints) -> tuple[Ints, Mask]:
+    """Give event times, the record's where they are null, and which values are no time."""
+    none = np.zeros(table.num_rows, np.bool_)
+    if "event_at" not in table.column_names:
+        return record_at, none
+    times = _plain(table.column("event_at"))
+    kind = times.type
+    missing = np.asarray(times.is_null().to_numpy(zero_copy_only=False), np.bool_)
+    bad = none
+    if pa.types.is_timestamp(kind):
+        event_at = ticks_ms(times)
+    elif pa.types.is_uint64(kind):
+        numbers = times.fill_null(0).to_numpy(zero_copy_only=False)
+        event_at = np.minimum(numbers, np.uint64(2**63 - 1)).astype(np.int64)
+    elif pa.types.is_integer(kind):
+        event_at = np.asarray(times.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
+    elif pa.types.is_floating(kind):
+        # integral floats pass for integers, as in a column; NaN is pandas' null
+        numbers = times.cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        missing = np.isnan(numbers)
+        whole = np.where(missing, 0.0, numbers)
+        bad = (whole != np.floor(whole)) | np.isinf(whole)
+        event_at = np.where(bad, 0.0, np.clip(whole, -(2.0**62), 2.0**62)).astype(np.int64)
+    else:
+        return record_at, ~missing
+    return (np.where(missing, record_at, event_at) if missing.any() else event_at), bad
+
+
+def _plain(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+# ------------------------------------------------------------------------------------------ bad rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Faults:
+    """What is wrong with the rows of one stream."""
+
+    nameless: Mask
+    no_times: Mask
+    event_at: Ints
+    record_at: Ints
+
+    def of(self, row: int, context: Context) -> RefusedError:
+        """Say what is wrong with a bad row; the first fault counts, as for JSON."""
+        if self.nameless[row]:
+            return RefusedError(NO_EVENT_ID, "event_id is missing, empty, or neither text nor an integer")
+        fault = None
+        if not self.no_times[row]:
+            fault = time_fault(int(self.event_at[row]), int(self.record_at[row]), context.settings)
+        return fault or RefusedError(BAD_EVENT_AT, "event_at is neither whole milliseconds nor a timestamp")
+
+
+def _refuse_rows(stream: _Stream, rows: npt.NDArray[np.intp], faults: _Faults, context: Context) -> Refused:
+    """Set the bad rows of a record aside as one small stream; code and reason are the first one's, others are counted."""
+    first = faults.of(int(rows[0]), context)
+    same = sum(faults.of(row, context).refusal is first.refusal for row in rows.tolist())
+    reason = f"{same} of {stream.table.num_rows} rows: {first.reason}"
+    if same < len(rows):
+        reason += f"; {len(rows) - same} more rows have other faults"
+    value = None if len(rows) == stream.table.num_rows else _stream_of(stream.table, rows)
+    return Refused(stream.at, first.refusal, reason, ",".join(map(str, rows.tolist())), value)
+
+
+def _stream_of(table: pa.Table, rows: npt.NDArray[np.intp]) -> bytes:
+    columns = []
+    for column in table.columns:
+        for chunk in column.chunks:
+            _check(chunk)
+        try:
+            columns.append(column.take(pa.array(rows)))
+        except pa.ArrowNotImplementedError:
+            columns.append(pa.chunked_array([[column[row].as_py() for row in rows.tolist()]], column.type))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(pa.Table.from_arrays(columns, schema=table.schema))
+    return bytes(sink.getvalue())
