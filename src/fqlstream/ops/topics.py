@@ -1,0 +1,293 @@
+"""Topics as they are declared in `topics/*.yaml`, as they are, and what it takes to make them so.
+
+Nothing is ever shrunk or deleted: more partitions, or more replicas, than declared are the operator's own choice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fqlstream.errors import BrokerError, SettingsError
+from fqlstream.events.documents import Document, read_documents, read_text
+from fqlstream.events.durations import DurationMs
+from fqlstream.packaged import packaged
+
+#: An admin request that takes longer has failed; a controller answers in milliseconds.
+REQUEST_S: Final = 20.0
+#: New partitions have leaders within a second or two.
+LEADERS_S: Final = 30.0
+REPARTITION_HINT: Final = (
+    "with --repartition it is done: from then on an event_id belongs to another partition, so a label may come to another "
+    "partition than its event did. Such labels are found through ClickHouse and repaired in the event's partition: none is "
+    "lost, but they are slower. An event sent again across the change is not seen as a duplicate"
+)
+
+
+class TopicDeclaration(BaseModel):
+    """One file of `topics/`. `partitions` is the least number; `replication` is lowered to the number of brokers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")
+    owner: str
+    why: str
+    key: str
+    value: tuple[str, ...]
+    partitions: int = Field(ge=1)
+    replication: int = Field(ge=1)
+    cleanup: Literal["delete", "compact"]
+    retention_ms: DurationMs | None = Field(None, alias="retention")
+    record_bytes_max: int = Field(ge=1024)
+    timestamp: Literal["CreateTime", "LogAppendTime"]
+    source: bool = False
+    settings: dict[str, str] = Field(default_factory=dict)
+
+    def config(self, replication: int) -> dict[str, str]:
+        """Give the topic's settings in Kafka's own names, for so many replicas."""
+        config = {
+            "cleanup.policy": self.cleanup,
+            "max.message.bytes": str(self.record_bytes_max),
+            "message.timestamp.type": self.timestamp,
+            # one replica may be away without stopping producers, and none of what was acknowledged is lost with it
+            "min.insync.replicas": str(max(1, replication - 1)),
+            **self.settings,
+        }
+        if self.retention_ms is not None:
+            config["retention.ms"] = str(self.retention_ms)
+        return config
+
+
+class Action(StrEnum):
+    """What a difference between declaration and cluster comes to."""
+
+    CREATE = "create"
+    SET = "set"
+    GROW = "grow"
+    REFUSED = "refused"  # only a person can decide or do it
+    KEPT = "kept"  # more than was declared: left as it is
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference. `actual` None: the topic does not exist."""
+
+    topic: str
+    setting: str
+    declared: str
+    actual: str | None
+    action: Action
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicReport:
+    """What differs, topic by topic. `applied` says whether the differences were dealt with."""
+
+    brokers: int
+    topics: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    applied: bool = False
+
+    @property
+    def pending(self) -> tuple[Difference, ...]:
+        """What `apply` does."""
+        return tuple(d for d in self.differences if d.action in {Action.CREATE, Action.SET, Action.GROW})
+
+    @property
+    def refused(self) -> tuple[Difference, ...]:
+        """What `apply` leaves to a person."""
+        return tuple(d for d in self.differences if d.action is Action.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Actual:
+    partitions: int
+    replication: int
+    config: dict[str, str]
+
+
+def load_declarations(directory: Path | None = None) -> tuple[TopicDeclaration, ...]:
+    """Read the declared topics, those that ship with fqlstream unless told otherwise.
+
+    Raises DefinitionError or SettingsError with file and line for a file that is wrong.
+    """
+    directory = directory or packaged("topics")
+    files = sorted(directory.glob("*.yaml"))
+    if not files:
+        raise SettingsError("TOP001", f"no topic is declared in {directory}", "one file *.yaml per topic")
+    return tuple(_declaration(document) for path in files for document in read_documents(read_text(path), str(path)))
+
+
+def _declaration(document: Document) -> TopicDeclaration:
+    try:
+        return TopicDeclaration.model_validate(document.value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise SettingsError("TOP002", f"{document.place(first['loc'])}: {where}: {first['msg']}") from None
+
+
+def plan(
+    admin: AdminClient,
+    declarations: Sequence[TopicDeclaration],
+    *,
+    replication: int | None = None,
+    repartition: bool = False,
+) -> TopicReport:
+    """Compare the declarations with the cluster; changes nothing.
+
+    `replication` overrides the declared one. `repartition` allows a source topic to grow. Raises BrokerError where the
+    cluster does not answer.
+    """
+    with _asking():
+        metadata = admin.list_topics(timeout=REQUEST_S)
+    brokers = len(metadata.brokers)
+    existing = [declared.name for declared in declarations if declared.name in metadata.topics]
+    configs = _describe(admin, existing)
+    differences: list[Difference] = []
+    for declared in declarations:
+        replicas = min(replication or declared.replication, brokers)
+        if declared.name not in configs:
+            differences += _creation(declared, replicas)
+            continue
+        partitions = metadata.topics[declared.name].partitions
+        actual = _Actual(len(partitions), min(len(p.replicas) for p in partitions.values()), configs[declared.name])
+        differences += _sizes(declared, replicas, actual, repartition=repartition)
+        differences += _settings(declared, replicas, actual)
+    return TopicReport(brokers, tuple(declared.name for declared in declarations), tuple(differences))
+
+
+def _creation(declared: TopicDeclaration, replicas: int) -> list[Difference]:
+    sizes = {"partitions": str(declared.partitions), "replication": str(replicas)}
+    note = f"{declared.replication} declared, lowered to what there is" if replicas < declared.replication else ""
+    return [
+        Difference(declared.name, name, value, None, Action.CREATE, note if name == "replication" else "")
+        for name, value in {**sizes, **declared.config(replicas)}.items()
+    ]
+
+
+def _sizes(declared: TopicDeclaration, replicas: int, actual: _Actual, *, repartition: bool) -> list[Difference]:
+    found = []
+    name = declared.name
+    if actual.partitions > declared.partitions:
+        found.append((Action.KEPT, "partitions", declared.partitions, actual.partitions, "never shrunk"))
+    elif actual.partitions < declared.partitions and (repartition or not declared.source):
+        found.append((Action.GROW, "partitions", declared.partitions, actual.partitions, ""))
+    elif actual.partitions < declared.partitions:
+        found.append((Action.REFUSED, "partitions", declared.partitions, actual.partitions, REPARTITION_HINT))
+    if actual.replication > replicas:
+        found.append((Action.KEPT, "replication", replicas, actual.replication, "more than declared"))
+    elif actual.replication < replicas:
+        note = "move the replicas with Kafka's own kafka-reassign-partitions"
+        found.append((Action.REFUSED, "replication", replicas, actual.replication, note))
+    return [Difference(name, what, str(want), str(is_), action, note) for action, what, want, is_, note in found]
+
+
+def _settings(declared: TopicDeclaration, replicas: int, actual: _Actual) -> list[Difference]:
+    # as many as there really are: a topic that was made on one broker must stay writable
+    wanted = declared.config(min(replicas, actual.replication))
+    return [
+        Difference(declared.name, name, value, actual.config.get(name, ""), Action.SET)
+        for name, value in wanted.items()
+        if actual.config.get(name) != value
+    ]
+
+
+def _describe(admin: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+    if not topics:
+        return {}
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    with _asking():
+        futures = admin.describe_configs(resources, request_timeout=REQUEST_S)
+        return {
+            resource.name: {name: entry.value for name, entry in future.result(REQUEST_S).items()}
+            for resource, future in futures.items()
+        }
+
+
+def apply(admin: AdminClient, report: TopicReport) -> TopicReport:
+    """Do what a plan says, and wait until every partition has a leader. What it refused stays undone.
+
+    Raises BrokerError where the cluster refuses.
+    """
+    by_topic: dict[str, dict[Action, dict[str, str]]] = {}
+    for difference in report.pending:
+        actions = by_topic.setdefault(difference.topic, {})
+        actions.setdefault(difference.action, {})[difference.setting] = difference.declared
+    for topic, actions in by_topic.items():
+        with _asking(topic):
+            if Action.CREATE in actions:
+                _create(admin, topic, dict(actions[Action.CREATE]))
+            if Action.GROW in actions:
+                count = int(actions[Action.GROW]["partitions"])
+                admin.create_partitions([NewPartitions(topic, count)], request_timeout=REQUEST_S)[topic].result(
+                    REQUEST_S
+                )
+            if Action.SET in actions:
+                _set(admin, topic, actions[Action.SET])
+    _await_leaders(admin, report.topics)
+    return TopicReport(report.brokers, report.topics, report.differences, applied=True)
+
+
+def _create(admin: AdminClient, topic: str, settings: dict[str, str]) -> None:
+    partitions, replicas = int(settings.pop("partitions")), int(settings.pop("replication"))
+    new = NewTopic(topic, num_partitions=partitions, replication_factor=replicas, config=settings)
+    try:
+        admin.create_topics([new], request_timeout=REQUEST_S)[topic].result(REQUEST_S)
+    except KafkaException as error:
+        # somebody else applies at the same moment: the same declarations
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+
+
+def _set(admin: AdminClient, topic: str, settings: dict[str, str]) -> None:
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in settings.items()
+    ]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    for future in admin.incremental_alter_configs([resource], request_timeout=REQUEST_S).values():
+        future.result(REQUEST_S)
+
+
+def _await_leaders(admin: AdminClient, topics: Sequence[str]) -> None:
+    deadline = time.monotonic() + LEADERS_S
+    while True:
+        with _asking():
+            known = admin.list_topics(timeout=REQUEST_S).topics
+        missing = [t for t in topics if t not in known or any(p.leader < 0 for p in known[t].partitions.values())]
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise BrokerError("TOP003", f"topic {missing[0]} has partitions without a leader", "are brokers down?")
+        time.sleep(0.1)
+
+
+@contextmanager
+def _asking(topic: str | None = None) -> Iterator[None]:
+    """Turn what the Kafka client raises into an error that says what to do."""
+    try:
+        yield
+    except (KafkaException, TimeoutError) as error:
+        first: Any = error.args[0] if error.args else error
+        text = first.str() if isinstance(first, KafkaError) else "no answer in time"
+        where = f"topic {topic}: " if topic else ""
+        hint = "is the cluster up, and may you do this?"
+        raise BrokerError("TOP004", f"{where}Kafka refused: {text}", hint) from error

@@ -1,0 +1,12 @@
+"""How tests call commands."""
+
+from __future__ import annotations
+
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+
+def invoke(app: typer.Typer, *arguments: object, input_text: str | None = None) -> Result:
+    """Call a command in this process; what it raises is raised here, but for its exit code."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input_text, catch_exceptions=False)
