@@ -37,6 +37,10 @@ class KafkaSettings(_Group):
     home: Path | None = Field(
         None, description="An unpacked Apache Kafka to run the local broker from; KAFKA_HOME is read too."
     )
+    instance_id: str | None = Field(
+        None,
+        description="Static membership: a worker that restarts under the same id within the session time-out causes no rebalance. Unique per worker.",
+    )
     session_timeout_ms: int = Field(
         30_000,
         ge=6_000,
@@ -48,8 +52,23 @@ class KafkaSettings(_Group):
         ge=2**16,
         description="Bytes of one partition in one fetch: large enough to amortise a batch, small enough to keep memory bounded.",
     )
+    fetch_bytes_min: int = Field(
+        2**16,
+        ge=1,
+        description="The broker answers a fetch at once from so many bytes on, else after fetch_wait_ms: fewer, larger fetches.",
+    )
     fetch_wait_ms: int = Field(
         100, ge=1, description="How long the broker may gather a fetch: bounds the delay of a slow stream."
+    )
+    commit_wait_ms: int = Field(
+        5_000,
+        ge=100,
+        description="A commit without an answer for so long is left to the next one: offsets in Kafka only serve lag tools.",
+    )
+    leave_wait_ms: int = Field(
+        5_000,
+        ge=100,
+        description="How long a stopping worker tries to leave the group: a broker that is away must not keep it.",
     )
     record_bytes_max: int = Field(
         16 * 2**20, ge=2**10, description="A larger record is a dead letter: it would stall its partition's neighbours."
@@ -154,6 +173,11 @@ class StreamSettings(_Group):
         ge=1,
         description="How long a takeover may wait for ClickHouse before the worker gives up its partitions.",
     )
+    release_wait_ms: int = Field(
+        10_000,
+        ge=100,
+        description="How long a worker may write what it has before it gives up partitions: the whole group waits for it.",
+    )
     sink_backlog_bytes_max: int = Field(
         256 * 2**20, ge=2**20, description="Rows waiting for a slow ClickHouse; beyond them consumption pauses."
     )
@@ -168,8 +192,16 @@ class FqlSettings(_Group):
     """Limits of the language and its undocumented choices."""
 
     characters_max: int = Field(1_048_576, ge=16, description="Characters of one expression.")
-    depth_max: int = Field(200, ge=8, description="Nesting of one expression: deeper is generated or hostile.")
+    depth_max: int = Field(
+        200,
+        ge=8,
+        le=200,
+        description="Nesting of one expression: deeper is generated or hostile, and Python's own stack ends at 1,000 calls.",
+    )
     nodes_max: int = Field(10_000, ge=16, description="Nodes of one expression.")
+    errors_max: int = Field(
+        100, ge=1, description="Findings about one expression before the rest of it is left unread: no one reads more."
+    )
     metrics_max: int = Field(500, ge=1, description="Metrics of one model.")
     segments_max: int = Field(200, ge=1, description="Segments of one model.")
     cells_max: int = Field(20_000, ge=1, description="Aggregates x segments of one model: each is a state per pane.")

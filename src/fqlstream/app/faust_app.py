@@ -1,0 +1,208 @@
+"""The Faust app of a worker: consumer group, assignment, one agent per source partition, timers, the worker process.
+
+app = build_app(settings, source_topics=["inference-events"], data_dir=Path(".fqlstream"))
+serve_source(app, "inference-events", lambda partition: Printer(partition))
+raise SystemExit(run_worker(app))
+
+@dataclass
+class Printer:
+    partition: SourcePartition
+
+    async def take_over(self) -> int:            # claim the partition, load its state
+        return await self.partition.log_start()  # the first offset to be given: the fence + 1
+
+    async def on_fetch(self, fetch: Fetch) -> None:  # one at a time, in order, without gaps
+        print(len(fetch), "records up to", fetch.next_offset)
+        self.partition.ack(fetch.next_offset)    # once it is durable, here or later from a timer
+        await self.partition.commit()
+
+    async def release(self) -> None:             # perhaps losing it, or stopping: write, acknowledge
+        ...
+
+    def drop(self) -> None:                      # it is gone: forget everything about it
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import faust
+from faust.worker import Worker
+from mode.supervisors import CrashingSupervisor
+from yarl import URL
+
+from fqlstream.app.ledger import Partition
+from fqlstream.app.transport import SourcePartition, SourceTransport
+from fqlstream.errors import FqlstreamError
+from fqlstream.ops.kafka_options import bootstrap
+from fqlstream.settings import Settings
+from fqlstream.stream.batches import Fetch
+
+LOG = logging.getLogger("fqlstream.app")
+
+#: Messages that Faust may queue per agent. One is a whole fetch, and the ledger lets two of a partition be on their way.
+_STREAM_BUFFER: Final = 16
+_UNKNOWN_EXIT_CODE: Final = 1
+
+
+class PartitionOwner(Protocol):
+    """Who works on one source partition, from its assignment to its loss.
+
+    `on_fetch` and `release` never overlap. An exception in `take_over`, `on_fetch` or `release` ends the worker: what
+    a record or a store may do wrong is the owner's to handle.
+    """
+
+    async def take_over(self) -> int:
+        """Claim the partition; give the first offset to be delivered. May wait; cancelled if the partition goes."""
+        ...
+
+    async def on_fetch(self, fetch: Fetch) -> None:
+        """Take in one fetch; the next comes when this returns. Cancelled if the partition is lost meanwhile."""
+        ...
+
+    async def release(self) -> None:
+        """Write and acknowledge what is taken in: the partition may be given up, or the worker stops.
+
+        Cancelled after `stream.release_wait_ms`. The partition may also stay; then fetches go on as before.
+        """
+        ...
+
+    def drop(self) -> None:
+        """Forget the partition: it is somebody else's, or the worker ends. Called once, last, and must not wait."""
+        ...
+
+
+class FetchSchema(faust.Schema):
+    """Hands a fetch through: there is nothing to deserialise."""
+
+    def loads_key(self, app: Any, message: Any, **_: Any) -> Any:
+        """Give the message's key."""
+        return message.key
+
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:
+        """Give the message's value, a `Fetch`."""
+        return message.value
+
+
+@dataclass(slots=True)
+class Desk:
+    """An owner with the lock that keeps its fetches and its release apart."""
+
+    owner: PartitionOwner
+    lock: asyncio.Lock
+
+    async def release(self) -> None:
+        """Let the owner write what it has."""
+        async with self.lock:
+            await self.owner.release()
+
+
+class SourceApp(faust.App):
+    """A Faust app whose source topics arrive as whole fetches."""
+
+    def __init__(self, app_id: str, *, settings: Settings, source_topics: Sequence[str], **options: Any) -> None:
+        super().__init__(app_id, **options)
+        self.source_topics = frozenset(source_topics)
+        self.desks: dict[Partition, Desk] = {}
+        self.transport = SourceTransport(
+            [URL(f"kafka://{bootstrap(settings.kafka)}")], self, settings=settings, source_topics=source_topics
+        )
+        self.producer_transport = self.transport
+
+    async def release_owners(self) -> None:
+        """Let every owner write what it has, each after the fetch in its hands. Raises the first error."""
+        async with asyncio.TaskGroup() as tasks:
+            for desk in self.desks.values():
+                tasks.create_task(desk.release())
+
+    async def on_stop(self) -> None:
+        """Release the partitions, then leave the group. A crashed worker releases nothing: what it holds is in doubt."""
+        if self._consumer is not None and self._consumer.started and not self.crashed:
+            await self._consumer.release()
+        await super().on_stop()
+
+
+def build_app(settings: Settings, *, source_topics: Sequence[str], data_dir: Path) -> SourceApp:
+    """Build the app of one worker; `serve_source` then says who works on each source topic.
+
+    No Tables, no web server, no leader, no topic creation. Raises BrokerError where the settings name no broker.
+    """
+    bootstrap(settings.kafka)
+    app = SourceApp(
+        settings.kafka.group,
+        settings=settings,
+        source_topics=source_topics,
+        broker="kafka://",  # unused: the transport connects by the settings
+        datadir=str(data_dir),
+        store="memory://",
+        cache="memory://",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        stream_buffer_maxsize=_STREAM_BUFFER,
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        broker_session_timeout=settings.kafka.session_timeout_ms / 1000,
+        broker_request_timeout=settings.kafka.request_timeout_ms / 1000,
+        broker_commit_interval=2.0,
+        worker_redirect_stdouts=False,
+        agent_supervisor=CrashingSupervisor,
+    )
+    app.finalize()
+    return app
+
+
+def serve_source(app: SourceApp, topic: str, own: Callable[[SourcePartition], PartitionOwner]) -> None:
+    """Have each assigned partition of a source topic worked on by an owner of its own, made by `own`."""
+    if topic not in app.source_topics:
+        raise ValueError(f"{topic} is not among the app's source topics {sorted(app.source_topics)}")
+
+    async def source(stream: Any) -> None:
+        await _serve(app, stream, own)
+
+    app.agent(app.topic(topic, schema=FetchSchema()), name=f"source-{topic}", isolated_partitions=True, concurrency=1)(
+        source
+    )
+
+
+async def _serve(app: SourceApp, stream: Any, own: Callable[[SourcePartition], PartitionOwner]) -> None:
+    partition = None
+    try:
+        partition = await app.consumer.partition_of(stream.active_partitions)
+        desk = app.desks[partition.key] = Desk(own(partition), asyncio.Lock())
+        await partition.begin(await desk.owner.take_over())
+        stream = stream.noack()
+        # Closed here and now, not when it is collected: Faust still counts the partition's channel in until then.
+        async with aclosing(aiter(stream)) as fetches:
+            async for fetch in fetches:
+                await partition.hand_over(stream.current_event.message.offset, fetch, desk.lock, desk.owner.on_fetch)
+    except asyncio.CancelledError:
+        # The partition is lost or the worker stops. Passing it on would make Faust start the agent again.
+        LOG.debug("%r: agent cancelled", partition)
+    finally:
+        if partition is not None and (desk := app.desks.pop(partition.key, None)) is not None:
+            desk.owner.drop()
+
+
+def run_worker(app: SourceApp) -> int:
+    """Run the worker process until SIGTERM, SIGINT or a crash; give its exit code.
+
+    Logging is the caller's to set up. Blocks; call it in the main thread, for the signals.
+    """
+    worker = Worker(app, quiet=True, redirect_stdouts=False, override_logging=False, loop=asyncio.new_event_loop())
+    worker.spinner = None
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as end:
+        reason = worker.crash_reason
+        if isinstance(reason, FqlstreamError):
+            LOG.critical("%s", reason)
+            return reason.exit_code
+        return end.code if isinstance(end.code, int) else _UNKNOWN_EXIT_CODE
