@@ -120,8 +120,8 @@ IF: Final = FunctionSpec(
     name="if",
     params=(
         Parameter("condition", BOOLEAN, "What decides; null counts as false."),
-        Parameter("value1", VALUES, "The value where the condition is true.", same=True),
-        Parameter("value2", VALUES, "The value elsewhere, of the same type.", same=True),
+        Parameter("value1", VALUES, "The value where the condition is true.", same=True, null=True),
+        Parameter("value2", VALUES, "The value elsewhere, of the same type.", same=True, null=True),
     ),
     level=LevelRule.ARGUMENTS,
     result="same",

@@ -72,6 +72,7 @@ class Parameter:
     takes: Takes = Takes.VALUE
     required: bool = True
     same: bool = False  # of one type with the other parameters that say so
+    null: bool = False  # whether the literal null may stand here
     repeats_min: int = 0  # above 0: the last parameter, given at least so many times
 
 
