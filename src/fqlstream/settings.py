@@ -100,6 +100,28 @@ class StoreSettings(_Group):
     body_bytes_max: int = Field(
         2**30, ge=2**20, description="Largest request the embedded store takes: one flush of a busy worker, with room."
     )
+    statements_max: int = Field(
+        16,
+        ge=1,
+        description="Statements the embedded store runs at once, for readers and for writers each; more wait for their turn.",
+    )
+    memory_ram_ratio_max: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Part of the machine's memory the embedded store may take: beyond it a statement fails, not the machine.",
+    )
+    background_threads: int = Field(
+        4, ge=1, description="Merges the embedded store runs at once, behind the statements of the workers."
+    )
+    fsync: bool = Field(
+        False,
+        description="Write inserts through to the disk before they are acknowledged: survives a power cut, not only a killed process; some ms each.",
+    )
+    quorum: str | None = Field(
+        None,
+        description="insert_quorum for `states` and `flushes` on a replicated server, such as auto or 2, with select_sequential_consistency on reads. None: one server.",
+    )
 
 
 class StreamSettings(_Group):

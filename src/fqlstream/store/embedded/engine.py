@@ -1,0 +1,321 @@
+"""The ClickHouse engine in this process: leases of its connections, and what a statement does on one.
+
+Built on chDB's connection object (`chdb._chdb`), which the public wrapper hides: it classifies statements with
+ClickHouse's parser, streams an INSERT's bytes, and fetches results by chunks without turning them into objects.
+A connection is a session: what changes a session (SET, USE, temporary tables) is never given to the next caller.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from fqlstream.store.embedded import config
+from fqlstream.store.embedded.exceptions import (
+    ACCESS_DENIED,
+    INTO_OUTFILE_NOT_ALLOWED,
+    SYNTAX_ERROR,
+    UNKNOWN_SETTING,
+    EngineError,
+    engine_error,
+    refusal,
+)
+from fqlstream.store.embedded.statements import names, names_server_file
+
+#: Idle connections kept per access: opening one takes 0.3 ms, holding one 0.1 MB.
+_IDLE_MAX = 16
+_SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+#: The one scalar function that opens files of this machine without asking for a grant.
+_FILE_FUNCTION = b"file"
+
+
+class Access(StrEnum):
+    """What a caller may do."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class Kind(StrEnum):
+    """What ClickHouse's parser says a statement does; the names are chDB's."""
+
+    READ_ONLY = "READ_ONLY"
+    MUTATING = "MUTATING"
+    MUTATING_GLOBAL = "MUTATING_GLOBAL"
+    CONTROL = "CONTROL"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a statement read and wrote."""
+
+    read_rows: int = 0
+    read_bytes: int = 0
+    result_rows: int = 0
+    written_rows: int = 0
+    written_bytes: int = 0
+    elapsed_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a result in the asked format."""
+
+    data: bytes
+    counts: Counts
+
+
+class Engine:
+    """The engine of one directory. All methods may be called from any thread."""
+
+    def __init__(self, directory: Path, config_file: Path) -> None:
+        # chDB takes the zone of the process for DateTime without one
+        os.environ["TZ"] = "UTC"
+        from chdb import _chdb  # opening the engine is this module's business, not its import's
+
+        self._connect: Callable[[str], Any] = _chdb.connect  # type: ignore[attr-defined]  # chDB's stubs leave it out
+        self._address = f"{directory}?config-file={config_file}"
+        self._lock = threading.Lock()
+        self._idle: dict[Access, list[Any]] = {access: [] for access in Access}
+        try:
+            self._base = self._connect(self._address)
+        except RuntimeError as error:
+            raise engine_error(error) from None
+        self.version = bytes(self._base.query("SELECT version()", "TSV").bytes()).decode().strip()
+
+    def close(self) -> None:
+        """Close every idle connection; the engine ends with the last one."""
+        with self._lock:
+            for connections in self._idle.values():
+                while connections:
+                    connections.pop().close()
+            self._base.close()
+
+    def classify(self, sql: bytes) -> Kind:
+        """Ask ClickHouse's parser what a statement does. Refuses more than one statement, as the server does."""
+        with self._lock:
+            found = self._base.classify_query(sql)
+        if found["statement_count"] > 1:
+            raise refusal(SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed)")
+        return Kind(found["query_class"].name)
+
+    def admit(self, sql: bytes, access: Access) -> Kind:
+        """Refuse what the caller may not do; the roles in the engine refuse it again."""
+        if names_server_file(sql):
+            raise refusal(INTO_OUTFILE_NOT_ALLOWED, "INTO OUTFILE and FROM INFILE are not allowed over HTTP")
+        kind = self.classify(sql)
+        if access is Access.READ and kind not in (Kind.READ_ONLY, Kind.UNKNOWN):
+            raise refusal(
+                ACCESS_DENIED,
+                "Not enough privileges: without the key of this store only reading is allowed. "
+                "Send the key of its data directory (file store.key) as the password or in X-ClickHouse-Key",
+            )
+        if access is Access.READ and self._names_file(sql):
+            raise refusal(
+                ACCESS_DENIED,
+                "Not enough privileges: file() needs the key of this store. For a column of that name write table.file",
+            )
+        return kind
+
+    def _names_file(self, sql: bytes) -> bool:
+        # an identifier spells `file` out, or hides it behind an escape
+        if _FILE_FUNCTION not in sql.lower() and b"\\" not in sql:
+            return False
+        with self._lock:
+            try:
+                literal = sql.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
+                formatted = self._base.query(b"SELECT formatQuerySingleLine('" + literal + b"')", "TSVRaw").bytes()
+            except RuntimeError:
+                return False  # it does not parse, so it does not run
+        return names(bytes(formatted), _FILE_FUNCTION)
+
+    def lease(
+        self,
+        access: Access,
+        settings: Mapping[str, str] | None = None,
+        database: str | None = None,
+        *,
+        read_only: bool = False,
+    ) -> Lease:
+        """Take a connection with these rights and settings."""
+        with self._lock:
+            idle = self._idle[access]
+            connection = idle.pop() if idle else None
+        lease = Lease(self, access, connection or self._open(access))
+        try:
+            if database and database != "default":
+                lease.change(b"USE `" + database.replace("\\", "\\\\").replace("`", "\\`").encode() + b"`")
+            if settings:
+                lease.change(_set_statement(settings))
+            if read_only and access is Access.WRITE:
+                lease.change(b"SET readonly = 2")
+        except EngineError:
+            lease.close()
+            raise
+        return lease
+
+    def _open(self, access: Access) -> Any:
+        try:
+            connection = self._connect(self._address)
+            role = config.READER if access is Access.READ else config.WRITER
+            connection.query(f"SET ROLE {role}", "Null")
+            if access is Access.READ:
+                connection.query("SET readonly = 2", "Null")
+        except RuntimeError as error:
+            raise engine_error(error) from None
+        return connection
+
+    def give_back(self, lease: Lease) -> None:
+        """Keep a connection whose session is as it was; close any other."""
+        with self._lock:
+            idle = self._idle[lease.access]
+            if lease.unchanged and len(idle) < _IDLE_MAX:
+                idle.append(lease.connection)
+                return
+        lease.connection.close()
+
+
+class Lease:
+    """One connection in one caller's hands. One statement at a time."""
+
+    def __init__(self, engine: Engine, access: Access, connection: Any) -> None:
+        self.engine = engine
+        self.access = access
+        self.connection = connection
+        self.unchanged = True
+        self._closed = False
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if not self._closed:
+            self._closed = True
+            self.engine.give_back(self)
+
+    def change(self, sql: bytes) -> None:
+        """Run a statement that changes the session."""
+        self.unchanged = False
+        self._call(self.connection.query, sql, "Null")
+
+    def query(self, sql: bytes, format_name: str, parameters: Mapping[str, str], kind: Kind) -> Chunk:
+        """Run a statement to its end and give its whole result."""
+        if kind in (Kind.CONTROL, Kind.UNKNOWN):
+            self.unchanged = False
+        result = self._call(self.connection.query, sql, format_name, params=dict(parameters))
+        counts = Counts(
+            result.storage_rows_read() or 0,
+            result.storage_bytes_read() or 0,
+            result.rows_read() or 0,
+            result.rows_written() or 0,
+            result.bytes_written() or 0,
+            int(result.elapsed() * 1e9),
+        )
+        return Chunk(bytes(result.bytes() or b""), counts)
+
+    def stream(self, sql: bytes, format_name: str, parameters: Mapping[str, str]) -> Stream | None:
+        """Start a query whose result is fetched by chunks; None where chDB cannot stream this kind of statement."""
+        try:
+            handle = self._call(self.connection.send_query, sql, format_name, params=dict(parameters))
+        except EngineError as error:
+            if "Streaming query is not supported" in error.text:
+                return None
+            raise
+        return Stream(self, handle)
+
+    def insert(self, sql: bytes, format_name: str) -> Inserting:
+        """Start an INSERT whose data follows in any number of pieces."""
+        try:
+            handle = self._call(self.connection.send_insert, sql, format_name)
+        except EngineError:
+            self.unchanged = False
+            raise
+        return Inserting(self, handle)
+
+    def _call(self, function: Any, *args: object, **keywords: object) -> Any:
+        try:
+            return function(*args, **keywords)
+        except RuntimeError as error:
+            found = engine_error(error)
+            raise EngineError(found.code, f"{found.text} (version {self.engine.version})") from None
+
+
+class Stream:
+    """A running query: chunks of whole blocks in its format."""
+
+    def __init__(self, lease: Lease, handle: Any) -> None:
+        self._lease = lease
+        self._handle = handle
+        self._open = True
+
+    def fetch(self) -> Chunk | None:
+        """Give the next chunk; None after the last. A failed stream raises once."""
+        if not self._open:
+            return None
+        try:
+            result = self._lease._call(self._lease.connection.streaming_fetch_result, self._handle)
+        except EngineError:
+            self._open = False
+            raise
+        rows = result.rows_read() or 0
+        data = bytes(result.bytes() or b"")
+        if rows == 0:
+            self._open = False
+            if not data:
+                return None
+        counts = Counts(
+            result.storage_rows_read() or 0, result.storage_bytes_read() or 0, rows, 0, 0, int(result.elapsed() * 1e9)
+        )
+        return Chunk(data, counts)
+
+    def close(self) -> None:
+        """Cancel what is still running."""
+        if self._open:
+            self._open = False
+            self._lease.unchanged = False
+            self._lease._call(self._lease.connection.streaming_cancel_query, self._handle)
+
+
+class Inserting:
+    """A running INSERT. Nothing is acknowledged before `finish` returns: then its parts are files of the table."""
+
+    def __init__(self, lease: Lease, handle: Any) -> None:
+        self._lease = lease
+        self._handle = handle
+        self._open = True
+
+    def append(self, data: bytes) -> None:
+        """Hand over a piece of the data."""
+        self._lease._call(self._lease.connection.insert_append, self._handle, data)
+
+    def finish(self) -> Counts:
+        """Write what was handed over."""
+        self._open = False
+        result = self._lease._call(self._lease.connection.insert_done, self._handle)
+        written = result.rows_written() or 0
+        size = result.bytes_written() or 0
+        return Counts(written, size, written, written, size, int(result.elapsed() * 1e9))
+
+    def close(self) -> None:
+        """Drop what was not finished; the connection is not used again."""
+        self._lease.unchanged = False
+        if self._open:
+            self._open = False
+            self._lease._call(self._lease.connection.insert_cancel, self._handle)
+
+
+def _set_statement(settings: Mapping[str, str]) -> bytes:
+    parts = []
+    for name, value in settings.items():
+        if not _SETTING_NAME.fullmatch(name):
+            raise refusal(
+                UNKNOWN_SETTING, f"Setting {name!r} is neither a builtin setting nor a name that could be one"
+            )
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        parts.append(f"{name} = '{quoted}'")
+    return ("SET " + ", ".join(parts)).encode()
