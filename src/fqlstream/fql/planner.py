@@ -1,0 +1,187 @@
+"""All metrics and segments of a model version as one plan: each distinct aggregate over each distinct segment is kept once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, overload
+
+from fqlstream.aggregates.index import make_aggregator
+from fqlstream.errors import DefinitionError, FqlError
+from fqlstream.events.definitions import (
+    BaselineDefinition,
+    MetricDefinition,
+    ModelDefinition,
+    Role,
+    SegmentDefinition,
+)
+from fqlstream.fql.check import check
+from fqlstream.fql.plan import Cell, Lane, MetricPlan, ModelPlan, SegmentPlan, cell_key, columns_of, walk
+from fqlstream.functions.aggregates import count_present, count_true, row_total
+from fqlstream.functions.building_blocks import apply_boolean, apply_number, either
+from fqlstream.functions.expression import Aggregate, AggregateValue, ColumnRef, DType, Expression
+from fqlstream.functions.expression import Literal as LiteralNode
+from fqlstream.settings import FqlSettings
+
+ALL_ROWS: Final = SegmentPlan(name="", text="", expression=LiteralNode(True, DType.BOOLEAN))
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A definition that does not fit this version of the model, e.g. because a column came later."""
+
+    kind: Literal["metric", "segment"]
+    name: str
+    error: FqlError
+
+
+@overload
+def plan_model(
+    model: ModelDefinition,
+    metrics: Iterable[MetricDefinition],
+    segments: Iterable[SegmentDefinition],
+    *,
+    revisions: Mapping[str, int] | None = None,
+    baselines: Mapping[str, BaselineDefinition] | None = None,
+    settings: FqlSettings | None = None,
+    skip_invalid: Literal[False] = False,
+) -> ModelPlan: ...
+
+
+@overload
+def plan_model(
+    model: ModelDefinition,
+    metrics: Iterable[MetricDefinition],
+    segments: Iterable[SegmentDefinition],
+    *,
+    revisions: Mapping[str, int] | None = None,
+    baselines: Mapping[str, BaselineDefinition] | None = None,
+    settings: FqlSettings | None = None,
+    skip_invalid: Literal[True],
+) -> tuple[ModelPlan, tuple[Skipped, ...]]: ...
+
+
+def plan_model(
+    model: ModelDefinition,
+    metrics: Iterable[MetricDefinition],
+    segments: Iterable[SegmentDefinition],
+    *,
+    revisions: Mapping[str, int] | None = None,
+    baselines: Mapping[str, BaselineDefinition] | None = None,
+    settings: FqlSettings | None = None,
+    skip_invalid: bool = False,
+) -> ModelPlan | tuple[ModelPlan, tuple[Skipped, ...]]:
+    """Plan all metrics and segments of one version of a model.
+
+    `revisions` are the metrics', by name; 1 where one is missing. Raises FqlError for a definition that does not fit (a note
+    names it), DefinitionError beyond a limit. With `skip_invalid`, definitions that do not fit are left out and given back.
+    """
+    limits = settings if settings is not None else FqlSettings()
+    numbers = revisions or {}
+    skipped: list[Skipped] = []
+    metric_plans: list[MetricPlan] = []
+    segment_plans: list[SegmentPlan] = [ALL_ROWS]
+    for segment in segments:
+        found = _checked("segment", segment, model, baselines, limits)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        else:
+            segment_plans.append(SegmentPlan(segment.name, segment.definition, found))
+    for metric in metrics:
+        found = _checked("metric", metric, model, baselines, limits)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        else:
+            metric_plans.append(MetricPlan(metric.name, metric.definition, numbers.get(metric.name, 1), found))
+    if skipped and not skip_invalid:
+        raise _first_error(skipped)
+    _check_limits(model, len(metric_plans), len(segment_plans) - 1, limits)
+    plan = _assemble(model, tuple(metric_plans), tuple(segment_plans), limits)
+    return (plan, tuple(skipped)) if skip_invalid else plan
+
+
+def _checked(
+    kind: Literal["metric", "segment"],
+    definition: MetricDefinition | SegmentDefinition,
+    model: ModelDefinition,
+    baselines: Mapping[str, BaselineDefinition] | None,
+    limits: FqlSettings,
+) -> Expression | Skipped:
+    try:
+        expression = check(definition.definition, model, kind, baselines=baselines, settings=limits).require()
+    except FqlError as error:
+        error.add_note(f"in {kind} {definition.name!r} of model {model.name} {model.version}")
+        return Skipped(kind, definition.name, error)
+    if kind == "metric" and expression.dtype is DType.BOOLEAN:
+        return apply_number("to_number", expression)  # published as 1 or 0
+    return expression
+
+
+def _first_error(skipped: list[Skipped]) -> FqlError:
+    first = skipped[0].error
+    for other in skipped[1:]:
+        first.add_note(f"{other.kind} {other.name!r} is wrong as well: {other.error.code} {other.error.message}")
+    return first
+
+
+def _check_limits(model: ModelDefinition, metrics: int, segments: int, limits: FqlSettings) -> None:
+    for what, count, allowed, setting in (
+        ("metrics", metrics, limits.metrics_max, "METRICS_MAX"),
+        ("segments", segments, limits.segments_max, "SEGMENTS_MAX"),
+    ):
+        if count > allowed:
+            raise DefinitionError(
+                "DEF040",
+                f"model {model.name} has {count} {what}; at most {allowed} are allowed",
+                f"delete some, or raise FQLSTREAM_FQL__{setting}",
+            )
+
+
+def labelled_rows(model: ModelDefinition) -> AggregateValue:
+    """Count the rows whose target is not null to FQL; of several targets, where one is not."""
+    targets = [ColumnRef(column.name, column.type) for column in model.role(Role.TARGET)]
+    if not targets:
+        return count_true(LiteralNode(False, DType.BOOLEAN))
+    if len(targets) == 1:
+        return count_present(targets[0])
+    return count_true(either(*(apply_boolean("is_not_null", target) for target in targets)))
+
+
+def aggregates_of(expression: Expression) -> Iterable[Aggregate]:
+    """Give every aggregate that an expression reads, each once, in a fixed order."""
+    return dict.fromkeys(node.aggregate for node in walk(expression) if isinstance(node, AggregateValue))
+
+
+def _assemble(
+    model: ModelDefinition, metrics: tuple[MetricPlan, ...], segments: tuple[SegmentPlan, ...], limits: FqlSettings
+) -> ModelPlan:
+    traffic, labelled = row_total(), labelled_rows(model)
+    wanted: dict[Aggregate, None] = {traffic.aggregate: None, labelled.aggregate: None}
+    for metric in metrics:
+        wanted.update(dict.fromkeys(aggregates_of(metric.expression)))
+    filters = dict.fromkeys(segment.expression for segment in segments)
+    if len(wanted) * len(filters) > limits.cells_max:
+        raise DefinitionError(
+            "DEF041",
+            f"model {model.name} needs {len(wanted)} aggregates for each of {len(filters)} segments, {len(wanted) * len(filters)} states"
+            f" a pane; at most {limits.cells_max} are allowed",
+            "delete metrics or segments, or raise FQLSTREAM_FQL__CELLS_MAX",
+        )
+    targets = frozenset(column.name for column in model.role(Role.TARGET))
+    late_aggregates = {aggregate: bool(columns_of(aggregate) & targets) for aggregate in wanted}
+    late_filters = {segment: bool(columns_of(segment) & targets) for segment in filters}
+    cells = tuple(
+        Cell(
+            aggregate,
+            segment,
+            Lane.LABELS if late_aggregates[aggregate] or late_filters[segment] else Lane.EVENTS,
+            cell_key(aggregate, segment, _state_version(aggregate, limits)),
+        )
+        for segment in filters
+        for aggregate in wanted
+    )
+    return ModelPlan(model, metrics, segments, traffic, labelled, cells)
+
+
+def _state_version(aggregate: Aggregate, limits: FqlSettings) -> int:
+    return make_aggregator(aggregate.kind, dict(aggregate.params), limits).state_version
