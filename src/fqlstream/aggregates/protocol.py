@@ -3,26 +3,39 @@
 Laws, run over the whole catalogue: merge has `init()` as identity on both sides, is associative and commutative; updating
 with a split batch and merging equals updating with the whole; `retract` undoes `update`; `decode(encode(s)) == s`; `read`
 does not change the state and repeats itself.
+
+Rows with a null argument do not count, nor does a number that is not finite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from fqlstream.aggregates.exact import ExactNumber, Slices
+
 S = TypeVar("S")
+Masks = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A number read from a state. `value` None is null; `error_bound` None where `exact`."""
+    """A number read from a state. `value` None is null; `error_bound` None where `exact`.
+
+    `low` and `high` enclose the true value where that is known of a value that is not exact: expressions over it get their
+    own bound from there.
+    """
 
     value: float | None
     exact: bool = True
     error_bound: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class Aggregator(Protocol[S]):
@@ -51,6 +64,10 @@ class Aggregator(Protocol[S]):
         """Give the state after a batch: one array per argument, all of one length. Null rules are the aggregator's."""
         ...
 
+    def reduce(self, args: tuple[pa.Array, ...], masks: Masks) -> list[S]:
+        """Give one state per mask, of the rows that it lets in; shape of masks: (states, rows)."""
+        ...
+
     def merge(self, left: S, right: S) -> S:
         """Give the state of both sets of rows."""
         ...
@@ -69,4 +86,29 @@ class Aggregator(Protocol[S]):
 
     def decode(self, data: Any) -> S:
         """Give the state back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Addends:
+    """A batch as columns that only need adding up, whichever rows are let in.
+
+    `counts` are Booleans to be counted (null is false). `sums` are exact sums, each as slices with one entry per row, 0
+    where a row does not count.
+    """
+
+    counts: tuple[pa.BooleanArray, ...]
+    sums: tuple[Slices, ...] = ()
+
+
+@runtime_checkable
+class Additive(Protocol):
+    """An aggregator whose states are sums: many of them, over many segments, are one matrix product."""
+
+    def addends(self, args: tuple[pa.Array, ...]) -> Addends | None:
+        """Give the columns to add; None where these values need `reduce`."""
+        ...
+
+    def from_totals(self, counts: Sequence[int], sums: Sequence[ExactNumber]) -> Any:
+        """Give the state of what was counted and added."""
         ...

@@ -1,0 +1,59 @@
+"""Arguments of aggregates as NumPy sees them: which rows count, and their numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Doubles = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def numbers_and_valid(array: pa.Array) -> tuple[Doubles, Mask | None]:
+    """Give a Number array's values and where they count (None: everywhere); 0 stands where they do not."""
+    if not pa.types.is_float64(array.type):
+        array = array.cast(pa.float64(), safe=False)
+    if array.null_count:
+        valid: Mask | None = flags(pc.is_valid(array))
+        numbers = np.asarray(pc.fill_null(array, 0.0).to_numpy())
+    else:
+        valid, numbers = None, np.asarray(array.to_numpy())
+    if len(numbers) and not math.isfinite(max(float(numbers.max()), -float(numbers.min()))):
+        finite = np.isfinite(numbers)
+        numbers = np.where(finite, numbers, 0.0)
+        valid = finite if valid is None else valid & finite
+    return numbers, valid
+
+
+def all_numbers_and_valid(args: tuple[pa.Array, ...]) -> tuple[tuple[Doubles, ...], Mask | None]:
+    """Give several Number arrays, and where all of them count; 0 stands where one does not."""
+    pairs = [numbers_and_valid(array) for array in args]
+    valid = both(*(valid for _, valid in pairs))
+    if valid is None:
+        return tuple(numbers for numbers, _ in pairs), None
+    return tuple(np.where(valid, numbers, 0.0) for numbers, _ in pairs), valid
+
+
+def flags(array: pa.Array) -> Mask:
+    """Give a Boolean array as NumPy Booleans, null as false."""
+    if array.null_count:
+        array = pc.fill_null(array, False)
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def both(*masks: Mask | None) -> Mask | None:
+    """Give where all masks hold; None means everywhere."""
+    result: Mask | None = None
+    for mask in masks:
+        if mask is not None:
+            result = mask if result is None else result & mask
+    return result
+
+
+def everything(rows: int) -> Mask:
+    """Give the one mask that lets every row in, as `reduce` takes it."""
+    return np.ones((1, rows), dtype=np.bool_)

@@ -1,0 +1,199 @@
+"""Quantiles: the exact distinct values and how often each came, up to a cap; then a sketch with its rank error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from fqlstream.aggregates.encoding import body
+from fqlstream.aggregates.inputs import everything, numbers_and_valid
+from fqlstream.aggregates.protocol import Masks, Reading
+from fqlstream.aggregates.sketches import SKETCHES, Sketch, SketchKind
+
+Doubles = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+#: A column with more distinct values than the cap shows it in its first rows: they are looked at before all are sorted.
+_SAMPLE_FACTOR: Final = 4
+#: A weighted value enters a sketch as so many equal ones; in pieces, so that memory stays bounded.
+_REPEAT_ROWS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactValues:
+    """Distinct values in rising order, and how often each came."""
+
+    values: Doubles
+    counts: Counts
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ExactValues):
+            return NotImplemented
+        return np.array_equal(self.values, other.values) and np.array_equal(self.counts, other.counts)
+
+    def __hash__(self) -> int:
+        return hash((self.values.tobytes(), self.counts.tobytes()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sketched:
+    """A sketch; it is never changed after it came in here."""
+
+    sketch: Sketch
+    _data: list[Any] = field(default_factory=list, repr=False)
+
+    @property
+    def data(self) -> Any:
+        """The sketch as plain data, made once."""
+        if not self._data:
+            self._data.append(self.sketch.to_data())
+        return self._data[0]
+
+    def __eq__(self, other: object) -> bool:
+        return self.data == other.data if isinstance(other, Sketched) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(repr(self.data))
+
+
+QuantileState = ExactValues | Sketched
+_EMPTY = ExactValues(np.zeros(0), np.zeros(0, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """Any quantile of a Number: exact up to `values_max` distinct values, then by the sketch of the given kind."""
+
+    values_max: int
+    sketch: SketchKind
+    kind: ClassVar[str] = "quantile"
+    state_version: ClassVar[int] = 1
+    retractable: ClassVar[bool] = True
+
+    def init(self) -> QuantileState:
+        """Give the state of no values."""
+        return _EMPTY
+
+    def update(self, state: QuantileState, args: tuple[pa.Array, ...]) -> QuantileState:
+        """Take a batch in."""
+        return self.merge(state, self.reduce(args, everything(len(args[0])))[0])
+
+    def reduce(self, args: tuple[pa.Array, ...], masks: Masks) -> list[QuantileState]:
+        """Summarise under each mask."""
+        numbers, valid = numbers_and_valid(args[0])
+        numbers = numbers + 0.0  # -0.0 is 0.0
+        few = self._are_few(numbers if valid is None else numbers[valid])
+        states = []
+        for mask in masks:
+            kept = np.sort(numbers[mask if valid is None else mask & valid])
+            states.append(self._of_sorted(kept, few=few))
+        return states
+
+    def merge(self, left: QuantileState, right: QuantileState) -> QuantileState:
+        """Give the state of both."""
+        if isinstance(left, ExactValues) and isinstance(right, ExactValues):
+            return self._merge_exact(left, right)
+        if isinstance(left, Sketched) and isinstance(right, Sketched):
+            return Sketched(left.sketch + right.sketch)
+        if isinstance(left, Sketched) and isinstance(right, ExactValues):
+            return self._merge_into(left, right)
+        if isinstance(left, ExactValues) and isinstance(right, Sketched):
+            return self._merge_into(right, left)
+        raise TypeError(type(left), type(right))
+
+    def retract(self, state: QuantileState, gone: QuantileState) -> QuantileState | None:
+        """Take values away again; None where either is a sketch, which forgot which values it saw."""
+        if isinstance(gone, ExactValues) and not len(gone.values):
+            return state
+        if not (isinstance(state, ExactValues) and isinstance(gone, ExactValues)):
+            return None
+        place = np.searchsorted(state.values, gone.values)
+        known = place < len(state.values)
+        if not known.all() or not np.array_equal(state.values[place], gone.values):
+            return None
+        counts = state.counts.copy()
+        counts[place] -= gone.counts
+        if (counts < 0).any():
+            return None
+        left = counts > 0
+        return ExactValues(state.values[left], counts[left])
+
+    def read(self, state: QuantileState, name: str, params: Mapping[str, float]) -> Reading:
+        """Read `quantile` at `level`: numpy.quantile's linear method where exact. Null of nothing."""
+        del name
+        level = params["level"]
+        if isinstance(state, ExactValues):
+            return Reading(_linear(state, level) if len(state.values) else None)
+        error = state.sketch.rank_error
+        value = state.sketch.quantile(level)
+        if error is None:
+            return Reading(value, exact=False)
+        low, high = state.sketch.quantile(max(level - error, 0.0)), state.sketch.quantile(min(level + error, 1.0))
+        return Reading(value, exact=False, error_bound=error, low=low, high=high)
+
+    def encode(self, state: QuantileState) -> list[Any]:
+        """Give [version, "exact", values, counts] or [version, sketch name, the sketch's own form]."""
+        if isinstance(state, ExactValues):
+            return [self.state_version, "exact", state.values.tolist(), state.counts.tolist()]
+        return [self.state_version, self.sketch.name, state.data]
+
+    def decode(self, data: Any) -> QuantileState:
+        """Give the state back."""
+        form, *rest = body(data, self.kind, self.state_version)
+        if form == "exact":
+            return ExactValues(np.array(rest[0], dtype=np.float64), np.array(rest[1], dtype=np.int64))
+        return Sketched(SKETCHES[form].decode(rest[0]))
+
+    def _are_few(self, numbers: Doubles) -> bool:
+        sample = numbers[: _SAMPLE_FACTOR * self.values_max]
+        return len(np.unique(sample)) <= self.values_max
+
+    def _of_sorted(self, kept: Doubles, *, few: bool) -> QuantileState:
+        if few or len(kept) <= _SAMPLE_FACTOR * self.values_max:
+            starts = np.flatnonzero(np.diff(kept, prepend=-np.inf))
+            if len(starts) <= self.values_max:
+                return ExactValues(kept[starts], np.diff(starts, append=len(kept)))
+        return Sketched(self.sketch.make().update_many(kept))
+
+    def _merge_exact(self, left: ExactValues, right: ExactValues) -> QuantileState:
+        if not len(left.values) or not len(right.values):
+            return right if not len(left.values) else left
+        values, place = np.unique(np.concatenate((left.values, right.values)), return_inverse=True)
+        counts = np.zeros(len(values), dtype=np.int64)
+        np.add.at(counts, place, np.concatenate((left.counts, right.counts)))
+        merged = ExactValues(values, counts)
+        return merged if len(values) <= self.values_max else Sketched(self._sketch_of(merged))
+
+    def _merge_into(self, sketched: Sketched, exact: ExactValues) -> QuantileState:
+        return Sketched(sketched.sketch + self._sketch_of(exact)) if len(exact.values) else sketched
+
+    def _sketch_of(self, exact: ExactValues) -> Sketch:
+        sketch = self.sketch.make()
+        ends = np.cumsum(exact.counts)
+        for start in range(0, int(ends[-1]) if len(ends) else 0, _REPEAT_ROWS):
+            stop = min(start + _REPEAT_ROWS, int(ends[-1]))
+            within = np.clip(ends, start, stop)
+            sketch.update_many(np.repeat(exact.values, np.diff(within, prepend=start)))
+        return sketch
+
+
+def _linear(state: ExactValues, level: float) -> float:
+    """Interpolate as numpy.quantile's method "linear" does, to the bit."""
+    ends = np.cumsum(state.counts)
+    place = (int(ends[-1]) - 1) * level
+    below = math.floor(place)
+    part = place - below
+    left, right = (
+        float(state.values[np.searchsorted(ends, min(rank, int(ends[-1]) - 1), side="right")])
+        for rank in (below, below + 1)
+    )
+    step = right - left
+    if not math.isfinite(step):  # neighbours further apart than the largest double
+        return left * (1 - part) + right * part
+    return right - step * (1 - part) if part >= 0.5 else left + step * part

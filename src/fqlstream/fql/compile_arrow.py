@@ -1,0 +1,501 @@
+"""The engine: a model's plan over Arrow tables. Rows in, mergeable states per pane out; states in, metric values out.
+
+Every distinct row expression is computed once per batch. Aggregates that only add up (counts, sums, histograms) are taken
+together: segments are masks, and all (segment, aggregate) pairs of a pane are a count of common bits and one matrix
+product, exact because sums travel as slices (see `aggregates.exact`). The others reduce their column once per mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from fqlstream.aggregates.exact import ExactNumber, Slices, block_totals, exact_total
+from fqlstream.aggregates.index import make_aggregator
+from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, Reading
+from fqlstream.errors import FqlstreamError
+from fqlstream.fql.bounds import enclose
+from fqlstream.fql.masks import Bits, Mask, count_common, pack, pack_mask, unpack
+from fqlstream.fql.plan import Cell, Lane, ModelPlan, walk
+from fqlstream.fql.programs import Program, ProgramBuilder, load_row
+from fqlstream.functions.expression import AggregateValue, Expression
+from fqlstream.settings import FqlSettings
+
+Cells = tuple[Any, ...]
+Codes = npt.NDArray[np.int64]
+
+LANES: Final = (Lane.EVENTS, Lane.LABELS)
+CELLS_VERSION: Final = 1
+
+#: Rows taken at once: enough to amortise a batch, few enough that a batch's columns stay in the processor's cache.
+_ROWS_MAX: Final = 2**15
+_ROWS_MIN: Final = 2**12
+#: Segments times rows of one pass: bounds the memory of masks to a few dozen megabytes.
+_MASKED_MAX: Final = 2**22
+#: Sum columns of one matrix product.
+_COLUMNS_MAX: Final = 64
+#: A batch out of time order is taken pane by pane with masks up to so many panes; beyond, it is put in order first.
+_MASKED_PANES_MAX: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One metric over one segment, read from merged states.
+
+    `rows` and `labelled_rows` are those of the segment. `error_bound` is None where `exact`, and where no bound is known:
+    of a quantile its normalised rank error at 99 % confidence, else an absolute error.
+    """
+
+    metric: str
+    segment: str
+    value: float | None
+    exact: bool
+    error_bound: float | None
+    rows: int
+    labelled_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a cell's state comes from: which aggregate over which segment."""
+
+    aggregate: int
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What has to be computed for one lane, or for both at once."""
+
+    program: Program
+    aggregates: tuple[int, ...]
+    segments: tuple[int, ...]
+    places: Mapping[Lane, tuple[_Place, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pane:
+    """Rows of one pane in a batch: a span of rows, all of them or those of a mask."""
+
+    code: int
+    start: int
+    stop: int
+    mask: Mask | None
+
+
+def compile_model(plan: ModelPlan, settings: FqlSettings) -> Engine:
+    """Give the engine of a plan."""
+    return Engine(plan, settings)
+
+
+class Engine:
+    """Computes all metrics of one model version. Holds no data: states go in and out."""
+
+    def __init__(self, plan: ModelPlan, settings: FqlSettings) -> None:
+        self.plan = plan
+        self.settings = settings
+        self._cells: dict[Lane, tuple[Cell, ...]] = {lane: plan.lane_cells(lane) for lane in LANES}
+        self._aggregates = tuple(dict.fromkeys(cell.aggregate for cell in plan.cells))
+        self._segments = tuple(dict.fromkeys(cell.segment for cell in plan.cells))
+        self._aggregators: tuple[Aggregator[Any], ...] = tuple(
+            make_aggregator(item.kind, dict(item.params), settings) for item in self._aggregates
+        )
+        builder = ProgramBuilder()
+        self._arguments = tuple(tuple(map(builder.add, item.args)) for item in self._aggregates)
+        self._conditions = tuple(map(builder.add, self._segments))
+        aggregate_at = {item: place for place, item in enumerate(self._aggregates)}
+        segment_at = {item: place for place, item in enumerate(self._segments)}
+        self._places = {
+            lane: tuple(_Place(aggregate_at[cell.aggregate], segment_at[cell.segment]) for cell in self._cells[lane])
+            for lane in LANES
+        }
+        self._work = {lane: self._work_of(builder, (lane,)) for lane in LANES}
+        self._work_both = self._work_of(builder, LANES)
+        self._init = {
+            lane: tuple(self._aggregators[place.aggregate].init() for place in self._places[lane]) for lane in LANES
+        }
+        self._reader = _Reader(self)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Table columns that the engine reads, the violation columns among them where they are asked for."""
+        return self._work_both.program.columns
+
+    @property
+    def label_columns(self) -> frozenset[str]:
+        """Table columns that cells of the label lane read."""
+        return self._work[Lane.LABELS].program.columns
+
+    def aggregators(self, lane: Lane) -> tuple[Aggregator[Any], ...]:
+        """Give the aggregator of every cell of a lane."""
+        return tuple(self._aggregators[place.aggregate] for place in self._places[lane])
+
+    def init(self, lane: Lane) -> Cells:
+        """Give the states of no rows, in the order of `plan.lane_cells(lane)`."""
+        return self._init[lane]
+
+    def partials(self, table: pa.Table, pane_codes: Codes, pane_count: int, lane: Lane) -> list[Cells]:
+        """Give per pane the states of just these rows; `pane_codes` has one number in [0, pane_count) per row."""
+        return self._compute(table, pane_codes, pane_count, self._work[lane])[lane]
+
+    def partials_both(self, table: pa.Table, pane_codes: Codes, pane_count: int) -> dict[Lane, list[Cells]]:
+        """Give the same for both lanes; an expression that both read is computed once."""
+        return self._compute(table, pane_codes, pane_count, self._work_both)
+
+    def merge(self, lane: Lane, a: Cells, b: Cells) -> Cells:
+        """Give the states of both sets of rows."""
+        if a is self._init[lane]:
+            return b
+        if b is self._init[lane]:
+            return a
+        aggregators = self._aggregators
+        return tuple(
+            aggregators[place.aggregate].merge(left, right)
+            for place, left, right in zip(self._places[lane], a, b, strict=True)
+        )
+
+    def merge_all(self, lane: Lane, parts: Iterable[Cells]) -> Cells:
+        """Give the states of all sets of rows."""
+        return reduce(lambda a, b: self.merge(lane, a, b), parts, self._init[lane])
+
+    def retract(self, lane: Lane, a: Cells, gone: Cells) -> tuple[Cells, bool]:
+        """Give the states without the rows of `gone`; False where some state could not tell and stayed as it was."""
+        return self.replace(lane, a, gone, self._init[lane])
+
+    def replace(self, lane: Lane, a: Cells, gone: Cells, come: Cells) -> tuple[Cells, bool]:
+        """Give the states with the rows of `come` in place of those of `gone`; False where some state could not tell.
+
+        A cell that both change in the same way is left alone, so that a label which a cell does not notice costs it
+        nothing, not even a state that cannot take rows back.
+        """
+        states = []
+        complete = True
+        for place, state, old, new, nothing in zip(self._places[lane], a, gone, come, self._init[lane], strict=True):
+            kept = state
+            if old != new:
+                aggregator = self._aggregators[place.aggregate]
+                if old != nothing:
+                    retracted = aggregator.retract(kept, old)
+                    complete &= retracted is not None
+                    kept = kept if retracted is None else retracted
+                kept = aggregator.merge(kept, new)
+            states.append(kept)
+        return tuple(states), complete
+
+    def encode(self, lane: Lane, cells: Cells) -> bytes:
+        """Give a msgpack map: `version`, and `cells`: cell key to encoded state, nil where it holds nothing."""
+        encoded = {
+            cell.key: None if state == nothing else aggregator.encode(state)
+            for cell, aggregator, state, nothing in zip(
+                self._cells[lane], self.aggregators(lane), cells, self._init[lane], strict=True
+            )
+        }
+        return msgspec.msgpack.encode({"version": CELLS_VERSION, "cells": encoded})
+
+    def decode(self, lane: Lane, data: bytes) -> tuple[Cells, frozenset[str]]:
+        """Give the states by cell key, and the keys of this plan's lane that the record does not cover."""
+        encoded = _decode_record(data)
+        missing = frozenset(cell.key for cell in self._cells[lane] if cell.key not in encoded)
+        states = []
+        for cell, aggregator, nothing in zip(self._cells[lane], self.aggregators(lane), self._init[lane], strict=True):
+            state = encoded.get(cell.key)
+            states.append(nothing if state is None else aggregator.decode(state))
+        return tuple(states), missing
+
+    def results(self, cells: Mapping[Lane, Cells]) -> list[Result]:
+        """Give the value of each metric over each segment."""
+        return self._reader.read([cells])[0]
+
+    def results_many(self, windows: Sequence[Mapping[Lane, Cells]]) -> list[list[Result]]:
+        """Give the same for many windows; expressions over states are computed once for all of them."""
+        return self._reader.read(windows)
+
+    # ---------------------------------------------------------------------------------------------- compilation
+
+    def _work_of(self, builder: ProgramBuilder, lanes: Sequence[Lane]) -> _Work:
+        places = {lane: self._places[lane] for lane in lanes}
+        aggregates = tuple(sorted({place.aggregate for of in places.values() for place in of}))
+        segments = tuple(sorted({place.segment for of in places.values() for place in of}))
+        roots = [register for index in aggregates for register in self._arguments[index]]
+        roots += [self._conditions[index] for index in segments]
+        return _Work(builder.program(roots), aggregates, segments, places)
+
+    # ---------------------------------------------------------------------------------------------- computation
+
+    def _compute(self, table: pa.Table, codes: Codes, pane_count: int, work: _Work) -> dict[Lane, list[Cells]]:
+        merged = {lane: [self._init[lane]] * pane_count for lane in work.places}
+        step = max(_ROWS_MIN, min(_ROWS_MAX, _MASKED_MAX // max(1, len(work.segments))))
+        table = table.select(sorted(work.program.columns))
+        for start in range(0, len(codes), step):
+            found = self._compute_some(table.slice(start, step), codes[start : start + step], work)
+            for code, states in found.items():
+                for lane, cells in states.items():
+                    merged[lane][code] = self.merge(lane, merged[lane][code], cells)
+        return merged
+
+    def _compute_some(self, table: pa.Table, codes: Codes, work: _Work) -> dict[int, dict[Lane, Cells]]:
+        rows = len(codes)
+        panes, order = _panes_of(codes)
+        if order is not None:
+            table = table.take(pa.array(order))
+        registers = work.program.run(rows, load_row(table))
+        batch = _Batch.of(rows, [registers[self._conditions[index]] for index in work.segments])
+        states = {pane.code: {} for pane in panes}  # type: dict[int, dict[int, list[Any]]]
+        additive: dict[int, Addends] = {}
+        for index in work.aggregates:
+            args = tuple(registers[register] for register in self._arguments[index])
+            aggregator = self._aggregators[index]
+            addends = aggregator.addends(args) if isinstance(aggregator, Additive) else None
+            if addends is not None:
+                additive[index] = addends
+                continue
+            for pane in panes:
+                sliced = tuple(arg.slice(pane.start, pane.stop - pane.start) for arg in args)
+                states[pane.code][index] = aggregator.reduce(sliced, batch.masks(pane))
+        self._add_up(batch, panes, additive, states)
+        segment_at = {segment: place for place, segment in enumerate(work.segments)}
+        return {
+            code: {
+                lane: tuple(of[place.aggregate][segment_at[place.segment]] for place in places)
+                for lane, places in work.places.items()
+            }
+            for code, of in states.items()
+        }
+
+    def _add_up(
+        self,
+        batch: _Batch,
+        panes: Sequence[_Pane],
+        additive: Mapping[int, Addends],
+        states: Mapping[int, dict[int, list[Any]]],
+    ) -> None:
+        """Give every additive aggregate its states: counts by common bits, sums by matrix products."""
+        counted = [array for addends in additive.values() for array in addends.counts]
+        slices = [item for addends in additive.values() for item in addends.sums]
+        bits = _Counted(batch, counted)
+        for pane in panes:
+            counts = bits.count(pane)
+            sums = batch.sums(pane, slices)
+            count_at = sum_at = 0
+            for index, addends in additive.items():
+                count_to, sum_to = count_at + len(addends.counts), sum_at + len(addends.sums)
+                make = self._aggregators[index].from_totals  # type: ignore[attr-defined]  # it is Additive
+                states[pane.code][index] = [
+                    make(of[count_at:count_to], totals[sum_at:sum_to]) for of, totals in zip(counts, sums, strict=True)
+                ]
+                count_at, sum_at = count_to, sum_to
+
+
+def _panes_of(codes: Codes) -> tuple[list[_Pane], npt.NDArray[np.int64] | None]:
+    """Give the panes present in a batch, and the order that its rows must be brought into (None: they stay)."""
+    rows = len(codes)
+    if rows == 0:
+        return [], None
+    rises = np.diff(codes)
+    if not rises.any():
+        return [_Pane(int(codes[0]), 0, rows, None)], None
+    order = None
+    if (rises < 0).any():
+        present = np.unique(codes)
+        if len(present) <= _MASKED_PANES_MAX:
+            return [_Pane(int(code), 0, rows, codes == code) for code in present], None
+        order = np.argsort(codes, kind="stable")
+        codes = codes[order]
+    starts = np.flatnonzero(np.diff(codes, prepend=codes[0] - 1))
+    stops = np.append(starts[1:], rows)
+    return [_Pane(int(codes[a]), int(a), int(b), None) for a, b in zip(starts, stops, strict=True)], order
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Segments of a batch as masks, in the forms that counting, adding and reducing take; each made on first use."""
+
+    rows: int
+    bits: Bits
+    _flags: list[Mask] = field(default_factory=list)
+    _weights: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: int, conditions: Sequence[pa.BooleanArray]) -> _Batch:
+        return cls(rows, pack(conditions, rows))
+
+    def masks(self, pane: _Pane) -> Mask:
+        """Give the rows of a pane that each segment lets in: shape (segments, rows of the pane's span)."""
+        if not self._flags:
+            self._flags.append(unpack(self.bits, self.rows))
+        of = self._flags[0][:, pane.start : pane.stop]
+        return of if pane.mask is None else of & pane.mask
+
+    def sums(self, pane: _Pane, sums: Sequence[Slices]) -> list[list[ExactNumber]]:
+        """Give per segment the exact sums over a pane's rows."""
+        result: list[list[ExactNumber]] = [[] for _ in self.bits]
+        if not sums:
+            return result
+        weights = self._weights_of(pane)
+        for group in _grouped(sums):
+            columns = [column[pane.start : pane.stop] for item in group for column in item.columns]
+            exponents = [exponent for item in group for exponent in item.exponents]
+            if columns:
+                totals = block_totals(np.stack(columns), exponents, weights).tolist()
+            else:
+                totals = [[] for _ in self.bits]
+            for found, of in zip(result, totals, strict=True):
+                start = 0
+                for item in group:
+                    stop = start + len(item.columns)
+                    found.append(exact_total(zip(of[start:stop], item.exponents, strict=True)))
+                    start = stop
+        return result
+
+    def _weights_of(self, pane: _Pane) -> npt.NDArray[np.float64]:
+        if pane.mask is not None:
+            return self.masks(pane).astype(np.float64)
+        if not self._weights:
+            whole = _Pane(0, 0, self.rows, None)
+            self._weights.append(self.masks(whole).astype(np.float64))
+        return self._weights[0][:, pane.start : pane.stop]
+
+
+def _grouped(sums: Sequence[Slices]) -> Iterable[list[Slices]]:
+    group: list[Slices] = []
+    columns = 0
+    for item in sums:
+        if group and columns + len(item.columns) > _COLUMNS_MAX:
+            yield group
+            group, columns = [], 0
+        group.append(item)
+        columns += len(item.columns)
+    yield group
+
+
+class _Counted:
+    """Boolean columns of a batch, to be counted per pane and segment."""
+
+    def __init__(self, batch: _Batch, columns: Sequence[pa.BooleanArray]) -> None:
+        self._batch = batch
+        # aggregates share columns, such as where a value is not null
+        distinct = {id(column): column for column in columns}
+        place = {key: index for index, key in enumerate(distinct)}
+        self._places = [place[id(column)] for column in columns]
+        self._bits = pack(list(distinct.values()), batch.rows)
+        self._flags: Mask | None = None
+
+    def count(self, pane: _Pane) -> list[list[int]]:
+        """Give per segment the count of each column over a pane's rows."""
+        batch = self._batch
+        if pane.mask is not None:
+            counts = count_common(batch.bits & pack_mask(pane.mask), self._bits)
+        elif pane.stop - pane.start == batch.rows:
+            counts = count_common(batch.bits, self._bits)
+        else:
+            if self._flags is None:
+                self._flags = unpack(self._bits, batch.rows)
+            counts = count_common(pack_mask(batch.masks(pane)), pack_mask(self._flags[:, pane.start : pane.stop]))
+        return [[row[place] for place in self._places] for row in counts.tolist()]
+
+
+def _decode_record(data: bytes) -> Mapping[str, Any]:
+    try:
+        record = msgspec.msgpack.decode(data)
+        version, encoded = record["version"], record["cells"]
+    except (msgspec.DecodeError, TypeError, KeyError):
+        raise FqlstreamError(
+            "STA002",
+            "a stored state record is damaged: it is no msgpack map of version and cells",
+            "rebuild the pane from history with `fqlstream repair`",
+        ) from None
+    if version > CELLS_VERSION:
+        raise FqlstreamError(
+            "STA001",
+            f"a stored state record has version {version}, this release reads up to {CELLS_VERSION}",
+            "a newer release of fqlstream has written it: run that one, or rebuild the states with `fqlstream repair`",
+        )
+    return encoded  # type: ignore[no-any-return]
+
+
+class _Reader:
+    """Reads metric values out of states."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._plan = engine.plan
+        aggregators = dict(zip(engine._aggregates, engine._aggregators, strict=True))
+        cell_at = {
+            (cell.aggregate, cell.segment): (lane, place)
+            for lane in LANES
+            for place, cell in enumerate(engine._cells[lane])
+        }
+        builder = ProgramBuilder()
+        self._roots = [builder.add(metric.expression) for metric in self._plan.metrics]
+        self._traffic, self._labelled = builder.add(self._plan.traffic), builder.add(self._plan.labelled)
+        self._program = builder.program([*self._roots, self._traffic, self._labelled])
+        self._leaf_registers = [
+            tuple((builder.add(leaf), leaf) for leaf in _leaves(metric.expression)) for metric in self._plan.metrics
+        ]
+        self._sources = {
+            register: _LeafSource(
+                aggregators[leaf.aggregate],
+                leaf.read,
+                dict(leaf.params),
+                tuple(cell_at[leaf.aggregate, segment.expression] for segment in self._plan.segments),
+            )
+            for register, leaf in enumerate(self._program.sources)
+            if isinstance(leaf, AggregateValue)
+        }
+
+    def read(self, windows: Sequence[Mapping[Lane, Cells]]) -> list[list[Result]]:
+        segments = [segment.name for segment in self._plan.segments]
+        readings = {register: source.read(windows) for register, source in self._sources.items()}
+        registers = self._program.run_from(
+            len(windows) * len(segments),
+            {
+                register: pa.array([reading.value for reading in of], pa.float64(), from_pandas=True)
+                for register, of in readings.items()
+            },
+        )
+        rows, labelled = (
+            [int(reading.value or 0) for reading in readings[register]] for register in (self._traffic, self._labelled)
+        )
+        found: list[list[Result]] = [[] for _ in windows]
+        for metric, root, leaves in zip(self._plan.metrics, self._roots, self._leaf_registers, strict=True):
+            for at, value in enumerate(_finite_values(registers[root])):
+                exact, bound = True, None
+                if not all(readings[register][at].exact for register, _ in leaves):
+                    here = {leaf: readings[register][at] for register, leaf in leaves}
+                    exact, bound = enclose(metric.expression, value, here)
+                window, segment = divmod(at, len(segments))
+                found[window].append(
+                    Result(metric.name, segments[segment], value, exact, bound, rows[at], labelled[at])
+                )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _LeafSource:
+    """Where a number read from states stands: one cell per segment."""
+
+    aggregator: Aggregator[Any]
+    name: str
+    params: Mapping[str, float]
+    cells: tuple[tuple[Lane, int], ...]
+
+    def read(self, windows: Sequence[Mapping[Lane, Cells]]) -> list[Reading]:
+        """Give the readings of all windows and segments, segments within windows."""
+        read, name, params = self.aggregator.read, self.name, self.params
+        return [read(window[lane][place], name, params) for window in windows for lane, place in self.cells]
+
+
+def _leaves(expression: Expression) -> Iterable[AggregateValue]:
+    return dict.fromkeys(node for node in walk(expression) if isinstance(node, AggregateValue))
+
+
+def _finite_values(array: pa.Array) -> list[float | None]:
+    """Give numbers and Booleans as finite numbers or None."""
+    return [None if value is None or not math.isfinite(value) else float(value) for value in array.to_pylist()]
