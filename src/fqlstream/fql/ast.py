@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
+
+KEYWORDS: Final = frozenset({"true", "false", "null", "and", "or", "not"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,12 @@ class InvalidNode:
 
 
 Node = NumberNode | StringNode | BooleanNode | NullNode | ColumnNode | OperatorNode | CallNode | InvalidNode
+
+
+def as_written(name: str) -> str:
+    """Give a column's name as it is written in an expression: quoted where it has to be."""
+    plain = name.isidentifier() and name.isascii() and name.lower() not in KEYWORDS
+    return name if plain else '"' + name.replace('"', '""') + '"'
 
 
 def children(node: Node) -> tuple[Node, ...]:

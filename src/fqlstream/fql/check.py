@@ -22,6 +22,7 @@ from fqlstream.fql.ast import (
     OperatorNode,
     Span,
     StringNode,
+    as_written,
     children,
     postorder,
 )
@@ -229,7 +230,7 @@ class _Checker:
             return _Typed(ColumnRef(column.name, column.type), Level.ROW)
         near = self.suggest(node.name, list(self.columns))
         if near is not None:
-            hint = f"did you mean {_as_written(near)}?"
+            hint = f"did you mean {as_written(near)}?"
         elif not node.quoted and node.name in FUNCTION_BY_NAME:
             hint = f"a function is called with parentheses: {node.name}()"
         elif node.quoted:
@@ -346,7 +347,9 @@ class _Checker:
         named = [param.name for param in spec.params if param.passing is Passing.KEYWORD]
         count = len(node.arguments)
         if named:
-            hint = f"write {named[min(count, len(named)) - 1]}={self.shown(argument.value, '...')}"
+            is_column = isinstance(argument.value, ColumnNode)
+            fits = [param.name for param in spec.params if (param.takes is not Takes.CONSTANT) == is_column] or named
+            hint = f"write {fits[0]}={self.shown(argument.value, '...')}"
             message = f"{spec.name}() takes {' and '.join(named)} by name"
             self.error("FQL044", message, argument.value.span, hint)
             return
@@ -456,7 +459,7 @@ class _Checker:
         if DType.NUMBER in param.types and given.dtype is DType.BOOLEAN:
             return f"write if({self.shown(value, 'condition')}, 1, 0)"
         if isinstance(value, StringNode) and value.value in self.columns:
-            return f"a column has double quotes or none: {_as_written(value.value)}"
+            return f"a column has double quotes or none: {as_written(value.value)}"
         if spec.name == "+" and given.dtype is DType.STRING:
             return "+ does not join Strings"
         if isinstance(value, StringNode) and DType.NUMBER in param.types:
@@ -488,7 +491,7 @@ class _Checker:
     def same_hint(self, left: Node, a: Expression, right: Node, b: Expression) -> str | None:
         for node, other in ((left, b), (right, a)):
             if isinstance(node, NumberNode) and other.dtype is DType.STRING:
-                return f"a category is a String: write '{self.shown(node)}'"
+                return f"numbers in a category or text are Strings: write '{self.shown(node)}'"
             if isinstance(node, NumberNode) and other.dtype is DType.BOOLEAN and node.value in {0.0, 1.0}:
                 return f"write {'true' if node.value else 'false'}"
             if isinstance(node, StringNode) and other.dtype is DType.NUMBER:
@@ -602,12 +605,8 @@ def _joined_run(spec: FunctionSpec, operands: Sequence[Expression]) -> Expressio
     return operands[0] if len(operands) == 1 else _joined(spec, operands)
 
 
-def _as_written(name: str) -> str:
-    return name if name.isidentifier() and name.isascii() else '"' + name.replace('"', '""') + '"'
-
-
 def _columns_hint(names: list[str]) -> str:
     if not names:
         return "the model has no columns"
-    listed = ", ".join(map(_as_written, names[:8]))
+    listed = ", ".join(map(as_written, names[:8]))
     return f"its columns: {listed}{', ...' if len(names) > 8 else ''}"

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from fqlstream.errors import Diagnostic
+from fqlstream.fql.ast import KEYWORDS
 
 Report = Callable[[Diagnostic], None]
 
@@ -44,8 +45,6 @@ class Token:
     number: float = 0.0
     repaired: bool = False
 
-
-KEYWORDS: Final = frozenset({"true", "false", "null", "and", "or", "not"})
 
 #: What people paste from other languages, what it becomes here, and the hint.
 _FOREIGN: Final = {

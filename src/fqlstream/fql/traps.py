@@ -17,6 +17,7 @@ from fqlstream.fql.ast import (
     NumberNode,
     OperatorNode,
     Span,
+    as_written,
     children,
     postorder,
 )
@@ -49,7 +50,7 @@ def find_traps(root: Node, model: ModelDefinition, kind: str) -> Iterator[Diagno
                 guarded = place.guarded or asks.null_test
                 rest = (asks.states or place.rest) and not guarded
                 if rest and _counts(otherwise.value, place.aggregate):
-                    yield _unlabelled(otherwise.value.span)
+                    yield _unlabelled(otherwise.value.span, model)
                 stack.append(_Place(condition.value, place.aggregate, place.guarded))
                 stack.append(_Place(value.value, place.aggregate, guarded))
                 stack.append(_Place(otherwise.value, place.aggregate, guarded, rest))
@@ -122,12 +123,13 @@ def _warning(code: str, message: str, span: Span, hint: str) -> Diagnostic:
     return Diagnostic(code, message, span.start, span.end, hint, "warning")
 
 
-def _unlabelled(span: Span) -> Diagnostic:
+def _unlabelled(span: Span, model: ModelDefinition) -> Diagnostic:
+    target = next((column.name for column in model.role(Role.TARGET)), "target")
     return _warning(
         "FQL101",
         "rows without a label yet get this value too",
         span,
-        "leave them out: if(is_null(target), null, if(fp(), ...))",
+        f"leave them out: if(is_null({as_written(target)}), null, if(fp(), ...))",
     )
 
 

@@ -11,7 +11,9 @@ from fqlstream.functions.building_blocks import BLOCKS
 from fqlstream.functions.confusion import CONFUSION
 from fqlstream.functions.integrity import INTEGRITY
 from fqlstream.functions.operators import OPERATORS
+from fqlstream.functions.regression import REGRESSION
 from fqlstream.functions.row_functions import ROW_FUNCTIONS
+from fqlstream.functions.scores import SCORES
 from fqlstream.functions.spec import FunctionSpec, Kernel
 
 T = TypeVar("T", FunctionSpec, Kernel)
@@ -21,6 +23,8 @@ FUNCTIONS: Final[tuple[FunctionSpec, ...]] = (
     *AGGREGATES,
     *INTEGRITY,
     *CONFUSION,
+    *SCORES,
+    *REGRESSION,
 )
 
 
