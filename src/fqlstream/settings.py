@@ -65,6 +65,16 @@ class KafkaSettings(_Group):
         ge=100,
         description="A commit without an answer for so long is left to the next one: offsets in Kafka only serve lag tools.",
     )
+    delivery_timeout_ms: int = Field(
+        120_000,
+        ge=1_000,
+        description="A record that Kafka has not taken for so long has failed: the worker ends, and starts again from its fences.",
+    )
+    send_queue_bytes_max: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        description="Records of a worker on their way to Kafka; beyond them sending waits.",
+    )
     leave_wait_ms: int = Field(
         5_000,
         ge=100,

@@ -26,6 +26,7 @@ class Printer:
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -82,11 +83,11 @@ class PartitionOwner(Protocol):
 class FetchSchema(faust.Schema):
     """Hands a fetch through: there is nothing to deserialise."""
 
-    def loads_key(self, app: Any, message: Any, **_: Any) -> Any:
+    def loads_key(self, _app: Any, message: Any, **_: Any) -> Any:
         """Give the message's key."""
         return message.key
 
-    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:
+    def loads_value(self, _app: Any, message: Any, **_: Any) -> Any:
         """Give the message's value, a `Fetch`."""
         return message.value
 
@@ -173,7 +174,7 @@ def serve_source(app: SourceApp, topic: str, own: Callable[[SourcePartition], Pa
 
 
 async def _serve(app: SourceApp, stream: Any, own: Callable[[SourcePartition], PartitionOwner]) -> None:
-    partition = None
+    partition: SourcePartition | None = None
     try:
         partition = await app.consumer.partition_of(stream.active_partitions)
         desk = app.desks[partition.key] = Desk(own(partition), asyncio.Lock())
@@ -187,8 +188,9 @@ async def _serve(app: SourceApp, stream: Any, own: Callable[[SourcePartition], P
         # The partition is lost or the worker stops. Passing it on would make Faust start the agent again.
         LOG.debug("%r: agent cancelled", partition)
     finally:
-        if partition is not None and (desk := app.desks.pop(partition.key, None)) is not None:
-            desk.owner.drop()
+        gone = app.desks.pop(partition.key, None) if partition is not None else None
+        if gone is not None:
+            gone.owner.drop()
 
 
 def run_worker(app: SourceApp) -> int:
@@ -198,11 +200,15 @@ def run_worker(app: SourceApp) -> int:
     """
     worker = Worker(app, quiet=True, redirect_stdouts=False, override_logging=False, loop=asyncio.new_event_loop())
     worker.spinner = None
+    # Modules and the app stay for ever: a collection need not walk them again and again.
+    gc.collect()
+    gc.freeze()
     try:
-        worker.execute_from_commandline()
+        worker.execute_from_commandline()  # always ends in SystemExit
     except SystemExit as end:
         reason = worker.crash_reason
         if isinstance(reason, FqlstreamError):
             LOG.critical("%s", reason)
             return reason.exit_code
         return end.code if isinstance(end.code, int) else _UNKNOWN_EXIT_CODE
+    return 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,8 +36,6 @@ from fqlstream.stream.batches import Fetch
 
 LOG = logging.getLogger("fqlstream.transport")
 
-#: How long one look for new records may take: bounds how late a stop or a rebalance is noticed.
-_LOOK_S: Final = 1.0
 #: A partition is asked for no less than this, however many there are: a smaller request costs more than it saves.
 _PARTITION_BYTES_MIN: Final = 64 * 2**10
 
@@ -145,7 +143,7 @@ class SourceListener(driver.ConsumerRebalanceListener):
     """Keeps new partitions quiet until their owners begin: Kafka's committed offset is not where they do."""
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        """Called in the consumer's thread once the group has assigned partitions."""
+        """Hush the new partitions, then tell Faust; runs in the consumer's thread."""
         self._thread.hush(assigned)
         await super().on_partitions_assigned(assigned)
 
@@ -155,7 +153,8 @@ class SourceThread(driver.AIOKafkaConsumerThread):
 
     @property
     def _settings(self) -> Settings:
-        return self.transport.settings
+        settings: Settings = self.transport.settings
+        return settings
 
     async def on_start(self) -> None:
         """Connect, and put the fetcher for source topics in the place of aiokafka's."""
@@ -176,7 +175,7 @@ class SourceThread(driver.AIOKafkaConsumerThread):
             isolation_level="read_committed",
         )
 
-    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+    def _create_worker_consumer(self, _transport: Any) -> AIOKafkaConsumer:
         kafka = self._settings.kafka
         self._assignor = RoundRobinPartitionAssignor
         return AIOKafkaConsumer(
@@ -199,9 +198,10 @@ class SourceThread(driver.AIOKafkaConsumerThread):
     @property
     def fetcher(self) -> SourceFetcher:
         """The fetcher; its `fetchable` may be set from any thread."""
-        return self._ensure_consumer()._fetcher
+        fetcher: SourceFetcher = self._ensure_consumer()._fetcher
+        return fetcher
 
-    async def run(self, work: Awaitable[Any]) -> Any:
+    async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in this thread, from the event loop's; cancelling the call cancels the work.
 
         Not by Faust's method queue: its two workers may both be waiting for the broker.
@@ -270,7 +270,7 @@ class SourceThread(driver.AIOKafkaConsumerThread):
         """Leave the group; a broker that does not answer gets the request time-out's tenth, then is left as it is."""
         await QueueServiceThread.on_thread_stop(self)
         if self._consumer is not None:
-            with suppress(asyncio.TimeoutError, KafkaError):
+            with suppress(TimeoutError, KafkaError):
                 await asyncio.wait_for(self._consumer.stop(), self._settings.kafka.leave_wait_ms / 1000)
 
 
@@ -364,12 +364,12 @@ class SourceConsumer(driver.Consumer):
             with suppress(RuntimeError):  # the thread's loop is closed: the worker stops
                 self._thread.thread_loop.call_soon_threadsafe(fetcher.wake)
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109  # the name is Faust's
         """Yield one message per fetch of a source partition, and one per record of any other."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         self._fetchable_changed()
-        records = await self._take()
+        records = await self._take(timeout)
         generation = self.app.consumer_generation_id
         for tp, items in records.items():
             for item in items:
@@ -383,17 +383,18 @@ class SourceConsumer(driver.Consumer):
                 if message is not None:
                     yield faust_tp, message
 
-    async def _take(self) -> Mapping[TopicPartition, list[Any]]:
+    async def _take(self, wait_s: float) -> Mapping[TopicPartition, list[Any]]:
+        taken: Mapping[TopicPartition, list[Any]] = {}
         try:
-            return await self._thread.run(self._thread.take(self.settings.kafka.fetch_bytes_max, _LOOK_S))
+            taken = await self._thread.run(self._thread.take(self.settings.kafka.fetch_bytes_max, wait_s))
         except OffsetOutOfRangeError as error:
             ((tp, offset),) = error.args[0].items()
             raise _left_log(Partition(*tp), offset, "it was deleted while it was waited for") from error
         except KafkaError as error:
-            if error.retriable:
-                LOG.warning("fetching failed and is tried again: %s", error)
-                return {}
-            raise
+            if not error.retriable:
+                raise
+            LOG.warning("fetching failed and is tried again: %s", error)
+        return taken
 
     def _deliver(self, tp: TP, item: tuple[int, Fetch]) -> ConsumerMessage | None:
         start, fetch = item
@@ -426,7 +427,7 @@ class SourceConsumer(driver.Consumer):
         committed = await self._thread.run(self._thread.seek_others_to_committed())
         for tp, offset in committed.items():
             faust_tp = TP(tp.topic, tp.partition)
-            self._read_offset[faust_tp] = self._committed_offset[faust_tp] = offset if offset else None
+            self._read_offset[faust_tp] = self._committed_offset[faust_tp] = offset or None
 
     # --- commits -------------------------------------------------------------------------------------------------
 
@@ -444,7 +445,7 @@ class SourceConsumer(driver.Consumer):
             work = self._thread.run(self._thread.commit_in(generation, offsets))
             try:
                 done = await asyncio.wait_for(work, self.settings.kafka.commit_wait_ms / 1000)
-            except (asyncio.TimeoutError, KafkaError) as error:
+            except (TimeoutError, KafkaError) as error:
                 LOG.warning("offsets not committed now: %r", error)
                 return False
             if done:
@@ -452,14 +453,14 @@ class SourceConsumer(driver.Consumer):
             return bool(done)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """A fetch is a jump of offsets; nothing is missing, and what is committed is what was acknowledged."""
+        """Add nothing: a fetch is a jump of offsets, and what is committed is what was acknowledged."""
 
     def ack(self, message: Any) -> bool:
         """Faust's own acknowledgement; a source's owner acknowledges offsets instead."""
         if message.topic in self.source_topics:
             message.acked = True
             return True
-        return super().ack(message)
+        return bool(super().ack(message))
 
     # --- the group -----------------------------------------------------------------------------------------------
 
@@ -471,7 +472,7 @@ class SourceConsumer(driver.Consumer):
         self.ledger.forget_waiting()
         try:
             await asyncio.wait_for(self.app.release_owners(), self.settings.stream.release_wait_ms / 1000)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             LOG.warning("partitions are given up before everything was written; their next owner reads it again")
         except Exception as error:
             await self.crash(error)
@@ -479,7 +480,7 @@ class SourceConsumer(driver.Consumer):
         await self.commit()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Called before the group is joined anew: any partition may go."""
+        """Release everything before the group is joined anew: any partition may go."""
         if revoked and not self.app.should_stop:
             await self.release()
         # From here to the new assignment a commit could reach the new generation with the old one's partitions.
@@ -487,7 +488,7 @@ class SourceConsumer(driver.Consumer):
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Called with the new assignment, before anything of it is delivered."""
+        """Take on the new assignment, before anything of it is delivered."""
         if not self.ledger.is_continued_by(generation_id) and self.app._assignment:
             # Somebody else may have owned our partitions in between: their agents begin anew.
             await self.app.agents.on_rebalance(self.app._assignment, set())
@@ -527,7 +528,7 @@ class SourceProducer(driver.Producer):
     async def on_stop(self) -> None:
         """Stop nothing."""
 
-    async def send(self, *args: Any, **kwargs: Any) -> Any:
+    async def send(self, *_: Any, **__: Any) -> Any:
         """Refuse. Raises RuntimeError."""
         raise RuntimeError("send with app.producer.OutboxProducer: its flush raises what could not be delivered")
 

@@ -1,0 +1,181 @@
+"""What a worker sends to Kafka: notices, values, dead letters. A flush says whether all of it arrived.
+
+Example::
+
+    async with OutboxProducer(settings.kafka) as outbox:
+        await outbox.send("pane-updates", notice, key=b"churn")
+        await outbox.flush()  # raises the first delivery that failed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+from confluent_kafka import KafkaException, Producer
+
+from fqlstream.errors import BrokerError
+from fqlstream.ops.kafka_options import producer_options
+from fqlstream.settings import KafkaSettings
+from fqlstream.stream.batches import Headers
+
+LOG = logging.getLogger("fqlstream.producer")
+
+#: How long librdkafka may wait for events in one call of its polling thread: bounds how long stopping takes.
+_POLL_S: Final = 0.1
+#: How long records gather into a batch.
+_LINGER_MS: Final = 5
+
+
+class OutboxProducer:
+    """An idempotent producer on the event loop: acks=all, lz4, Kafka's own partitioner, bounded in memory.
+
+    Retries are the library's; a record that fails has failed for good (`kafka.delivery_timeout_ms`).
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._producer: Producer | None = None
+        self._poller: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._pending: set[asyncio.Future[int]] = set()
+        self._failed: BrokerError | None = None
+        self._room = asyncio.Event()
+
+    async def start(self) -> None:
+        """Make the producer. Connects in the background. Raises BrokerError where no broker is named."""
+        self._loop = asyncio.get_running_loop()
+        self._producer = Producer(
+            producer_options(
+                self._settings,
+                acks="all",
+                linger_ms=_LINGER_MS,
+                message_timeout_ms=self._settings.delivery_timeout_ms,
+                queue_buffering_max_kbytes=self._settings.send_queue_bytes_max // 2**10,
+            )
+        )
+        self._stopping.clear()
+        self._poller = threading.Thread(target=self._poll, name="outbox-poll", daemon=True)
+        self._poller.start()
+
+    async def stop(self) -> None:
+        """Send what is left, for `kafka.leave_wait_ms` at most, and end. What is lost then was never flushed."""
+        producer, self._producer = self._producer, None
+        if producer is None or self._poller is None:
+            return
+        left = await asyncio.to_thread(producer.flush, self._settings.leave_wait_ms / 1000)
+        if left:
+            LOG.warning("%d records were not delivered before the producer stopped", left)
+            producer.purge()
+        self._stopping.set()
+        await asyncio.to_thread(self._poller.join)
+        for future in list(self._pending):
+            future.cancel()
+        self._pending.clear()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> asyncio.Future[int]:
+        """Queue one record, waiting while the queue is full; give a future of its offset.
+
+        The future may be ignored: `flush` raises what failed. Raises BrokerError at once for a record that Kafka
+        would never take (KFK111).
+        """
+        future: asyncio.Future[int] = self._loop.create_future()
+        place: dict[str, Any] = {}
+        if partition is not None:
+            place["partition"] = partition
+        if timestamp_ms is not None:
+            place["timestamp"] = timestamp_ms
+        while True:
+            self._room.clear()
+            try:
+                self._require().produce(
+                    topic,
+                    value=value,
+                    key=key,
+                    headers=list(headers) or None,
+                    on_delivery=lambda error, record: self._delivered(future, error, record),
+                    **place,
+                )
+            except BufferError:
+                # Woken by the next delivery. The time-out is for the one that came between the two lines above.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._room.wait(), _POLL_S)
+            except KafkaException as error:
+                raise _refused(topic, error.args[0]) from error
+            else:
+                break
+        self._pending.add(future)
+        return future
+
+    async def flush(self) -> None:
+        """Wait until everything sent so far has arrived.
+
+        Raises BrokerError KFK110 for the first delivery that failed since the last flush, once.
+        """
+        pending: Sequence[asyncio.Future[int]] = list(self._pending)
+        if pending:
+            await asyncio.wait(pending)
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
+    def _require(self) -> Producer:
+        if self._producer is None:
+            raise BrokerError("KFK112", "the producer is not running", "await start() first")
+        return self._producer
+
+    def _poll(self) -> None:
+        producer = self._producer
+        while producer is not None and not self._stopping.is_set():
+            producer.poll(_POLL_S)
+
+    def _delivered(self, future: asyncio.Future[int], error: Any, record: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settle, future, error, record.topic(), record.offset())
+
+    def _settle(self, future: asyncio.Future[int], error: Any, topic: str, offset: int | None) -> None:
+        self._room.set()
+        self._pending.discard(future)
+        if future.done():
+            return
+        if error is None:
+            future.set_result(offset if offset is not None else -1)
+            return
+        failed = BrokerError(
+            "KFK110",
+            f"a record for {topic} was not delivered: {error.str()}",
+            "nothing was committed that depends on it; the worker reads on from its last flush",
+        )
+        self._failed = self._failed or failed
+        future.set_exception(failed)
+        future.exception()  # marks it as seen: flush raises it
+
+
+def _refused(topic: str, error: Any) -> BrokerError:
+    return BrokerError(
+        "KFK111",
+        f"a record for {topic} was refused: {error.str()}",
+        "kafka.record_bytes_max and the topic's max.message.bytes bound a record's size",
+    )
