@@ -363,12 +363,21 @@ def _integers_from_values(rules: _Rules, values: Sequence[Any]) -> _Read:
         read = _integers_from_doubles(rules, np.fromiter(map(_double, values), np.float64, len(values)))
         if read is not None:
             return read
-    infinite = np.fromiter((isinstance(v, float) and v in _INFINITIES for v in values), np.bool_, len(values))
-    clean, bad = _cleaned(values, frozenset({_NONE}), lambda v: _integer(rules, v))
-    return (*_integers(rules, pa.array(clean, pa.int64()), bad)[:2], infinite if infinite.any() else None)
+    infinite = _clear(values)
+    if kinds - _NEVER_INFINITE:
+        infinite = np.fromiter((isinstance(v, float) and v in _INFINITIES for v in values), np.bool_, len(values))
+    # a few values of other types must not cost the many that are integers a call each
+    clean, bad = _cleaned(values, frozenset({int, _NONE}), lambda v: _integer(rules, v))
+    try:
+        array = pa.array(clean, pa.int64())
+    except (OverflowError, pa.ArrowInvalid):
+        clean, bad = _cleaned(values, frozenset({_NONE}), lambda v: _integer(rules, v))
+        array = pa.array(clean, pa.int64())
+    return (*_integers(rules, array, bad)[:2], infinite if infinite.any() else None)
 
 
 _INFINITIES: Final = (float("inf"), float("-inf"))
+_NEVER_INFINITE: Final = frozenset({int, str, bool, list, dict, _NONE})
 
 
 def _integer(rules: _Rules, value: Any) -> Any:

@@ -17,7 +17,10 @@ Mask = npt.NDArray[np.bool_]
 #: Below this many texts Arrow's reader costs more than one text after the other.
 _VECTOR_MIN: Final = 16
 _INT64_MAX: Final = 2**63 - 1
+#: Letters of `2026-11-21T10:00:00`, and of the shortest and longest whole time that are read by columns.
+_SECONDS_LENGTH, _SHORTEST, _LONGEST = 19, 20, 35
 _ZULU_TAIL, _OFFSET_TAIL = 1, 6
+_ZULU: Final = (ord("Z"), ord("z"))
 
 
 def event_at_ms(value: Any) -> int | None:
@@ -87,47 +90,67 @@ def _offsets(texts: pa.StringArray) -> npt.NDArray[np.int32]:
 
 
 def _same_length(texts: pa.StringArray, length: int) -> tuple[Ints, Mask]:
-    """Read texts of one length: Arrow parses the numbers, we check the form, in which Arrow is laxer than RFC 3339."""
-    if len(texts) < _VECTOR_MIN or not 20 <= length <= 35:
+    """Read texts of one length by their columns of letters, none after the other: a bad one costs the others nothing."""
+    if len(texts) < _VECTOR_MIN or not _SHORTEST <= length <= _LONGEST:
         return _one_by_one(texts)
     start = int(_offsets(texts)[0])
     letters = np.frombuffer(texts.buffers()[2], np.uint8)[start : start + len(texts) * length].reshape(-1, length)
-    tail = _ZULU_TAIL if letters[0, -1] == ord("Z") else _OFFSET_TAIL
-    digits = length - 20 - tail
-    if not (digits == -1 or 1 <= digits <= 9):
+    letters = np.ascontiguousarray(letters.T)
+    # the first text says whether all end in Z or in an offset; those that end otherwise are read alone
+    tail = _ZULU_TAIL if letters[-1, 0] in _ZULU else _OFFSET_TAIL
+    digits = length - _SECONDS_LENGTH - 1 - tail
+    if digits == 0 or digits < -1:
         return _one_by_one(texts)
-    plain = _has(letters, 4, "-") & _has(letters, 7, "-") & _has(letters, 13, ":") & _has(letters, 16, ":")
-    plain &= _has(letters, 10, "T") | _has(letters, 10, " ")
-    if digits > 0:
-        plain &= _has(letters, 19, ".")
-    if tail == _ZULU_TAIL:
-        plain &= _has(letters, -1, "Z")
-    else:
-        plain &= (_has(letters, -6, "+") | _has(letters, -6, "-")) & _has(letters, -3, ":")
-    unit = "s" if digits == -1 else "ms" if digits <= 3 else "us" if digits <= 6 else "ns"
-    if plain.all():
-        return _parsed(texts, unit)
-    times, bad = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_)
-    for at, read in ((np.flatnonzero(plain), lambda part: _parsed(part, unit)), (np.flatnonzero(~plain), _one_by_one)):
-        times[at], bad[at] = read(texts.take(pa.array(at)))
+    times, plain = _columns_ms(letters, tail, digits)
+    bad = np.zeros(len(texts), np.bool_)
+    if not plain.all():
+        at = np.flatnonzero(~plain)
+        times[at], bad[at] = _one_by_one(texts.take(pa.array(at)))
     return times, bad
 
 
-def _has(letters: npt.NDArray[np.uint8], place: int, letter: str) -> Mask:
-    return letters[:, place] == ord(letter)
+def _columns_ms(letters: npt.NDArray[np.uint8], tail: int, digits: int) -> tuple[Ints, Mask]:
+    """Give Unix milliseconds, and which texts are plain RFC 3339; `letters[i]` holds the i-th letter of every text."""
+    numbers = letters - np.uint8(ord("0"))  # what is no digit wraps to 10 or more
+    places = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18]
+    places += range(_SECONDS_LENGTH + 1, _SECONDS_LENGTH + 1 + digits)
+    plain: Mask = (
+        (letters[4] == ord("-")) & (letters[7] == ord("-")) & (letters[13] == ord(":")) & (letters[16] == ord(":"))
+    )
+    plain &= (letters[10] == ord("T")) | (letters[10] == ord(" ")) | (letters[10] == ord("t"))
+    if digits > 0:
+        plain &= letters[_SECONDS_LENGTH] == ord(".")
+
+    def two(place: int) -> npt.NDArray[np.int64]:
+        return (numbers[place] * np.uint8(10) + numbers[place + 1]).astype(np.int64)
+
+    if tail == _ZULU_TAIL:
+        plain &= np.isin(letters[-1], _ZULU)
+        offset_minutes: Any = 0
+    else:
+        places += [len(letters) - 5, len(letters) - 4, len(letters) - 2, len(letters) - 1]
+        plain &= ((letters[-6] == ord("+")) | (letters[-6] == ord("-"))) & (letters[-3] == ord(":"))
+        hours, minutes = two(len(letters) - 5), two(len(letters) - 2)
+        plain &= (hours < 24) & (minutes < 60)
+        offset_minutes = np.where(letters[-6] == ord("-"), -1, 1) * (hours * 60 + minutes)
+    plain &= (numbers[places] <= 9).all(axis=0)
+    year, month, day = two(0) * 100 + two(2), two(5), two(8)
+    hour, minute, second = two(11), two(14), two(17)
+    plain &= (year >= 1) & (month >= 1) & (month <= 12) & (hour < 24) & (minute < 60) & (second < 60)
+    months = np.where(plain, (year - 1970) * 12 + month - 1, 0)
+    first = _month_days(months)
+    plain &= (day >= 1) & (day <= _month_days(months + 1) - first)
+    minutes = ((first + day - 1) * 24 + hour) * 60 + minute - offset_minutes
+    ms: Ints = (minutes * 60 + second) * 1000
+    for place, weight in zip(range(digits), (100, 10, 1), strict=False):
+        ms += numbers[_SECONDS_LENGTH + 1 + place] * np.int64(weight)
+    return ms, plain
 
 
-def _parsed(texts: pa.StringArray, unit: str) -> tuple[Ints, Mask]:
-    """Let Arrow read texts of a known form; where it refuses one, halve until that one is alone."""
-    if len(texts) < _VECTOR_MIN:
-        return _one_by_one(texts)
-    try:
-        ticks = texts.cast(pa.timestamp(unit, "UTC"))
-    except pa.ArrowInvalid:
-        half = len(texts) // 2
-        left, right = _parsed(texts[:half], unit), _parsed(texts[half:], unit)
-        return np.concatenate((left[0], right[0])), np.concatenate((left[1], right[1]))
-    return ticks_ms(ticks), np.zeros(len(texts), np.bool_)
+def _month_days(months: Ints) -> Ints:
+    """Give the day, counted from 1970, on which each month (counted from there too) begins."""
+    days: Ints = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    return days
 
 
 def ticks_ms(ticks: pa.Array) -> Ints:

@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from functools import cache
+from operator import length_hint
 from typing import Any, Final, Literal, NoReturn
 
 import msgspec
@@ -36,6 +37,7 @@ from fqlstream.stream.batches import Fetch, RowKind, WatermarkMark
 from fqlstream.stream.findings import (
     Context,
     Findings,
+    Ints,
     Key,
     Refused,
     UnknownModelError,
@@ -51,6 +53,10 @@ from fqlstream.stream.findings import (
 _SAMPLE: Final = 16
 #: A guessed shape is given up once it refused more records than this, and more than one in eight.
 _FOREIGN_MAX: Final = 32
+#: More ways than this to begin a record, and grouping by them gains nothing.
+_PREFIXES_MAX: Final = 256
+#: Records that are looked at together before they are decoded: about 100 KB of common events.
+_RUN: Final = 512
 #: Generated structs kept; a few kilobytes each. A larger catalogue makes them again.
 _SHAPES_MAX: Final = 4_096
 #: A longer integer is infinite to every type we have; Python itself refuses to read one of 4,301 digits.
@@ -88,7 +94,7 @@ class _Shape:
     decode: Callable[[bytes], Any]
     event: Callable[[Any, Any, Any], Any]  # makes an event of event_id, event_at and what `values` gives
     values: Callable[[dict[str, Any]], Any]  # makes an event's columns of a JSON object
-    getters: tuple[Callable[[Any], Any], ...]  # a column's value out of an event's columns
+    getters: tuple[Callable[[list[Any]], list[Any]], ...]  # the values of one column out of many events' columns
 
     @property
     def key(self) -> Key:
@@ -97,10 +103,10 @@ class _Shape:
 
 @dataclass(slots=True)
 class _Batch:
-    """The records being read: `values[i]` stands at `at[i]` of the fetch and becomes `events[i]`."""
+    """The records being read: `values[i]` stands at `places[i]` of the fetch and becomes `events[i]`."""
 
     fetch: Fetch
-    at: Sequence[int]
+    places: Ints
     values: Sequence[bytes | None]
     context: Context
     events: list[Any]
@@ -108,6 +114,11 @@ class _Batch:
     members: dict[Key, list[int]] = field(default_factory=dict)  # which events are of a shape
     shapes: dict[Key, _Shape] = field(default_factory=dict)
     envelopes: dict[tuple[str, str | None, str | None], _Shape | None] = field(default_factory=dict)
+
+    @property
+    def decoded_count(self) -> int:
+        """How many records have become events so far."""
+        return sum(map(len, self.members.values()))
 
     def shape(self, envelope: _Envelope) -> _Shape | None:
         """Give the shape an envelope asks for; None where it is refused, or is no row (a watermark)."""
@@ -132,21 +143,17 @@ class _Batch:
 def read_json(fetch: Fetch, at: Sequence[int], context: Context) -> Findings:
     """Read the JSON records that stand at these places of a fetch, in order."""
     values = fetch.values if len(at) == len(fetch.values) else [fetch.values[i] for i in at]
-    batch = _Batch(fetch, at, values, context, events=[None] * len(values))
-    readable, openings = _readable(values, context)
-    guess = _guess(batch, readable)
-    refused: set[int] = set()
-    if guess is not None:
-        failed, readable = _decode_as(batch, guess, readable, foreign_max=_FOREIGN_MAX)
-        refused.update(failed)
-        readable = [*failed, *readable]
-    for shape, members in _by_shape(batch, readable).items():
-        # what the guessed shape has refused already it would refuse again
-        fresh = [i for i in members if i not in refused] if shape is guess else members
-        if fresh:
-            _decode_as(batch, shape, fresh)
+    batch = _Batch(fetch, np.asarray(at, np.int64), values, context, events=[None] * len(values))
+    left, openings = _readable(values, context)
+    refused: dict[int, _Shape] = {}
+    for group in (_by_sample, _by_prefix, _by_envelope):
+        for shape, members in group(batch, left).items():
+            # what a shape has refused already it would refuse again
+            fresh = [i for i in members if refused.get(i) is not shape] if refused else members
+            refused.update(dict.fromkeys(_decode_as(batch, shape, fresh), shape))
+        left = [i for i in left if batch.events[i] is None] if batch.decoded_count < len(left) else []
     _set_deep_aside(batch, openings)
-    if sum(map(len, batch.members.values())) < len(values):
+    if batch.decoded_count < len(values):
         for i, event in enumerate(batch.events):
             if event is None:
                 _examine_into(batch, i)
@@ -160,15 +167,27 @@ def read_json(fetch: Fetch, at: Sequence[int], context: Context) -> Findings:
 
 def _readable(values: Sequence[bytes | None], context: Context) -> tuple[Sequence[int], int]:
     """Give which records are worth decoding (of a bearable size, in UTF-8), and how many brackets all of them open."""
-    try:
-        joined = b"\n".join(values)  # type: ignore[arg-type]  # a None raises
-    except TypeError:
-        joined = b"\n".join(value or b"" for value in values)
-    openings = joined.count(b"{") + joined.count(b"[")
-    if len(joined) <= context.record_bytes_max and _is_utf8(joined):
+    openings = 0
+    unreadable: list[int] = []
+    # in runs that stay in a core's cache
+    for start in range(0, len(values), _RUN):
+        run = values[start : start + _RUN]
+        try:
+            joined = b"\n".join(run)  # type: ignore[arg-type]  # a None raises
+        except TypeError:
+            joined = b"\n".join(value or b"" for value in run)
+        # one bit tells a brace from a bracket, so that one comparison finds both
+        openings += int(np.count_nonzero((np.frombuffer(joined, np.uint8) & 0xDF) == ord("[")))
+        if len(joined) > context.record_bytes_max or not _is_utf8(joined):
+            unreadable += [start + i for i, value in enumerate(run) if not _is_bearable(value, context)]
+    if not unreadable:
         return range(len(values)), openings
-    limit = context.record_bytes_max
-    return [i for i, value in enumerate(values) if value and len(value) <= limit and _is_utf8(value)], openings
+    gone = set(unreadable)
+    return [i for i in range(len(values)) if i not in gone], openings
+
+
+def _is_bearable(value: bytes | None, context: Context) -> bool:
+    return value is not None and len(value) <= context.record_bytes_max and _is_utf8(value)
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -181,16 +200,30 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _guess(batch: _Batch, readable: Sequence[int]) -> _Shape | None:
-    """Give the one shape that a sample of the records has; None where it has several, or none."""
+def _by_sample(batch: _Batch, members: Sequence[int]) -> dict[_Shape, Sequence[int]]:
+    """Take all records for one shape where a sample of them has one."""
     # spread over the fetch: a model's records come in runs
-    sample = readable[:: max(1, len(readable) // _SAMPLE)]
-    shapes = list(_by_shape(batch, sample))
-    return shapes[0] if len(shapes) == 1 else None
+    groups = _by_envelope(batch, members[:: max(1, len(members) // _SAMPLE)])
+    return dict.fromkeys(groups, members) if len(groups) == 1 else {}
 
 
-def _by_shape(batch: _Batch, members: Sequence[int]) -> dict[_Shape, list[int]]:
-    """Group records by the shape their envelope asks for; those without a usable one are in no group."""
+def _by_prefix(batch: _Batch, members: Sequence[int]) -> dict[_Shape, Sequence[int]]:
+    """Take records that begin alike, up to their event_id, for one shape: producers write their keys in one order."""
+    groups: dict[bytes, list[int]] = {}
+    for i in members:
+        value = batch.values[i] or b""
+        groups.setdefault(value[: value.find(b'"event_id"')], []).append(i)
+    if len(groups) > _PREFIXES_MAX:
+        return {}
+    shapes: dict[_Shape, list[int]] = {}
+    for alike in groups.values():
+        for shape in _by_envelope(batch, alike[:1]):
+            shapes.setdefault(shape, []).extend(alike)
+    return {shape: sorted(alike) for shape, alike in shapes.items()}
+
+
+def _by_envelope(batch: _Batch, members: Sequence[int]) -> dict[_Shape, Sequence[int]]:
+    """Group records by the shape that their envelope asks for; those without a usable one are in no group."""
     groups: dict[_Shape, list[int]] = {}
     for i in members:
         try:
@@ -199,37 +232,38 @@ def _by_shape(batch: _Batch, members: Sequence[int]) -> dict[_Shape, list[int]]:
             continue
         if shape is not None:
             groups.setdefault(shape, []).append(i)
-    return groups
+    return dict(groups)
 
 
-def _decode_as(
-    batch: _Batch, shape: _Shape, members: Sequence[int], foreign_max: int | None = None
-) -> tuple[list[int], Sequence[int]]:
-    """Decode records as events of this shape: give those it refused, and those left unread when it gave up."""
+def _decode_as(batch: _Batch, shape: _Shape, members: Sequence[int]) -> list[int]:
+    """Decode records as events of this shape and give those it refused; of a wrong guess it gives up soon."""
     whole = len(members) == len(batch.values)
     events: list[Any] = []
-    append = events.append
     failed: list[int] = []
     rest = iter(batch.values if whole else [batch.values[i] for i in members])
-    while len(events) < len(members):
+    while True:
         try:
-            for event in map(shape.decode, rest):  # type: ignore[arg-type]  # a None raises
-                append(event)
+            events.extend(map(shape.decode, rest))  # type: ignore[arg-type]  # a None raises
         except _REFUSED_BY_MSGSPEC:
+            # what was decoded before the failure stays in the list; the failed record itself has been taken
             failed.append(members[len(events)])
-            append(None)
-            if foreign_max is not None and len(failed) > max(foreign_max, len(events) // 8):
+            events.append(None)
+            if len(events) + length_hint(rest) != len(members):
+                raise AssertionError("a list did not keep what it was extended by before an error") from None
+            if len(failed) > max(_FOREIGN_MAX, len(events) // 8):
                 break
-    unread = members[len(events) :]
-    if whole and not unread:
+        else:
+            break
+    if whole and len(events) == len(members):
         batch.events = events
     else:
         for i, event in zip(members, events, strict=False):
             batch.events[i] = event
-    gone = set(failed)
     decoded = members[: len(events)]
-    batch.members.setdefault(shape.key, []).extend([i for i in decoded if i not in gone] if gone else decoded)
-    return failed, unread
+    if failed:
+        decoded = [i for i, event in zip(decoded, events, strict=True) if event is not None]
+    batch.members.setdefault(shape.key, []).extend(decoded)
+    return failed
 
 
 def _set_deep_aside(batch: _Batch, openings: int) -> None:
@@ -238,7 +272,7 @@ def _set_deep_aside(batch: _Batch, openings: int) -> None:
     The brackets that all records open bound what one can; only where that bound is too weak are they counted by record.
     """
     limit = batch.context.settings.json_depth_max
-    decoded = sum(map(len, batch.members.values()))
+    decoded = batch.decoded_count
     if decoded < len(batch.values):
         undecoded = (value for value, event in zip(batch.values, batch.events, strict=True) if event is None and value)
         openings -= sum(map(_openings, undecoded))
@@ -261,13 +295,13 @@ def _openings(value: bytes) -> int:
 
 def _examine_into(batch: _Batch, i: int) -> None:
     """Read one record by the rules: it becomes an event, a watermark or a refusal."""
-    record_at_ms = int(batch.fetch.record_at_ms[batch.at[i]])
+    record_at_ms = int(batch.fetch.record_at_ms[int(batch.places[i])])
     try:
         event = _parse(batch.values[i], batch.context)
         model = model_version(batch.context.catalogue, event.get("model"), event.get("version"))
         if event.get("type") == "watermark":
             at_ms = _checked_time(event.get("event_at"), record_at_ms, batch.context)
-            batch.found.marks.append(WatermarkMark(model.name, at_ms, int(batch.fetch.offsets[batch.at[i]])))
+            batch.found.marks.append(WatermarkMark(model.name, at_ms, int(batch.fetch.offsets[int(batch.places[i])])))
             return
         shape = batch.shape_of(model, row_kind(event.get("type")))
         batch.events[i] = shape.event(
@@ -276,9 +310,9 @@ def _examine_into(batch: _Batch, i: int) -> None:
         batch.members.setdefault(shape.key, []).append(i)
     except UnknownModelError as error:
         batch.found.unknown_models.add(error.model)
-        batch.found.refused.append(Refused(batch.at[i], error.refusal, error.reason))
+        batch.found.refused.append(Refused(int(batch.places[i]), error.refusal, error.reason))
     except RefusedError as error:
-        batch.found.refused.append(Refused(batch.at[i], error.refusal, error.reason))
+        batch.found.refused.append(Refused(int(batch.places[i]), error.refusal, error.reason))
 
 
 def _parse(value: bytes | None, context: Context) -> dict[str, Any]:
@@ -370,7 +404,7 @@ def _tabulate(batch: _Batch, shape: _Shape) -> None:
     members = batch.members[shape.key]
     members.sort()
     events = batch.events if len(members) == len(batch.events) else [batch.events[i] for i in members]
-    at = np.asarray(batch.at)[members] if len(members) < len(batch.fetch.values) else np.arange(len(members))
+    at = batch.places if len(members) == len(batch.events) else batch.places[members]
     record_at = np.asarray(batch.fetch.record_at_ms, np.int64)[at]
     ids = [event.event_id for event in events]
     ids = pa.array(ids if set(map(type, ids)) == {str} else list(map(str, ids)), pa.string())
@@ -404,7 +438,7 @@ def _typed(values: list[Any], shape: _Shape) -> dict[str, pa.Array]:
     type_bad, range_bad = {}, {}
     for column, get in zip(shape.columns, shape.getters, strict=True):
         name = column.name
-        arrays[name], type_bad[name], range_bad[name] = coerce_values(list(map(get, values)), column)
+        arrays[name], type_bad[name], range_bad[name] = coerce_values(get(values), column)
     arrays[TYPE_VIOLATIONS] = violation_lists(len(values), type_bad)
     arrays[RANGE_VIOLATIONS] = violation_lists(len(values), range_bad)
     return arrays
@@ -441,11 +475,11 @@ def _generate(model: ModelDefinition, kind: RowKind, columns: tuple[Column, ...]
     values_type, make_values, getters = _values_type(names)
     # what may be left out has a default: the type of an inference, the version of the newest
     kinds = Literal["inference", None] if kind is RowKind.INFERENCE else Literal["label"]
-    versions = Literal[model.version, None] if newest else Literal[model.version]  # type: ignore[valid-type]
+    versions = Literal[model.version, None] if newest else Literal[model.version]
     event = msgspec.defstruct(
         "Event",
         [
-            ("model", Literal[model.name]),  # type: ignore[valid-type]
+            ("model", Literal[model.name]),
             ("event_id", str | int),
             ("columns", values_type),
             ("type", kinds, None) if kind is RowKind.INFERENCE else ("type", kinds),
@@ -473,8 +507,10 @@ def _generate(model: ModelDefinition, kind: RowKind, columns: tuple[Column, ...]
     )
 
 
-def _values_type(names: list[str]) -> tuple[Any, Callable[[dict[str, Any]], Any], tuple[Callable[[Any], Any], ...]]:
-    """Give a type for the columns object, how to make one of a JSON object, and how to read its columns."""
+def _values_type(
+    names: list[str],
+) -> tuple[Any, Callable[[dict[str, Any]], Any], tuple[Callable[[list[Any]], list[Any]], ...]]:
+    """Give a type for the columns object, how to make one of a JSON object, and how to read each column of many."""
     if any(_UNNAMEABLE.search(name) for name in names):
         return dict[str, Any], lambda columns: columns, tuple(_item_getter(name) for name in names)
     fields = [f"c{index}" for index in range(len(names))]
@@ -485,8 +521,16 @@ def _values_type(names: list[str]) -> tuple[Any, Callable[[dict[str, Any]], Any]
         rename=dict(zip(fields, names, strict=True)),
         gc=False,
     )
-    return values, lambda columns: values(*map(columns.get, names)), tuple(attrgetter(name) for name in fields)
+    getters = tuple(_field_getter(index) for index in range(len(names)))
+    return values, lambda columns: values(*map(columns.get, names)), getters
 
 
-def _item_getter(name: str) -> Callable[[dict[str, Any]], Any]:
-    return lambda columns: columns.get(name)
+def _item_getter(name: str) -> Callable[[list[Any]], list[Any]]:
+    return lambda rows: [row.get(name) for row in rows]
+
+
+@cache
+def _field_getter(index: int) -> Callable[[list[Any]], list[Any]]:
+    # written out, an attribute costs half of what attrgetter or getattr do; the text holds nothing but our own number
+    getter: Callable[[list[Any]], list[Any]] = eval(f"lambda rows: [row.c{index:d} for row in rows]")  # noqa: S307
+    return getter
