@@ -31,6 +31,11 @@ def format_duration(ms: int) -> str:
     return f"{ms}ms"
 
 
+def window_origin_ms(size_ms: int) -> int:
+    """Give the Unix time that windows of a size are counted from: a Monday for weeks, else the epoch, a Thursday."""
+    return 4 * _UNITS_MS["d"] if size_ms % _UNITS_MS["w"] == 0 else 0
+
+
 DurationMs = Annotated[
     int,
     BeforeValidator(parse_duration_ms, json_schema_input_type=str),

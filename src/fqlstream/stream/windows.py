@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fqlstream.events.definitions import DAY_MS, HOUR_MS, Window
+from fqlstream.events.durations import window_origin_ms
 
 WEEK_MS = 7 * DAY_MS
-#: The epoch was a Thursday; the Monday after it is day 4.
-_MONDAY_MS = 4 * DAY_MS
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -23,14 +22,9 @@ class Span:
     end_ms: int
 
 
-def origin_ms(size_ms: int) -> int:
-    """Give the time that windows of a size are counted from."""
-    return _MONDAY_MS if size_ms % WEEK_MS == 0 else 0
-
-
 def spans_of(window: Window, pane_start_ms: int) -> Iterator[Span]:
     """Give every window that holds a pane: one if it tumbles, size/every if it hops."""
-    origin = origin_ms(window.size_ms)
+    origin = window_origin_ms(window.size_ms)
     last = (pane_start_ms - origin) // window.every_ms * window.every_ms + origin
     start = last
     while start > pane_start_ms - window.size_ms:

@@ -1,0 +1,348 @@
+"""FQL over data in memory, with the same engine that streams: for notebooks, tests and `fqlstream fql eval`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NotRequired, TypedDict, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from fqlstream.errors import UsageError
+from fqlstream.events.columns import (
+    RANGE_VIOLATIONS,
+    TYPE_VIOLATIONS,
+    Mask,
+    arrow_type,
+    coerce_array,
+    coerce_values,
+    violation_lists,
+)
+from fqlstream.events.definitions import (
+    Column,
+    ColumnType,
+    MetricDefinition,
+    ModelDefinition,
+    SegmentDefinition,
+    Window,
+)
+from fqlstream.events.documents import load_definitions
+from fqlstream.events.durations import window_origin_ms
+from fqlstream.fql.compile_arrow import LANES, Cells, Engine, Result, compile_model
+from fqlstream.fql.plan import Lane
+from fqlstream.fql.planner import plan_model
+from fqlstream.settings import FqlSettings
+
+EVENT_AT: Final = "event_at"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME = Column(name=EVENT_AT, type=ColumnType.TIMESTAMP)
+
+
+class Evaluation(TypedDict):
+    """One value. `rows` are those of the window and segment; `error_bound` is of the rank for a quantile, None where exact."""
+
+    value: float | None
+    rows: int
+    exact: bool
+    error_bound: float | None
+    window_start: NotRequired[str]
+    window_end: NotRequired[str]
+
+
+Frame = Any  # pandas, Arrow, anything with __arrow_c_stream__, a mapping of columns, or a sequence of rows
+Model = ModelDefinition | Mapping[str, Any] | str | Path | None
+
+
+@overload
+def evaluate(
+    frame: Frame,
+    expression: str,
+    *,
+    model: Model = None,
+    segment: str | None = None,
+    window: None = None,
+    event_at: str | None = None,
+    settings: FqlSettings | None = None,
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    frame: Frame,
+    expression: str,
+    *,
+    model: Model = None,
+    segment: str | None = None,
+    window: str | Mapping[str, str] | Window,
+    event_at: str | None = None,
+    settings: FqlSettings | None = None,
+) -> list[Evaluation]: ...
+
+
+def evaluate(
+    frame: Frame,
+    expression: str,
+    *,
+    model: Model = None,
+    segment: str | None = None,
+    window: str | Mapping[str, str] | Window | None = None,
+    event_at: str | None = None,
+    settings: FqlSettings | None = None,
+) -> Evaluation | list[Evaluation]:
+    """Compute a metric over a DataFrame, an Arrow table, a dict of columns or a list of rows.
+
+    `model` is a definition, its fields as a dict, or a YAML file; without one, columns are taken as they are and functions
+    that need a task are refused. `segment` is a Boolean row expression. With a `window` ("1h", or {"size": "1h", "every":
+    "5m"}) the result is a list in time order, one item per window that holds a row; times come from the column `event_at`
+    (by default the one of that name, else a DataFrame's time index). Raises FqlError for a wrong expression.
+    """
+    columns = _columns_of(frame)
+    definition = _model_of(model, columns, event_at)
+    table = _typed(columns, definition)
+    times = None if window is None else _times_of(frame, columns, event_at)
+    return evaluate_table(
+        table, definition, expression, segment=segment, window=window, event_at_ms=times, settings=settings
+    )
+
+
+def evaluate_table(
+    table: pa.Table,
+    model: ModelDefinition,
+    expression: str,
+    *,
+    segment: str | None = None,
+    window: str | Mapping[str, str] | Window | None = None,
+    event_at_ms: npt.NDArray[np.int64] | None = None,
+    settings: FqlSettings | None = None,
+) -> Evaluation | list[Evaluation]:
+    """Compute a metric over a table of typed columns, as `events.columns.coerce_table` gives them.
+
+    `event_at_ms` has one Unix time in milliseconds per row; a `window` needs it.
+    """
+    limits = FqlSettings() if settings is None else settings
+    engine = _engine_of(model, expression, segment, limits)
+    name = "" if segment is None else _SEGMENT
+    if window is None:
+        cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
+        return _evaluation(engine.results({lane: cells[lane][0] for lane in LANES}), name)
+    if event_at_ms is None:
+        raise UsageError(
+            "USE031", "a window needs the time of every row", "name the column that holds it: event_at=..."
+        )
+    return _windowed(engine, table, _window_of(window), event_at_ms, name)
+
+
+_SEGMENT: Final = "segment"
+
+
+def _engine_of(model: ModelDefinition, expression: str, segment: str | None, settings: FqlSettings) -> Engine:
+    metric = MetricDefinition.model_construct(model=model.name, name="metric", definition=expression)
+    segments = []
+    if segment is not None:
+        segments.append(SegmentDefinition.model_construct(model=model.name, name=_SEGMENT, definition=segment))
+    return compile_model(plan_model(model, [metric], segments, settings=settings), settings)
+
+
+def _evaluation(results: Iterable[Result], segment: str) -> Evaluation:
+    result = next(result for result in results if result.segment == segment)
+    return Evaluation(value=result.value, rows=result.rows, exact=result.exact, error_bound=result.error_bound)
+
+
+# ------------------------------------------------------------------------------------------------ windows
+
+
+def _window_of(window: str | Mapping[str, str] | Window) -> Window:
+    if isinstance(window, Window):
+        return window
+    try:
+        return Window.model_validate(window)
+    except ValueError as error:
+        raise UsageError(
+            "USE032", f"window {window!r}: {error}", 'write "1h", or {"size": "1h", "every": "5m"}'
+        ) from None
+
+
+def _windowed(
+    engine: Engine, table: pa.Table, window: Window, times: npt.NDArray[np.int64], segment: str
+) -> list[Evaluation]:
+    if len(times) != table.num_rows:
+        raise UsageError("USE031", f"{len(times)} times for {table.num_rows} rows")
+    if not len(times):
+        return []
+    size, every = window.size_ms, window.every_ms
+    pane = math.gcd(size, every)
+    origin = window_origin_ms(size)
+    numbers, codes = np.unique((times - origin) // pane, return_inverse=True)
+    partials = engine.partials_both(table, codes.astype(np.int64), len(numbers))
+    # a window is named by its start in steps of `every`; it holds size/pane panes
+    holding: dict[int, list[int]] = {}
+    for place, number in enumerate(numbers.tolist()):
+        last = number * pane // every
+        first = -((size - pane - number * pane) // every)
+        for start in range(first, last + 1):
+            holding.setdefault(start, []).append(place)
+    starts = sorted(holding)
+    merged = [_merged(engine, partials, holding[start]) for start in starts]
+    values = []
+    for start, results in zip(starts, engine.results_many(merged), strict=True):
+        start_ms = origin + start * every
+        value = _evaluation(results, segment)
+        value["window_start"], value["window_end"] = _rfc3339(start_ms), _rfc3339(start_ms + size)
+        values.append(value)
+    return values
+
+
+def _merged(engine: Engine, partials: Mapping[Lane, Sequence[Cells]], places: Sequence[int]) -> dict[Lane, Cells]:
+    return {lane: engine.merge_all(lane, (partials[lane][place] for place in places)) for lane in LANES}
+
+
+def _rfc3339(ms: int) -> str:
+    moment = _EPOCH + timedelta(milliseconds=ms)
+    return moment.isoformat(timespec="milliseconds" if ms % 1000 else "seconds").replace("+00:00", "Z")
+
+
+# ------------------------------------------------------------------------------------------------ data in
+
+
+Columns = dict[str, Any]  # Arrow arrays, or Python values where Arrow has no type for them
+
+
+def _columns_of(frame: Frame) -> Columns:
+    if isinstance(frame, pa.RecordBatch):
+        frame = pa.Table.from_batches([frame])
+    if isinstance(frame, pa.Table):
+        return {name: frame.column(name) for name in frame.column_names}
+    if _is_pandas(frame):
+        return {str(name): _of_series(series) for name, series in frame.items()}
+    if isinstance(frame, Mapping):
+        return {str(name): _of_values(values) for name, values in frame.items()}
+    if hasattr(frame, "__arrow_c_stream__"):
+        return _columns_of(pa.table(frame))
+    if isinstance(frame, Sequence) and all(isinstance(row, Mapping) for row in frame):
+        names = dict.fromkeys(name for row in frame for name in row)
+        return {str(name): _of_values([row.get(name) for row in frame]) for name in names}
+    raise UsageError(
+        "USE033",
+        f"cannot read columns out of {type(frame).__name__}",
+        "give a pandas DataFrame, an Arrow table, a dict of columns, or a list of dicts",
+    )
+
+
+def _is_pandas(frame: Frame) -> bool:
+    return (
+        type(frame).__module__.partition(".")[0] == "pandas" and hasattr(frame, "items") and hasattr(frame, "columns")
+    )
+
+
+def _of_series(series: Any) -> Any:
+    try:
+        return pa.Array.from_pandas(series)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        return series.tolist()  # values of several types
+
+
+def _of_values(values: Any) -> Any:
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise UsageError("USE033", f"a column must be a list or an array, not {type(values).__name__}")
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+        return pa.array(values, from_pandas=True)
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    return list(values)
+
+
+def _typed(columns: Columns, model: ModelDefinition) -> pa.Table:
+    """Give the model's columns by the rules of `events.columns`; one that the data lacks is null throughout."""
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        raise UsageError("USE034", f"columns differ in length: {', '.join(map(str, sorted(lengths)))} values")
+    rows = lengths.pop() if lengths else 0
+    arrays: dict[str, pa.Array] = {}
+    type_bad: dict[str, Mask] = {}
+    range_bad: dict[str, Mask] = {}
+    for column in model.columns:
+        values = columns.get(column.name)
+        if values is None:
+            arrays[column.name] = pa.nulls(rows, arrow_type(column))
+            continue
+        coerce = coerce_values if isinstance(values, list) else coerce_array
+        arrays[column.name], type_bad[column.name], range_bad[column.name] = coerce(values, column)
+    arrays[TYPE_VIOLATIONS] = violation_lists(rows, type_bad)
+    arrays[RANGE_VIOLATIONS] = violation_lists(rows, range_bad)
+    return pa.table(arrays)
+
+
+def _times_of(frame: Frame, columns: Columns, event_at: str | None) -> npt.NDArray[np.int64]:
+    name = EVENT_AT if event_at is None else event_at
+    values = columns.get(name)
+    if values is None and event_at is None and _is_pandas(frame) and frame.index.dtype.kind == "M":
+        values = _of_series(frame.index.to_series())
+    if values is None:
+        raise UsageError(
+            "USE031", f"a window needs the time of every row; there is no column {name!r}", "name it: event_at=..."
+        )
+    coerce = coerce_values if isinstance(values, list) else coerce_array
+    times, bad, _ = coerce(values, _TIME)
+    if times.null_count:
+        first = int(np.flatnonzero(np.asarray(times.is_null().to_numpy(zero_copy_only=False)))[0])
+        what = "no time" if bad[first] else "null"
+        raise UsageError(
+            "USE035",
+            f"{times.null_count} rows have no usable time in {name!r}, the first is row {first} ({what})",
+            "times are RFC 3339 texts with an offset, Unix milliseconds, or timestamps",
+        )
+    return np.asarray(times.cast(pa.int64()).to_numpy())
+
+
+# ------------------------------------------------------------------------------------------------ model
+
+
+def _model_of(model: Model, columns: Columns, event_at: str | None) -> ModelDefinition:
+    if isinstance(model, ModelDefinition):
+        return model
+    if isinstance(model, Mapping):
+        return ModelDefinition.model_validate({"name": "model", **model})
+    if model is None:
+        taken = EVENT_AT if event_at is None else event_at
+        return ModelDefinition(
+            name="model",
+            columns=tuple(Column(name=name, type=_type_of(of)) for name, of in columns.items() if name != taken),
+        )
+    found = [item for item in load_definitions(Path(model)) if isinstance(item, ModelDefinition)]
+    if len(found) != 1:
+        raise UsageError("USE036", f"{model} holds {len(found)} models; evaluate needs exactly one")
+    return found[0]
+
+
+def _type_of(values: Any) -> ColumnType:
+    """Give the type of a column that no model describes."""
+    if isinstance(values, list):
+        try:
+            values = pa.array(values, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return ColumnType.CATEGORY  # of any scalars, as text
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    for is_of, column_type in _TYPES:
+        if is_of(kind):
+            return column_type
+    return ColumnType.STRING
+
+
+_TYPES: Final = (
+    (pa.types.is_boolean, ColumnType.BOOL),
+    (pa.types.is_integer, ColumnType.INT),
+    (pa.types.is_floating, ColumnType.FLOAT),
+    (pa.types.is_decimal, ColumnType.FLOAT),
+    (pa.types.is_temporal, ColumnType.TIMESTAMP),
+    (pa.types.is_list, ColumnType.VECTOR),
+    (pa.types.is_large_list, ColumnType.VECTOR),
+    (pa.types.is_fixed_size_list, ColumnType.VECTOR),
+)
