@@ -252,6 +252,8 @@ class Owner:
         first = int(fetch.offsets[0])
         while needs := self.state.needs(staged):
             await self._load_panes(sorted(needs.panes))
+            if needs.events or needs.labels:
+                await self._write_history()  # what memory has let go of may not have been flushed yet
             for model, ids in needs.events.items():
                 tables, foreign = await self.ports.store.events_by_id(model, self.partition, ids, first - 1)
                 self.state.absorb_events(staged, model, ids, tables)
@@ -375,8 +377,11 @@ class Owner:
                 continue  # a lane that waits keeps its older fence; one without work moves along
             for key in sorted(state.panes.dirty[lane]):
                 engine = state.engine_of(key.model, key.version)
-                cells = engine.encode(lane, state.panes.held[key].cells[lane])
-                records.append(StateRecord(key, self.partition, lane, version, fence, cells))
+                pane = state.panes.held[key]
+                # a state that a predecessor wrote ahead of its flush row contains more than has been applied again so far
+                contained = max(fence, pane.fences[lane])
+                cells = engine.encode(lane, pane.cells[lane])
+                records.append(StateRecord(key, self.partition, lane, version, contained, cells))
             panes |= state.panes.dirty[lane]
             state.panes.dirty[lane] = set()
             fences[lane] = fence

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.fql.compile_arrow import Engine, compile_model
-from fqlstream.fql.planner import plan_model
+from fqlstream.fql.planner import Skipped, plan_model
 from fqlstream.settings import FqlSettings
 
 
@@ -19,7 +16,7 @@ class Engines:
         self.settings = settings
         self._made: dict[tuple[str, str], Engine] = {}
         #: metrics and segments that do not fit a version, with the reason
-        self.skipped: dict[tuple[str, str], Mapping[str, FqlstreamError]] = {}
+        self.skipped: dict[tuple[str, str], tuple[Skipped, ...]] = {}
         if before is not None:
             same = [name for name in catalogue.models if name not in changed_models(before.catalogue, catalogue)]
             self._made = {key: engine for key, engine in before._made.items() if key[0] in same}

@@ -438,9 +438,9 @@ class PartitionState:
         for code in np.unique(of):
             key = codes.keys[code]
             pane = update.panes[key]
-            cells, retracted = engine.retract(Lane.LABELS, pane.cells[Lane.LABELS], gone[code])
-            pane = pane.with_cells(Lane.LABELS, engine.merge(Lane.LABELS, cells, come[code]))
-            update.panes[key] = pane if retracted else Pane(pane.cells, pane.fences, broken=True)
+            cells, replaced = engine.replace(Lane.LABELS, pane.cells[Lane.LABELS], gone[code], come[code])
+            pane = pane.with_cells(Lane.LABELS, cells)
+            update.panes[key] = pane if replaced else Pane(pane.cells, pane.fences, broken=True)
 
     # -- small readings --------------------------------------------------------------------------------------------
 

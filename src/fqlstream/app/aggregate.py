@@ -1,0 +1,249 @@
+"""The aggregate agent: owns partitions of the source topic, applies fetches, flushes.
+
+All waiting, timing and locking is here; what happens to a batch, and in which order it becomes durable, is in `stream/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fqlstream.app.transport import SourcePartition
+from fqlstream.errors import FqlstreamError
+from fqlstream.events.catalogue import Catalogue
+from fqlstream.settings import Settings
+from fqlstream.stream.batches import Fetch
+from fqlstream.stream.delivery import Owner, Ports, flush, take_over
+from fqlstream.stream.engines import Engines, changed_models
+
+log = logging.getLogger("fqlstream.aggregate")
+
+
+class Definitions(Protocol):
+    """Where definitions come from."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What is known now."""
+        ...
+
+    async def refresh(self) -> Catalogue:
+        """Read to the end of the topic."""
+        ...
+
+
+@dataclass(slots=True)
+class Meter:
+    """Where the time of this process goes, in seconds, and what went through."""
+
+    apply_s: float = 0.0
+    flush_s: float = 0.0
+    records: int = 0
+    bytes: int = 0
+    fetches: int = 0
+    flushes: int = 0
+
+
+@dataclass(slots=True)
+class _Held:
+    owner: Owner
+    lock: asyncio.Lock
+    source: SourcePartition
+
+
+class AggregateAgent:
+    """One worker's partitions of one source topic."""
+
+    def __init__(
+        self,
+        topic: str,
+        owner_id: str,
+        settings: Settings,
+        ports: Ports,
+        definitions: Definitions,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.topic = topic
+        self.owner_id = owner_id
+        self.settings = settings
+        self.ports = ports
+        self.definitions = definitions
+        self.on_failure = on_failure
+        self.engines = Engines(definitions.catalogue, settings.fql)
+        self.meter = Meter()
+        self._held: dict[int, _Held] = {}
+        self._wake = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        self._flushed = asyncio.Condition()
+        self._stopping = False
+        self.progressed_at_s = time.monotonic()
+
+    @property
+    def behind(self) -> bool:
+        """Whether the log holds something that is not applied yet, as far as the broker has told."""
+        return any(not self._caught_up(held, held.owner.state.next_offset) for held in self._held.values())
+
+    @property
+    def owners(self) -> list[Owner]:
+        """The partitions held now."""
+        return [held.owner for held in self._held.values()]
+
+    # -- assignment ------------------------------------------------------------------------------------------------
+
+    async def take(self, source: SourcePartition) -> int:
+        """Take a partition over; gives the first offset to read."""
+        started_s = time.monotonic()
+        partition = source.partition
+        lock = asyncio.Lock()
+        owner = await take_over(
+            self.topic, partition, self.owner_id, self.definitions.catalogue, self.engines, self.ports, lock
+        )
+        # Definitions may have moved on while the takeover read its rows.
+        owner.state.catalogue, owner.state.engine_of = self.engines.catalogue, self.engines
+        self._held[partition] = _Held(owner, lock, source)
+        log.info(
+            "took over %s[%d] at offset %d as epoch %d in %.2f s",
+            self.topic,
+            partition,
+            owner.state.next_offset,
+            owner.base.version.epoch,
+            time.monotonic() - started_s,
+        )
+        return owner.state.next_offset
+
+    def lose(self, source: SourcePartition) -> None:
+        """Forget a partition at once: its next owner goes on from what is durable."""
+        held = self._held.get(source.partition)
+        if held is not None and held.source is source:
+            del self._held[source.partition]
+            log.info("gave up %s[%d]", self.topic, source.partition)
+
+    def _caught_up(self, held: _Held, next_offset: int) -> bool:
+        """Say whether everything that was in the log a moment ago has been read, as far as the broker has told."""
+        progress = held.source.progress()
+        return progress is not None and next_offset >= progress.log_end
+
+    # -- fetches ---------------------------------------------------------------------------------------------------
+
+    async def apply(self, fetch: Fetch) -> None:
+        """Apply one fetch; returns when it is in memory. Waits while too much is unwritten."""
+        held = self._held.get(fetch.partition)
+        if held is None:
+            return  # lost in the meantime
+        await self._room()
+        started_s = time.process_time()
+        caught_up = self._caught_up(held, fetch.next_offset)
+        async with held.lock:
+            unknown = await held.owner.apply(fetch, caught_up=caught_up)
+        if unknown:
+            # A model that is new to this worker: read definitions to their end before calling it unknown.
+            await self.adopt(await self.definitions.refresh())
+            async with held.lock:
+                await held.owner.apply_known(fetch, caught_up=caught_up)
+        self.meter.apply_s += time.process_time() - started_s
+        self.meter.records += len(fetch)
+        self.meter.bytes += fetch.bytes_count
+        self.meter.fetches += 1
+        self.progressed_at_s = time.monotonic()
+        if self._unwritten_bytes() >= self.settings.stream.flush_bytes_max:
+            self._wake.set()
+
+    async def _room(self) -> None:
+        """Wait until the store has taken enough of what is unwritten: consumption pauses, nothing is lost."""
+        async with self._flushed:
+            while self._unwritten_bytes() >= self.settings.stream.sink_backlog_bytes_max:
+                self._wake.set()
+                await self._flushed.wait()
+
+    def _unwritten_bytes(self) -> int:
+        return sum(held.owner.history_bytes for held in self._held.values())
+
+    # -- flushes ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Flush for ever, in the rhythm of the settings; ends the worker where that cannot go on."""
+        try:
+            while not self._stopping:
+                with_timeout = asyncio.wait_for(self._wake.wait(), self.settings.stream.flush_ms / 1000)
+                try:
+                    await with_timeout
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+                await self.flush()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.on_failure(error)
+            raise
+
+    async def flush(self, *, labels: bool = False) -> None:
+        """Make everything applied so far durable."""
+        async with self._flushing:
+            started_s = time.process_time()
+            parts = list(self._held.values())
+            for held in parts:
+                held.owner.read_end = self._caught_up(held, held.owner.state.next_offset)
+            await flush([held.owner for held in parts], self.ports, labels=labels)
+            for held in parts[:1]:
+                await held.source.commit()  # one request for all partitions
+            self.meter.flush_s += time.process_time() - started_s
+            self.meter.flushes += 1
+        async with self._flushed:
+            self._flushed.notify_all()
+
+    async def repair(self) -> int:
+        """Carry out the repairs that were asked for in this worker's partitions. Gives how many panes were rebuilt."""
+        rebuilt = 0
+        for held in list(self._held.values()):
+            owner = held.owner
+            keys, ids = await self.ports.store.take_repairs(owner.partition)
+            if not ids:
+                continue
+            async with held.lock:
+                await owner.rebuild(keys)
+            await self.flush(labels=True)
+            await self.ports.store.finish_repairs(ids)
+            rebuilt += len(keys)
+            log.info("rebuilt %d panes of %s[%d]", len(keys), self.topic, owner.partition)
+        return rebuilt
+
+    async def adopt(self, catalogue: Catalogue) -> None:
+        """Go over to newer definitions at a flush boundary."""
+        changed = changed_models(self.engines.catalogue, catalogue)
+        engines = Engines(catalogue, self.settings.fql, self.engines)
+        if changed:
+            await self.flush(labels=True)
+        self.engines = engines
+        for held in list(self._held.values()):
+            async with held.lock:
+                await held.owner.adopt(catalogue, engines, changed, self._open_from(held.owner, changed))
+        for (model, version), skipped in engines.skipped.items():
+            for name, error in skipped.items():
+                log.warning("model %s version %s: %s does not fit: %s", model, version, name, error.message)
+
+    def _open_from(self, owner: Owner, changed: frozenset[str]) -> dict[str, int]:
+        """Give the start of each model's oldest window that is still open, as this partition sees time."""
+        starts: dict[str, int] = {}
+        for name in changed:
+            entry = owner.state.catalogue.models.get(name)
+            watermark = owner.state.watermarks.get(name)
+            if entry is None or entry.newest is None or watermark is None:
+                continue
+            windows = entry.newest.windows
+            longest_ms = max(window.size_ms for window in windows.sizes)
+            starts[name] = watermark - windows.lateness_ms - longest_ms
+        return starts
+
+    async def stop(self) -> None:
+        """Write what is in memory and stop flushing."""
+        self._stopping = True
+        self._wake.set()
+        try:
+            await self.flush(labels=True)
+        except FqlstreamError as error:
+            log.warning("the last flush failed, the next owner will redo it: %s", error.message)

@@ -1,0 +1,63 @@
+"""What this worker knows of the definitions: read from their topic, tables made for them, refusals sent to the dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from fqlstream.app.retries import patiently
+from fqlstream.events.catalogue import Catalogue
+from fqlstream.ops.definition_log import DefinitionsReader
+from fqlstream.store.client import Store
+from fqlstream.store.history import known_dead_letters
+from fqlstream.store.model_tables import ensure
+from fqlstream.stream.batches import DeadLetter
+from fqlstream.stream.delivery import LogPort, StorePort
+from fqlstream.stream.engines import changed_models
+
+log = logging.getLogger("fqlstream.definitions")
+
+
+class DefinitionsFollower:
+    """Follows the definitions topic. `catalogue` changes only when the tables that it needs stand."""
+
+    def __init__(self, reader: DefinitionsReader, store: Store, store_port: StorePort, log_port: LogPort) -> None:
+        self._reader = reader
+        self._store = store
+        self._store_port = store_port
+        self._log_port = log_port
+        self._lock = asyncio.Lock()
+        self.catalogue = Catalogue()
+
+    async def refresh(self) -> Catalogue:
+        """Read to the end of the topic as it is now."""
+        async with self._lock:
+            await self._adopt(await asyncio.to_thread(self._reader.read_to_end))
+        return self.catalogue
+
+    async def poll(self) -> Catalogue:
+        """Take in what has come since."""
+        async with self._lock:
+            await self._adopt(await asyncio.to_thread(self._reader.poll))
+        return self.catalogue
+
+    async def _adopt(self, refused: Sequence[DeadLetter]) -> None:
+        if refused:
+            await self._refuse(refused)
+        catalogue = self._reader.catalogue
+        for name in sorted(changed_models(self.catalogue, catalogue) & catalogue.models.keys()):
+            versions = list(catalogue.models[name].versions.values())
+            if versions:
+                await patiently(f"tables of model {name}", lambda found=versions: ensure(self._store, found))
+        self.catalogue = catalogue
+
+    async def _refuse(self, refused: Sequence[DeadLetter]) -> None:
+        """Send what cannot be adopted to the dead letters, once: every worker and every start reads the topic anew."""
+        known = await patiently("known dead letters", lambda: known_dead_letters(self._store, refused[0].topic))
+        new = [letter for letter in refused if (letter.partition, letter.offset) not in known]
+        for letter in new:
+            log.warning("%s %s refused: %s", letter.origin, letter.code, letter.reason)
+        if new:
+            await self._log_port.send_dead_letters(new)
+            await self._store_port.write_dead_letters(new)

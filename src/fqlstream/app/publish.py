@@ -1,0 +1,109 @@
+"""The finalise agent: publishes the values of the models whose partition of pane-updates this worker holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+
+from fqlstream.clock import Clock
+from fqlstream.settings import Settings
+from fqlstream.stream.engines import Engines
+from fqlstream.stream.finalise import FinalStorePort, ModelFinaliser, ValueLogPort
+
+log = logging.getLogger("fqlstream.finalise")
+
+#: Without a notice a model is looked at so often: notices may be lost, and windows become final by time alone.
+_LOOK_EVERY_S = 1.0
+
+
+class FinaliseAgent:
+    """One worker's models. A notice only says that looking is worth while."""
+
+    def __init__(
+        self,
+        source_topic: str,
+        store: FinalStorePort,
+        log_port: ValueLogPort,
+        clock: Clock,
+        settings: Settings,
+        engines_of: Callable[[], Engines],
+        partition_of: Callable[[str], int],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.source_topic = source_topic
+        self.store = store
+        self.log_port = log_port
+        self.clock = clock
+        self.settings = settings
+        self.engines_of = engines_of
+        self.partition_of = partition_of
+        self.on_failure = on_failure
+        self.finalise_s = 0.0
+        self.values_count = 0
+        self._partitions: set[int] = set()
+        self._finalisers: dict[str, ModelFinaliser] = {}
+        self._noticed: set[str] = set()
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def take(self, partitions: Collection[int]) -> None:
+        """Take over models: everything is read from ClickHouse on the first look."""
+        self._partitions |= set(partitions)
+        self._wake.set()
+
+    def lose(self, partitions: Collection[int]) -> None:
+        """Forget models."""
+        self._partitions -= set(partitions)
+        for model in [m for m in self._finalisers if self.partition_of(m) not in self._partitions]:
+            del self._finalisers[model]
+
+    def notice(self, model: str) -> None:
+        """Look at a model soon."""
+        self._noticed.add(model)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish for ever; ends the worker where that cannot go on."""
+        looked_at_s = 0.0
+        try:
+            while not self._stopping:
+                try:
+                    await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S)
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+                engines = self.engines_of()
+                noticed, self._noticed = self._noticed, set()
+                if time.monotonic() - looked_at_s >= _LOOK_EVERY_S:
+                    looked_at_s = time.monotonic()
+                    noticed |= engines.catalogue.models.keys()
+                for model in sorted(noticed & engines.catalogue.models.keys()):
+                    if self.partition_of(model) in self._partitions:
+                        await self.refresh(model, engines)
+                # notices come with every flush of every partition: one look serves all of one rhythm
+                await asyncio.sleep(self.settings.stream.flush_ms / 2000)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.on_failure(error)
+            raise
+
+    async def refresh(self, model: str, engines: Engines) -> None:
+        """Publish what changed of one model."""
+        finaliser = self._finalisers.get(model)
+        if finaliser is None:
+            finaliser = ModelFinaliser(
+                model, self.source_topic, self.store, self.log_port, self.clock, self.settings.stream
+            )
+            self._finalisers[model] = finaliser
+        started_s = time.process_time()
+        values = await finaliser.refresh(engines.catalogue, engines)
+        self.finalise_s += time.process_time() - started_s
+        self.values_count += len(values)
+
+    def stop(self) -> None:
+        """End the loop."""
+        self._stopping = True
+        self._wake.set()

@@ -1,0 +1,188 @@
+"""One worker process: a Faust app with the aggregate agent on inference-events and the finalise agent on pane-updates."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+
+
+from fqlstream.app.aggregate import AggregateAgent
+from fqlstream.app.definitions import DefinitionsFollower
+from fqlstream.app.faust_app import SourceApp, build_app, run_worker, serve_source
+from fqlstream.app.kafka_log import PANE_UPDATES, KafkaLog
+from fqlstream.app.producer import OutboxProducer
+from fqlstream.app.publish import FinaliseAgent
+from fqlstream.app.store_port import StoreAdapter
+from fqlstream.app.transport import SourcePartition
+from fqlstream.clock import SystemClock
+from fqlstream.client.partitioning import partition_of
+from fqlstream.errors import FqlstreamError
+from fqlstream.ops.definition_log import DefinitionsReader
+from fqlstream.ops.topics import partition_counts, topic_ids
+from fqlstream.settings import Settings
+from fqlstream.store.client import Store
+from fqlstream.stream.batches import Fetch
+from fqlstream.stream.decode import decode
+from fqlstream.stream.delivery import Ports
+
+log = logging.getLogger("fqlstream.worker")
+
+INFERENCE_EVENTS = "inference-events"
+#: Definitions and repair requests are looked for so often.
+_POLL_S = 1.0
+#: A supervisor that sees this code starts the worker again: it was stuck.
+STUCK_EXIT_CODE = 3
+
+
+class Worker:
+    """Puts the parts of a worker together and runs them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.owner_id = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.store = Store.connect(settings.store)
+        self.app: SourceApp = build_app(
+            settings, source_topics=[INFERENCE_EVENTS, PANE_UPDATES], data_dir=settings.data / "faust"
+        )
+        self.outbox = OutboxProducer(settings)
+        self.log = KafkaLog(settings.kafka, self.outbox, topic_ids, partition_counts)
+        self.adapter = StoreAdapter(self.store, self.owner_id)
+        self.ports = Ports(self.adapter, self.log, SystemClock(), decode, settings.stream)
+        self.definitions = DefinitionsFollower(DefinitionsReader(settings), self.store, self.adapter, self.log)
+        self.ready = asyncio.Event()
+        self.aggregate = AggregateAgent(
+            INFERENCE_EVENTS, self.owner_id, settings, self.ports, self.definitions, self._fail
+        )
+        self.finalise = FinaliseAgent(
+            INFERENCE_EVENTS,
+            self.adapter,
+            self.log,
+            SystemClock(),
+            settings,
+            lambda: self.aggregate.engines,
+            self._model_partition,
+            self._fail,
+        )
+        self._pane_updates_count = 1
+        serve_source(self.app, INFERENCE_EVENTS, lambda source: _Aggregating(self, source))
+        serve_source(self.app, PANE_UPDATES, lambda source: _Finalising(self, source))
+        self.app.task(self._start)
+        self.app.timer(_POLL_S, on_leader=False)(self._look)
+
+    def run(self) -> int:
+        """Run until SIGTERM, SIGINT or a failure; gives the exit code."""
+        try:
+            return run_worker(self.app)
+        finally:
+            self.store.close()
+
+    async def _start(self) -> None:
+        await self.outbox.start()
+        self._pane_updates_count = await self.log.partitions_count(PANE_UPDATES)
+        await self.aggregate.adopt(await self.definitions.refresh())
+        self.ready.set()
+        log.info("ready: %d models known", len(self.definitions.catalogue.models))
+        self.app.add_future(self.aggregate.run())
+        self.app.add_future(self.finalise.run())
+
+    async def _look(self) -> None:
+        """Follow definitions and repair requests, and end a worker that is stuck."""
+        if not self.ready.is_set():
+            return
+        try:
+            catalogue = await self.definitions.poll()
+            if catalogue is not self.aggregate.engines.catalogue:
+                await self.aggregate.adopt(catalogue)
+            await self.aggregate.repair()
+        except Exception as error:  # a timer that raises would only be logged by Faust
+            self._fail(error)
+        stuck_s = time.monotonic() - self.aggregate.progressed_at_s
+        if self.aggregate.behind and stuck_s * 1000 > self.settings.stream.stuck_ms:
+            log.critical(
+                "no progress for %.0f s although there is something to read: ending, so that a supervisor starts anew",
+                stuck_s,
+            )
+            os._exit(STUCK_EXIT_CODE)
+
+    def _model_partition(self, model: str) -> int:
+        return partition_of(model.encode(), self._pane_updates_count)
+
+    def _fail(self, error: BaseException) -> None:
+        """End the process with the error: a worker that cannot keep its promise must not go on."""
+        if isinstance(error, FqlstreamError):
+            log.critical("%s", error)
+        else:
+            log.critical("unexpected failure", exc_info=error)
+        asyncio.get_running_loop().create_task(self.app.crash(error))  # noqa: RUF006  # the app ends with it
+
+
+@dataclass(frozen=True, slots=True)
+class _Aggregating:
+    """A partition of inference-events."""
+
+    worker: Worker
+    source: SourcePartition
+
+    async def take_over(self) -> int:
+        await self.worker.ready.wait()
+        self.worker.log.sources[self.source.partition] = self.source
+        return await self.worker.aggregate.take(self.source)
+
+    async def on_fetch(self, fetch: Fetch) -> None:
+        await self.worker.aggregate.apply(fetch)
+
+    async def release(self) -> None:
+        await self.worker.aggregate.flush(labels=True)
+
+    def drop(self) -> None:
+        self.worker.aggregate.lose(self.source)
+        if self.worker.log.sources.get(self.source.partition) is self.source:
+            del self.worker.log.sources[self.source.partition]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finalising:
+    """A partition of pane-updates: whoever holds it publishes the models whose notices go there."""
+
+    worker: Worker
+    source: SourcePartition
+
+    async def take_over(self) -> int:
+        await self.worker.ready.wait()
+        self.worker.finalise.take([self.source.partition])
+        return await self.source.log_end()  # older notices say nothing that a first look does not
+
+    async def on_fetch(self, fetch: Fetch) -> None:
+        for key in fetch.keys:
+            if key is not None:
+                self.worker.finalise.notice(key.decode(errors="replace"))
+        self.source.ack(fetch.next_offset)
+
+    async def release(self) -> None:
+        return
+
+    def drop(self) -> None:
+        self.worker.finalise.lose([self.source.partition])
+
+
+def configure_logging() -> None:
+    """Write logs to standard error, one line an event."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    for noisy in ("aiokafka", "faust", "mode"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def main(settings: Settings) -> int:
+    """Run one worker; gives the process's exit code."""
+    configure_logging()
+    return Worker(settings).run()
+
+
+__all__ = ["STUCK_EXIT_CODE", "Worker", "main"]
