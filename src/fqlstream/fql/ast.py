@@ -98,7 +98,7 @@ Node = NumberNode | StringNode | BooleanNode | NullNode | ColumnNode | OperatorN
 
 def as_written(name: str) -> str:
     """Give a column's name as it is written in an expression: quoted where it has to be."""
-    plain = name.isidentifier() and name.isascii() and name.lower() not in KEYWORDS
+    plain = name.isidentifier() and name.isascii() and name.lower() not in KEYWORDS | {"if"}
     return name if plain else '"' + name.replace('"', '""') + '"'
 
 

@@ -197,6 +197,10 @@ class _Parser:
                     if frame.argument_name is not None or self.peek().kind is not Kind.CLOSE:
                         continue
                     self.end_call(frame, token, self.take().end)
+                case Kind.NAME if token.text == "if":
+                    hint = 'write if(condition, value1, value2); a column of that name is quoted: "if"'
+                    self.error("FQL010", "if is a function", self.take(), hint)
+                    self.value(InvalidNode(Span(token.start, token.end)), token)
                 case Kind.NUMBER | Kind.STRING | Kind.QUOTED | Kind.NAME | Kind.INVALID:
                     self.take()
                     self.value(_leaf(token), token)
@@ -250,7 +254,8 @@ class _Parser:
         return frame
 
     def read_argument_name(self, frame: _Pending) -> None:
-        if self.peek().kind is Kind.NAME and self.peek(1).kind is Kind.EQUALS:
+        name = self.peek()
+        if name.kind is Kind.NAME and name.text != "if" and self.peek(1).kind is Kind.EQUALS:
             frame.argument_name = self.take()
             self.take()
 

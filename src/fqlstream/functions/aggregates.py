@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from typing import Final
 
@@ -9,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fqlstream.functions.arrays import FLOAT64, Datum, as_numbers, row_count
-from fqlstream.functions.building_blocks import number
 from fqlstream.functions.expression import Aggregate, AggregateValue, DType, Expression, Literal
 from fqlstream.functions.spec import (
     ANY,
@@ -29,6 +29,9 @@ from fqlstream.functions.spec import (
 QUANTILE_BOUND: Final = (
     "exact up to a cap of distinct values, then normalised rank error 0.0133 at 99 % confidence (KLL k=200)"
 )
+SCORE_BOUND: Final = "exact up to a cap of distinct scores, then a bound that is computed from the bins and published"
+#: Kinds of states that do not stay exact.
+BOUND_OF_KIND: Final[Mapping[str, str]] = {"quantile": QUANTILE_BOUND, "score_pairs": SCORE_BOUND, "gini": SCORE_BOUND}
 _ROWS = {"x": (1.0, 2.0, 4.0, None)}
 
 
@@ -162,8 +165,3 @@ AGGREGATES: Final[tuple[FunctionSpec, ...]] = (
     _of_aggregates("greatest", _element_wise("max_element_wise"), "Largest", 7.0),
     _of_aggregates("least", _element_wise("min_element_wise"), "Smallest", 4.0),
 )
-
-
-__all__ = [
-    "AGGREGATES", "QUANTILE_BOUND", "average_of", "count_present", "count_true", "number", "row_total", "sum_of",
-]  # fmt: skip

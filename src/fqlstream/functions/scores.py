@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Final
 
 from fqlstream.events.definitions import Task
-from fqlstream.functions.aggregates import average_of, count_present, sum_of
+from fqlstream.functions.aggregates import SCORE_BOUND, average_of, count_present, sum_of
 from fqlstream.functions.building_blocks import apply_number, class_is, number
 from fqlstream.functions.confusion import BINARY_ROWS, MULTICLASS_ROWS
 from fqlstream.functions.expression import Aggregate, AggregateValue, DType, Expression
@@ -27,8 +27,6 @@ from fqlstream.functions.targets import TARGET, actual_positive, class_index, cl
 #: Probabilities are kept this far from 0 and 1, as scikit-learn does for doubles.
 EPSILON: Final = 2.220446049250313e-16
 CALIBRATION_BINS: Final = 10
-
-SCORE_BOUND: Final = "exact up to a cap of distinct scores, then a bound that is computed from the bins and published"
 
 
 def _score_pairs(call: Call) -> Aggregate:

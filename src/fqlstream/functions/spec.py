@@ -195,6 +195,11 @@ class FunctionSpec:
             return f"{self.symbol}{names[0]}" if len(names) == 1 else f"{names[0]} {self.symbol} {names[1]}"
         return f"{self.name}({', '.join(map(_parameter_text, self.params))})"
 
+    @property
+    def gives(self) -> str:
+        """The type of its value."""
+        return "Any" if self.result == "same" else self.result.value
+
 
 def _parameter_text(param: Parameter) -> str:
     types = "Any" if len(param.types) >= len(VALUES) else " or ".join(param.types)

@@ -1,0 +1,198 @@
+"""`fqlstream fql`: check, explain and evaluate expressions; list the functions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fqlstream.cli.options import JsonOption
+from fqlstream.cli.output import print_json, print_table, print_text
+from fqlstream.errors import DefinitionError, UsageError, render
+from fqlstream.events.definitions import (
+    BaselineDefinition,
+    MetricDefinition,
+    ModelDefinition,
+    SegmentDefinition,
+)
+from fqlstream.events.documents import load_definitions
+from fqlstream.fql.check import CheckResult, check
+from fqlstream.functions.spec import LevelRule
+from fqlstream.settings import load
+
+app = typer.Typer(no_args_is_help=True, help="Check and evaluate FQL; list its functions.")
+
+#: An expression may begin with a minus sign.
+_TEXT_MAY_BE_ANYTHING = {"ignore_unknown_options": True}
+
+ModelOption = Annotated[
+    Path,
+    typer.Option(
+        "--model", metavar="FILE", help="YAML file with the model; it may hold metrics, segments and baselines too."
+    ),
+]
+
+
+class Use(StrEnum):
+    """What an expression is to be used for."""
+
+    METRIC = "metric"
+    SEGMENT = "segment"
+    EXPRESSION = "expression"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """Everything that a model file defines."""
+
+    model: ModelDefinition
+    metrics: tuple[MetricDefinition, ...]
+    segments: tuple[SegmentDefinition, ...]
+    baselines: dict[str, BaselineDefinition]
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Read a definition file that holds one model; of several versions, the last one.
+
+    Raises DefinitionError for what is wrong with the file, UsageError where it holds no model or several.
+    """
+    definitions = load_definitions(path)
+    models = [item for item in definitions if isinstance(item, ModelDefinition)]
+    names = list(dict.fromkeys(item.name for item in models))
+    if len(names) != 1:
+        found = f"the models {', '.join(names)}" if names else "no model"
+        raise UsageError("CLI010", f"{path} holds {found}; one is needed", "a model starts with `kind: model`")
+    name = names[0]
+    return ModelFile(
+        model=models[-1],
+        metrics=tuple(item for item in definitions if isinstance(item, MetricDefinition) and item.model == name),
+        segments=tuple(item for item in definitions if isinstance(item, SegmentDefinition) and item.model == name),
+        baselines={
+            item.name: item for item in definitions if isinstance(item, BaselineDefinition) and item.model == name
+        },
+    )
+
+
+@app.command("check", context_settings=_TEXT_MAY_BE_ANYTHING)
+def check_command(
+    model: ModelOption,
+    expression: Annotated[
+        str, typer.Argument(metavar="EXPR", help="The expression; - reads one a line from standard input.")
+    ],
+    kind: Annotated[Use, typer.Option("--kind", help="What it is to be used for.")] = Use.EXPRESSION,
+    json: JsonOption = False,
+) -> None:
+    """Check an expression against a model. Exit code 1 where it is refused."""
+    file = read_model_file(model)
+    settings = load().fql
+
+    def checked(text: str) -> CheckResult:
+        return check(text, file.model, kind.value, baselines=file.baselines, settings=settings)
+
+    if expression == "-":
+        results = (checked(line) for line in _lines())
+        raise typer.Exit(0 if _print_each(results) else 1)
+    result = checked(expression)
+    if json:
+        print_json(result.as_dict())
+    else:
+        print_text(_check_text(result))
+    raise typer.Exit(0 if result.ok else 1)
+
+
+def _lines() -> Iterable[str]:
+    # bytes that are no UTF-8 become half surrogates, which the lexer reports with their place
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]
+    return (line.rstrip("\r\n") for line in sys.stdin)
+
+
+def _print_each(results: Iterable[CheckResult]) -> bool:
+    all_fine = True
+    for result in results:
+        print_json(result.as_dict())
+        all_fine &= result.ok
+    return all_fine
+
+
+def _check_text(result: CheckResult) -> str:
+    findings = [render(result.text, item) for item in (*result.errors, *result.warnings)]
+    if result.ok and result.dtype is not None and result.level is not None:
+        findings.append(f"ok: {result.dtype.value}, {_LEVELS[result.level.value]}")
+    return "\n".join(findings)
+
+
+_LEVELS = {"const": "a constant", "row": "a value per row", "agg": "an aggregate"}
+
+
+@app.command("explain", context_settings=_TEXT_MAY_BE_ANYTHING)
+def explain_command(
+    model: ModelOption,
+    expression: Annotated[
+        str | None, typer.Argument(metavar="[EXPR]", help="A metric; all metrics of the file where it is left out.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how metrics are computed: what is shared, what a state costs, what is exact. Over the segments of the file."""
+    from fqlstream.fql.explain import explain
+    from fqlstream.fql.planner import plan_model
+
+    file = read_model_file(model)
+    settings = load().fql
+    metrics = file.metrics
+    if expression is not None:
+        if not expression:
+            raise UsageError("CLI011", "the expression is empty")
+        metrics = (MetricDefinition(model=file.model.name, name="metric", definition=expression),)
+    if not metrics:
+        raise DefinitionError("DEF042", f"{model} defines no metric to explain", "give an expression")
+    plan = plan_model(file.model, metrics, file.segments, baselines=file.baselines, settings=settings)
+    explanation = explain(plan, settings)
+    if json:
+        print_json(explanation.as_dict())
+    else:
+        print_text(explanation.as_text())
+
+
+@app.command("functions")
+def functions_command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Only this function or operator, in full.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List all functions and operators."""
+    from fqlstream.fql.suggest import did_you_mean
+    from fqlstream.functions.index import FUNCTION_BY_NAME, FUNCTIONS, OPERATOR_BY_NAME
+    from fqlstream.functions.operators import OPERATORS
+    from fqlstream.functions.reference import spec_as_dict, spec_as_text
+
+    wanted = (*OPERATORS, *FUNCTIONS)
+    if name is not None:
+        spec = FUNCTION_BY_NAME.get(name) or OPERATOR_BY_NAME.get(name)
+        if spec is None:
+            near = did_you_mean(name, FUNCTION_BY_NAME.keys())
+            hint = f"did you mean {near}?" if near else "`fqlstream fql functions` lists all"
+            raise UsageError("CLI012", f"there is no function {name!r}", hint)
+        wanted = (spec,)
+    if json:
+        print_json([spec_as_dict(spec) for spec in wanted])
+    elif name is not None:
+        print_text(spec_as_text(wanted[0]))
+    else:
+        print_table(
+            ("function", "gives", "level", "summary"),
+            ((spec.signature, spec.gives, _LEVEL_RULES[spec.level], spec.summary) for spec in wanted),
+        )
+
+
+_LEVEL_RULES = {
+    LevelRule.ARGUMENTS: "as its arguments",
+    LevelRule.ROW: "row",
+    LevelRule.AGGREGATE: "aggregate of rows",
+    LevelRule.COMBINED: "of aggregates",
+}

@@ -1,0 +1,95 @@
+"""A declared row for readers: as JSON, and as a page of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fqlstream.events.definitions import Task
+from fqlstream.functions.spec import Example, FunctionSpec
+
+
+def spec_as_dict(spec: FunctionSpec) -> dict[str, Any]:
+    """Give everything that is declared of a function."""
+    return {
+        "name": spec.name,
+        "operator": spec.symbol is not None,
+        "signature": spec.signature,
+        "parameters": [
+            {
+                "name": param.name,
+                "types": [item.value for item in param.types],
+                "passing": param.passing.value,
+                "takes": param.takes.value,
+                "required": param.required,
+                "repeats": bool(param.repeats_min),
+                "summary": param.summary,
+            }
+            for param in spec.params
+        ],
+        "type": spec.gives,
+        "level": spec.level.value,
+        "tasks": [task.value for task in spec.tasks],
+        "nulls": spec.nulls.value,
+        "error_bound": spec.error_bound,
+        "summary": spec.summary,
+        "examples": [_example_as_dict(example) for example in spec.examples],
+        "clickhouse": clickhouse_text(spec),
+        "source": spec.source,
+        "since": spec.since,
+    }
+
+
+def _example_as_dict(example: Example) -> dict[str, Any]:
+    return {
+        "call": example.call,
+        "columns": {name: list(values) for name, values in example.columns.items()},
+        "model": example.model,
+        "result": list(example.result) if isinstance(example.result, tuple) else example.result,
+    }
+
+
+def clickhouse_text(spec: FunctionSpec) -> str | None:
+    """Give the SQL form of a kernel over its parameters' names; None where it is built of other rows or has none."""
+    if spec.kernel is None or spec.kernel.clickhouse is None:
+        return None
+    return spec.kernel.clickhouse(*(param.name for param in spec.params))
+
+
+def spec_as_text(spec: FunctionSpec) -> str:
+    """Give a function as a page of text."""
+    tasks = "all" if len(spec.tasks) == len(Task) else ", ".join(task.value for task in spec.tasks)
+    lines = [
+        f"{spec.signature} -> {spec.gives}",
+        "",
+        spec.summary,
+        "",
+        *(f"  {param.name}: {param.summary} ({' or '.join(param.types)})" for param in spec.params),
+        "",
+        f"level    {spec.level.value}",
+        f"nulls    {spec.nulls.value}",
+        f"exact    {spec.error_bound}",
+        f"tasks    {tasks}",
+        f"source   {spec.source}",
+        "",
+        *(_example_text(example) for example in spec.examples),
+    ]
+    return "\n".join(lines)
+
+
+def _example_text(example: Example) -> str:
+    given = "; ".join(f"{name} = {', '.join(map(_value_text, values))}" for name, values in example.columns.items())
+    results = example.result if isinstance(example.result, tuple) else (example.result,)
+    where = f"   where {given}" if given else ""
+    return f"example  {example.call}  gives {', '.join(map(_value_text, results))}{where}"
+
+
+def _value_text(value: float | bool | str | None) -> str:  # noqa: FBT001 (a value, not a switch)
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f"'{value}'"
+        case _:
+            return f"{value:g}"
