@@ -6,6 +6,7 @@ import pytest
 
 from fqlstream.events.definitions import MetricDefinition, ModelDefinition, Role, SegmentDefinition
 from fqlstream.events.documents import load_definitions
+from fqlstream.fql.check import check
 from fqlstream.local.demo.models import MODELS, DemoModel
 
 
@@ -35,3 +36,10 @@ class TestDefinitions:
 
     def test_a_mistaken_label_is_another_label(self, model: DemoModel) -> None:
         assert all(model.mistaken(truth) != truth for _, truth in model.rows())
+
+    def test_expressions_check_without_a_word(self, model: DemoModel) -> None:
+        defined = _defined(model)
+        for item in load_definitions(model.definitions):
+            if isinstance(item, MetricDefinition | SegmentDefinition):
+                found = check(item.definition, defined, item.kind)
+                assert (*found.errors, *found.warnings) == (), item.name
