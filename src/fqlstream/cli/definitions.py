@@ -1,0 +1,125 @@
+"""`fqlstream apply | get | delete`: what is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fqlstream.cli.options import DataOption, JsonOption, settings_for
+from fqlstream.cli.output import print_json, print_note, print_table, print_text
+from fqlstream.errors import DefinitionError, UsageError
+from fqlstream.events.catalogue import Catalogue
+from fqlstream.events.definitions import Definition, ModelDefinition
+from fqlstream.events.documents import KINDS, dump_definitions
+from fqlstream.ops import definitions as ops
+from fqlstream.ops.definition_log import DefinitionsReader
+
+
+def apply(
+    files: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", help="YAML file; may be given several times.")
+    ] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files.")] = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Define models, metrics and segments from files.
+
+    Everything is checked together first: if anything is wrong, nothing is published. Returns once it is stored.
+    """
+    paths = [*(files or ()), *(more or ())]
+    if not paths:
+        raise UsageError("CLI001", "no file is given", "fqlstream apply -f FILE")
+    documents = ops.read_files(paths)
+    settings = settings_for(data)
+    applied = ops.apply(settings, documents)
+    for warning in applied.warnings:
+        print_note(warning)
+    if json:
+        print_json([{"kind": r.kind, "name": r.name, "id": r.id, "result": r.result} for r in applied.results])
+        return
+    print_table(("kind", "name", "id", "result"), ((r.kind, r.name, r.id, r.result) for r in applied.results))
+
+
+def get(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}; the plural does too.")],
+    name: Annotated[str | None, typer.Argument(help="Only those of this name.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only those of this model.")] = None,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Answer as the YAML that `apply` takes.")] = False,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what is defined. Exit code 1 where nothing of that name is."""
+    wanted = _kind(kind)
+    with DefinitionsReader(settings_for(data)) as reader:
+        reader.read_to_end()
+        found = _select(reader.catalogue, wanted, name, model)
+    if name is not None and not found:
+        raise DefinitionError("DEF030", f"there is no {wanted} {name!r}", f"see: fqlstream get {wanted}")
+    if json:
+        print_json([_row(definition, revision) for definition, revision in found])
+    elif yaml:
+        print_text(dump_definitions(definition for definition, _ in found).rstrip("\n"))
+    elif wanted == "model":
+        models = [definition for definition, _ in found if isinstance(definition, ModelDefinition)]
+        print_table(
+            ("name", "version", "task", "columns", "windows"),
+            ((m.name, m.version, m.task, len(m.columns), ", ".join(w.label for w in m.windows.sizes)) for m in models),
+        )
+    else:
+        rows = ((getattr(d, "model", None), d.name, getattr(d, "definition", None), r) for d, r in found)
+        print_table(("model", "name", "definition", "revision"), rows)
+
+
+def delete(
+    kind: Annotated[str, typer.Argument(help=", ".join(KINDS))],
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    model: Annotated[str | None, typer.Option("--model", help="The model it belongs to.")] = None,
+    version: Annotated[str | None, typer.Option("--version", help="Of a model: this version only.")] = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take a definition back; a model's last version takes its metrics, segments and baselines with it.
+
+    Values and events that are stored stay.
+    """
+    keys = ops.delete(settings_for(data), _kind(kind), name, model=model, version=version)
+    if json:
+        print_json([{"id": key, "result": "deleted"} for key in keys])
+        return
+    for key in keys:
+        print_text(f"deleted {key}")
+
+
+def _kind(text: str) -> str:
+    wanted = text.lower().removesuffix("s")
+    if wanted not in KINDS:
+        raise UsageError("CLI002", f"unknown kind {text!r}", f"known kinds: {', '.join(KINDS)}")
+    return wanted
+
+
+def _select(
+    catalogue: Catalogue, kind: str, name: str | None, model: str | None
+) -> list[tuple[Definition, int | None]]:
+    """Give the definitions of a kind with their revisions (of metrics), model by model."""
+    found: list[tuple[Definition, int | None]] = []
+    for entry in sorted(catalogue.models.values(), key=lambda entry: entry.name):
+        if model is not None and entry.name != model:
+            continue
+        match kind:
+            case "model":
+                found += [(definition, None) for definition in entry.versions.values()]
+            case "metric":
+                found += [(metric, entry.revisions.get(metric.name)) for metric in entry.metrics.values()]
+            case "segment":
+                found += [(segment, None) for segment in entry.segments.values()]
+            case _:
+                found += [(baseline, None) for baseline in entry.baselines.values()]
+    return [pair for pair in found if name is None or pair[0].name == name]
+
+
+def _row(definition: Definition, revision: int | None) -> dict[str, Any]:
+    row = definition.model_dump(mode="json", by_alias=True)
+    return row if revision is None else {**row, "revision": revision}

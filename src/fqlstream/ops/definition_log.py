@@ -1,0 +1,337 @@
+"""Definitions as they stand on their topic: records, and a reader that folds them into a catalogue.
+
+A record's key is kind/model/name (of a model kind/name/version), its value the definition as JSON, a tombstone deletes it.
+Headers: `revision` (counts changes of a metric's text), `first_at` (Unix ms at which a model's version was first defined:
+compaction moves records, and the newest version is the one that was defined last for the first time).
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+from pydantic import ValidationError
+
+from fqlstream.errors import BrokerError
+from fqlstream.events.catalogue import Catalogue, ModelEntry
+from fqlstream.events.definitions import (
+    DEFINITION,
+    Definition,
+    MetricDefinition,
+    ModelDefinition,
+    SegmentDefinition,
+    definition_key,
+    parse_key,
+)
+from fqlstream.ops.expressions import cells_count, check_expression
+from fqlstream.ops.kafka_options import librdkafka_options
+from fqlstream.settings import FqlSettings, Settings
+from fqlstream.stream.batches import DeadLetter
+
+TOPIC: Final = "definitions"
+#: All definitions are read within a second; a cluster that takes longer to say so is not there.
+READ_S: Final = 30.0
+_ASK_S: Final = 10.0
+_RECORDS_PER_CALL: Final = 1_000
+_FETCH_WAIT_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of the topic, as read. `value` None: a tombstone."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes]
+    offset: int
+    record_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A definition that stands on the topic, whether or not it is adopted."""
+
+    definition: Definition
+    revision: int
+    first_at_ms: int
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What the records up to `position` say. `retired` has the last revision of metrics that were deleted."""
+
+    stored: Mapping[str, Stored]
+    retired: Mapping[str, int]
+    position: int = -1
+
+    def of_model(self, model: str) -> tuple[Stored, ...]:
+        """Give everything that belongs to a model, in the order of the log."""
+        mine = [stored for key, stored in self.stored.items() if parse_key(key)[1] == model]
+        return tuple(sorted(mine, key=lambda stored: stored.record.offset))
+
+
+EMPTY: Final = Folded({}, {})
+
+
+def fold(
+    folded: Folded, records: Iterable[Record], *, topic: str = TOPIC
+) -> tuple[Folded, frozenset[str], tuple[DeadLetter, ...]]:
+    """Add records; give the new fold, the models that changed, and the records that are no definitions.
+
+    A record that is no definition changes nothing: the definition before it stands.
+    """
+    stored, retired, position = dict(folded.stored), dict(folded.retired), folded.position
+    touched: set[str] = set()
+    refused: list[DeadLetter] = []
+    for record in records:
+        position = max(position, record.offset)
+        try:
+            key = (record.key or b"").decode()
+            kind, model, _ = parse_key(key)
+            if record.value is None:
+                gone = stored.pop(key, None)
+                if kind == "metric":
+                    retired[key] = max(_header(record, "revision"), gone.revision if gone else 0)
+            else:
+                stored[key] = _parse(key, record)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(step) for step in first["loc"][1:])
+            refused.append(
+                _refusal(topic, record, "bad_definition", f"{where}: {first['msg']}" if where else first["msg"])
+            )
+        except ValueError as error:
+            refused.append(_refusal(topic, record, "bad_definition", str(error)))
+        else:
+            touched.add(model)
+    return Folded(stored, retired, position), frozenset(touched), tuple(refused)
+
+
+def _parse(key: str, record: Record) -> Stored:
+    definition = DEFINITION.validate_json(record.value or b"")
+    if definition_key(definition) != key:
+        message = f"the key {key!r} is not the definition's own, {definition_key(definition)!r}"
+        raise ValueError(message)
+    revision = max(1, _header(record, "revision"))
+    return Stored(definition, revision, _header(record, "first_at") or record.record_at_ms, record)
+
+
+def _header(record: Record, name: str) -> int:
+    text = record.headers.get(name, b"0")
+    return int(text) if text.isdigit() and len(text) < 20 else 0
+
+
+def _refusal(topic: str, record: Record, code: str, reason: str) -> DeadLetter:
+    return DeadLetter(code, reason, topic, 0, record.offset, "0", record.key, record.value, record.record_at_ms)
+
+
+def adopt(
+    folded: Folded, model: str, limits: FqlSettings, *, topic: str = TOPIC
+) -> tuple[ModelEntry | None, tuple[DeadLetter, ...]]:
+    """Build a model from what is stored: its versions, and of its metrics and segments those that check against all of them.
+
+    None where the model has no version. Gives also what was not adopted, and why. Beyond a limit the newest are left out.
+    """
+    versions: list[tuple[int, ModelDefinition]] = []
+    others: list[Stored] = []
+    for stored in folded.of_model(model):
+        if isinstance(stored.definition, ModelDefinition):
+            versions.append((stored.first_at_ms, stored.definition))
+        else:
+            others.append(stored)
+    versions.sort(key=lambda pair: (pair[0], pair[1].version))
+    entry = ModelEntry(model, {definition.version: definition for _, definition in versions})
+    refused: list[DeadLetter] = []
+    fit: list[Stored] = []
+    for stored in others:
+        objection = _objection(stored.definition, entry, limits)
+        if objection is None:
+            fit.append(stored)
+        else:
+            refused.append(_refusal(topic, stored.record, *objection))
+    # the largest number, oldest first, that keeps all limits; usually all of them
+    kept = len(fit) if over_limit(_filled(entry, fit), limits) is None else bisect_left(
+        range(len(fit)), True, key=lambda count: over_limit(_filled(entry, fit[: count + 1]), limits) is not None
+    )  # fmt: skip
+    for stored in fit[kept:]:
+        reason = over_limit(_filled(entry, fit[: kept + 1]), limits) or "beyond a limit"
+        refused.append(_refusal(topic, stored.record, "too_many", reason))
+    return (_filled(entry, fit[:kept]) if versions else None), tuple(refused)
+
+
+def _filled(entry: ModelEntry, others: Iterable[Stored]) -> ModelEntry:
+    catalogue = Catalogue({entry.name: entry})
+    for stored in others:
+        catalogue = catalogue.with_definition(stored.definition, revision=stored.revision)
+    return catalogue.models[entry.name]
+
+
+def _objection(definition: Definition, entry: ModelEntry, limits: FqlSettings) -> tuple[str, str] | None:
+    """Say why a definition cannot be adopted into a model; None where it can."""
+    what = f"{definition.kind} {definition.name!r}"
+    if not entry.versions:
+        return "unknown_model", f"{what}: its model {entry.name!r} is not defined"
+    if isinstance(definition, MetricDefinition | SegmentDefinition):
+        for model in entry.versions.values():
+            wrong = [found for found in check_expression(definition, entry, model, limits) if found.severity == "error"]
+            if wrong:
+                return wrong[0].code, f"{what} under model version {model.version!r}: {wrong[0].message}"
+    return None
+
+
+def over_limit(entry: ModelEntry, limits: FqlSettings) -> str | None:
+    """Say which limit a model breaks; None where it keeps all. Its expressions must have been checked."""
+    for count, limit, what, name in (
+        (len(entry.metrics), limits.metrics_max, "metrics", "METRICS_MAX"),
+        (len(entry.segments), limits.segments_max, "segments", "SEGMENTS_MAX"),
+    ):
+        if count > limit:
+            return f"model {entry.name!r} has {count} {what}; FQLSTREAM_FQL__{name} allows {limit}"
+    cells = max((cells_count(entry, model, limits) for model in entry.versions.values()), default=0)
+    if cells > limits.cells_max:
+        return f"model {entry.name!r} keeps {cells} states per pane; FQLSTREAM_FQL__CELLS_MAX allows {limits.cells_max}"
+    return None
+
+
+class DefinitionsReader:
+    """Follows the topic. `catalogue` is what stands; models that did not change keep their identity from poll to poll."""
+
+    def __init__(self, settings: Settings, *, topic: str = TOPIC) -> None:
+        self._topic = topic
+        self._limits = settings.fql
+        self.folded = EMPTY
+        self.catalogue = Catalogue()
+        self._refused_at: set[tuple[int, str]] = set()
+        self._end_at = 0  # the end of the log when it was last reached
+        options = librdkafka_options(settings.kafka)
+        self._admin = AdminClient(options)
+        self._consumer = Consumer({
+            **options,
+            # librdkafka wants a group even from a reader that never joins or commits
+            "group.id": "fqlstream-definitions", "enable.auto.commit": False, "enable.partition.eof": True,
+            # several definitions that are applied together are seen together
+            "isolation.level": "read_committed", "auto.offset.reset": "earliest",
+            # the end of the log is only told when a fetch comes back empty
+            "fetch.wait.max.ms": int(_FETCH_WAIT_S * 1000), "fetch.error.backoff.ms": 50,
+        })  # fmt: skip
+        self._consumer.assign([TopicPartition(topic, 0, 0)])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._consumer.close()
+
+    def poll(self, timeout_s: float = 0.0) -> tuple[DeadLetter, ...]:
+        """Take in what has come, waiting so long for a first record; gives what was refused, each only once.
+
+        Raises BrokerError where the topic is missing or may not be read.
+        """
+        records: list[Record] = []
+        deadline = time.monotonic() + READ_S
+        messages = self._receive(timeout_s)
+        at_end = not messages
+        while not at_end and time.monotonic() < deadline:
+            # what was applied together is taken in together: read on until the log's end
+            at_end = self._sort(messages, records)
+            messages = [] if at_end else self._receive(_FETCH_WAIT_S * 4)
+        return self._take(records)
+
+    def _receive(self, timeout_s: float) -> list[Any]:
+        """Wait for one message, then take what else is there: `consume` alone would wait until it has as many as it may."""
+        message = self._consumer.poll(timeout_s)
+        return [] if message is None else [message, *self._consumer.consume(_RECORDS_PER_CALL, timeout=0)]
+
+    def _sort(self, messages: Sequence[Any], records: list[Record]) -> bool:
+        """Keep records, note the end of the log; says whether it was the last thing seen."""
+        at_end = False
+        for message in messages:
+            error = message.error()
+            at_end = error is not None
+            if error is None:
+                records.append(_record(message))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._end_at = message.offset()
+            else:
+                raise _unreadable(self._topic, error)
+        return at_end
+
+    def read_to_end(self, timeout_s: float = READ_S, *, at_least: int = -1) -> tuple[DeadLetter, ...]:
+        """Take in everything that stands on the topic now, the record at offset `at_least` included.
+
+        Gives what was refused, each only once. Raises BrokerError where that does not come to an end in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        end = self._log_end()
+        refused: list[DeadLetter] = []
+        while self._end_at < end or self.folded.position < at_least:
+            if time.monotonic() > deadline:
+                raise BrokerError("DEF022", f"topic {self._topic} could not be read to its end in {timeout_s:.0f} s")
+            refused += self.poll(0.1)
+        return tuple(refused)
+
+    def _log_end(self) -> int:
+        partition = TopicPartition(self._topic, 0)
+        try:
+            error = self._consumer.list_topics(self._topic, timeout=_ASK_S).topics[self._topic].error
+            if error is not None:
+                raise _unreadable(self._topic, error)
+            futures = self._admin.list_offsets(
+                {partition: OffsetSpec.latest()}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_ASK_S
+            )
+            return int(futures[partition].result(_ASK_S * 2).offset)
+        except KafkaException as error:
+            raise _unreadable(self._topic, error.args[0]) from error
+
+    def _take(self, records: Sequence[Record]) -> tuple[DeadLetter, ...]:
+        if not records:
+            return ()
+        self.folded, touched, refused = fold(self.folded, records, topic=self._topic)
+        models = dict(self.catalogue.models)
+        not_adopted: list[DeadLetter] = []
+        for name in touched:
+            entry, left_out = adopt(self.folded, name, self._limits, topic=self._topic)
+            not_adopted += left_out
+            models.pop(name, None)
+            if entry is not None:
+                models[name] = entry
+        self.catalogue = Catalogue(models, self.folded.position)
+        new = [letter for letter in not_adopted if (letter.offset, letter.code) not in self._refused_at]
+        self._refused_at.update((letter.offset, letter.code) for letter in new)
+        return (*refused, *new)
+
+
+def _record(message: Any) -> Record:
+    headers = {name: value or b"" for name, value in message.headers() or ()}
+    return Record(message.key(), message.value(), headers, message.offset(), max(0, message.timestamp()[1]))
+
+
+def _unreadable(topic: str, error: KafkaError) -> BrokerError:
+    if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}:
+        return BrokerError("DEF020", f"the topic {topic} does not exist", "make it: fqlstream topics apply")
+    return BrokerError(
+        "DEF021", f"the topic {topic} cannot be read: {error.str()}", "is Kafka up, and may you read it?"
+    )
+
+
+def read_catalogue(settings: Settings) -> Catalogue:
+    """Read all definitions that stand now.
+
+    Raises BrokerError where they cannot be read.
+    """
+    with DefinitionsReader(settings) as reader:
+        reader.read_to_end()
+        return reader.catalogue
