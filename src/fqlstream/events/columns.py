@@ -49,9 +49,9 @@ _ARROW_TYPES: Final[Mapping[ColumnType, pa.DataType]] = {
 _LABEL_ROLES: Final = frozenset({Role.TARGET, Role.METADATA})
 _NONE = type(None)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 #: What the vectorised parser may be given: Arrow's own reader of times takes more than RFC 3339.
-_RFC3339_PLAIN: Final = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$"
+_RFC3339_PLAIN: Final = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:[0-5]\d)$"
 
 
 def arrow_type(column: Column) -> pa.DataType:

@@ -121,8 +121,9 @@ def _columns_ms(letters: npt.NDArray[np.uint8], tail: int, digits: int) -> tuple
     if digits > 0:
         plain &= letters[_SECONDS_LENGTH] == ord(".")
 
-    def two(place: int) -> npt.NDArray[np.int64]:
-        return (numbers[place] * np.uint8(10) + numbers[place + 1]).astype(np.int64)
+    def two(place: int) -> Ints:
+        both: Ints = (numbers[place] * np.uint8(10) + numbers[place + 1]).astype(np.int64)
+        return both
 
     if tail == _ZULU_TAIL:
         plain &= np.isin(letters[-1], _ZULU)

@@ -47,6 +47,8 @@ ARROW_CONTENT_TYPE: Final = "application/vnd.apache.arrow.stream"
 
 #: One core is one partition's; a pool of threads would take the others'.
 _READ_OPTIONS: Final = pa.ipc.IpcReadOptions(use_threads=False)
+#: Of today's streams, and of those before Arrow 0.15.
+_END_MARKERS: Final = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
 _ENVELOPE_HEADERS: Final = frozenset({"model", "version", "type"})
 
 
@@ -129,31 +131,37 @@ def _rows(value: bytes, context: Context) -> pa.Table:
     source = pa.BufferReader(value)
     try:
         with pa.ipc.open_stream(source, options=_READ_OPTIONS) as reader:
-            batches = _bounded(reader, context)
+            batches, end = _bounded(reader, source, context)
             table = pa.Table.from_batches(batches, reader.schema)
     except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
-        raise RefusedError(BROKEN_ARROW, f"not an Arrow IPC stream: {shown(str(error))}") from None
-    # A stream that is cut between two messages reads without an error: only its end marker says that it is whole.
-    if source.tell() != len(value) or value[-4:] != b"\0\0\0\0":
+        reason = "this is Arrow's file format" if value.startswith(b"ARROW1") else shown(str(error))
+        raise RefusedError(BROKEN_ARROW, f"not an Arrow IPC stream: {reason}") from None
+    # A stream that is cut between two messages reads without an error: only its end marker says that it is whole, and
+    # only after the last message, since data may look like one.
+    if value[end:] not in _END_MARKERS:
         raise RefusedError(BROKEN_ARROW, "the stream has no end marker, or bytes after it")
     return table
 
 
-def _bounded(reader: pa.ipc.RecordBatchStreamReader, context: Context) -> list[pa.RecordBatch]:
+def _bounded(
+    reader: pa.ipc.RecordBatchStreamReader, source: pa.BufferReader, context: Context
+) -> tuple[list[pa.RecordBatch], int]:
+    """Give the batches of a stream, and where its last message ends."""
     settings = context.settings
     batches: list[pa.RecordBatch] = []
     rows = size = 0
+    end = source.tell()
+    sharing = [place for place, kind in enumerate(reader.schema.types) if kind.id in _SHARING]
     for batch in reader:
+        end = source.tell()
         rows += batch.num_rows
         if rows > settings.arrow_rows_max:
             raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_rows_max} rows")
-        size += batch.get_total_buffer_size() + sum(
-            _shared_bytes(batch.column(place)) for place, kind in enumerate(reader.schema.types) if kind.id in _SHARING
-        )
+        size += batch.get_total_buffer_size() + sum(_shared_bytes(batch.column(place)) for place in sharing)
         if size > settings.arrow_bytes_max:
             raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_bytes_max} bytes unpacked")
         batches.append(batch)
-    return batches
+    return batches, end
 
 
 def _shared_bytes(column: pa.Array) -> int:
