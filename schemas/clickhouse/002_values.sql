@@ -1,0 +1,95 @@
+-- What people read: values of metrics, dead letters, definitions. Views need no FINAL.
+
+CREATE TABLE IF NOT EXISTS metric_values (
+    model LowCardinality(String),
+    version LowCardinality(String) COMMENT 'model version; all: every version together',
+    metric LowCardinality(String),
+    segment LowCardinality(String) COMMENT 'empty: all rows',
+    window_start DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    window_end DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    window_s UInt32 COMMENT 'length of the window in seconds',
+    value Nullable(Float64),
+    rows UInt64 COMMENT 'events in the window and segment',
+    labelled_rows UInt64 COMMENT 'those of them that have a label',
+    exact Bool,
+    error_bound Nullable(Float64) COMMENT 'quantiles: rank error at 99 %; others: absolute error; NULL where exact',
+    status Enum8('early' = 1, 'final' = 2, 'revised' = 3),
+    value_version UInt64 COMMENT 'the highest is the newest; at a tie the later updated_at',
+    definition_revision UInt32,
+    updated_at DateTime64(3, 'UTC'),
+    expires_at DateTime('UTC'),
+    newest UInt128 MATERIALIZED bitOr(bitShiftLeft(toUInt128(value_version), 64), toUInt128(toUnixTimestamp64Milli(updated_at)))
+) ENGINE = ReplacingMergeTree(newest)
+ORDER BY (model, version, metric, segment, window_s, window_start, window_end)
+TTL expires_at
+COMMENT 'every published value; read metric_series or metric_latest';
+
+CREATE OR REPLACE VIEW metric_series AS
+SELECT model, version, metric, segment, window_start, window_end, window_s, value, rows, labelled_rows, exact, error_bound,
+       status, value_version, definition_revision, updated_at
+FROM metric_values FINAL
+COMMENT 'the newest value of every window';
+
+CREATE OR REPLACE VIEW metric_latest AS
+SELECT model, version, metric, segment,
+       fromUnixTimestamp64Milli(tupleElement(newest_row, 1), 'UTC') AS window_start,
+       fromUnixTimestamp64Milli(tupleElement(newest_row, 2), 'UTC') AS window_end,
+       window_s,
+       tupleElement(newest_row, 3) AS value,
+       tupleElement(newest_row, 4) AS rows,
+       tupleElement(newest_row, 5) AS labelled_rows,
+       tupleElement(newest_row, 6) AS exact,
+       tupleElement(newest_row, 7) AS error_bound,
+       tupleElement(newest_row, 8) AS status,
+       tupleElement(newest_row, 9) AS value_version,
+       tupleElement(newest_row, 10) AS definition_revision,
+       tupleElement(newest_row, 11) AS updated_at
+FROM (
+    SELECT model, version, metric, segment, window_s,
+           argMax(
+               tuple(toUnixTimestamp64Milli(window_start), toUnixTimestamp64Milli(window_end), value, rows, labelled_rows, exact,
+                     error_bound, status, value_version, definition_revision, updated_at),
+               tuple(window_start, value_version, updated_at)
+           ) AS newest_row
+    FROM metric_values
+    GROUP BY model, version, metric, segment, window_s
+)
+COMMENT 'the newest value of the newest window, per metric, segment and window length';
+
+CREATE TABLE IF NOT EXISTS dead_letter_rows (
+    topic LowCardinality(String),
+    partition Int32,
+    offset Int64,
+    row String COMMENT '0 for a JSON record; the row numbers of a batch, comma-separated',
+    code LowCardinality(String),
+    reason String,
+    record_at DateTime64(3, 'UTC'),
+    seen_at DateTime64(3, 'UTC'),
+    content_type LowCardinality(String),
+    value_bytes UInt64 COMMENT 'size of what was refused; the bytes are in the topic dead-letters'
+) ENGINE = ReplacingMergeTree(seen_at) ORDER BY (topic, partition, offset, row)
+TTL toDateTime(seen_at) + INTERVAL 30 DAY
+COMMENT 'what was refused; read dead_letters';
+
+CREATE OR REPLACE VIEW dead_letters AS
+SELECT code, reason, concat(topic, '[', toString(partition), ']@', toString(offset)) AS origin, seen_at,
+       topic, partition, offset, row, record_at, content_type, value_bytes
+FROM dead_letter_rows FINAL
+COMMENT 'what was refused, why and where it came from';
+
+CREATE TABLE IF NOT EXISTS definition_rows (
+    kind LowCardinality(String),
+    model String,
+    name String,
+    position Int64 COMMENT 'offset on the topic definitions: the highest is the newest',
+    definition String COMMENT 'as JSON; empty: deleted',
+    revision UInt32,
+    updated_at DateTime64(3, 'UTC')
+) ENGINE = ReplacingMergeTree(position) ORDER BY (kind, model, name)
+COMMENT 'mirror of the topic definitions; read definitions';
+
+CREATE OR REPLACE VIEW definitions AS
+SELECT kind, model, name, definition, revision, updated_at
+FROM definition_rows FINAL
+WHERE definition != ''
+COMMENT 'models, metrics, segments and baselines as they stand';

@@ -1,0 +1,310 @@
+"""ClickHouse over HTTP, for the writers and readers of this package: Arrow in, Arrow out, from any thread.
+
+One clickhouse-connect client without a session is shared: its calls only read it. The connections under it are the pool.
+Inserts and results travel uncompressed as Arrow IPC streams: between processes of one machine compression costs more than
+it saves; a server far away is better reached with `?compression=lz4` in its address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, Self, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import clickhouse_connect
+import lz4.frame
+import pyarrow as pa
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
+from clickhouse_connect.driver.exceptions import Error as DriverError
+from clickhouse_connect.driver.httputil import get_pool_manager
+from urllib3.exceptions import HTTPError
+
+from fqlstream.errors import StoreError, UsageError
+from fqlstream.settings import StoreSettings
+from fqlstream.store.naming import identifier
+
+Parameters = Mapping[str, Any]
+
+#: ClickHouse's codes of what may pass: time-outs, too much at once, a replica or the keeper away, a server going down.
+_PASSING_CODES = frozenset({
+    159, 160, 173, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 279, 285, 286, 290, 319, 341, 342, 364, 394, 425, 439, 999, 1000,
+})  # fmt: skip
+_ACCESS_CODES = frozenset({192, 193, 194, 497, 516})
+#: The end of a streamed answer is kept this far, to read the error that may stand there.
+_TAIL_BYTES = 1 << 16
+_NOT_REACHED_HINT = "check that it runs and that its address is right; `fqlstream up` starts a store of its own"
+
+
+class Store:
+    """A client of one ClickHouse database. Safe for any number of threads."""
+
+    def __init__(self, client: Any, pool: Any, *, quorum: str | None, compression: str | None, name: str) -> None:
+        self._client = client
+        self._pool = pool
+        self._compression = compression
+        self.name = name
+        #: Settings of inserts into `states` and `flushes`, and of reads of them, on a replicated server.
+        self.quorum = quorum
+
+    @classmethod
+    def connect(cls, settings: StoreSettings, *, url: str | None = None, key: str | None = None) -> Self:
+        """Reach a store; `url` and `key` stand before those of the settings.
+
+        Raises StoreError STO001 where nothing answers, STO003 where the key is wrong, UsageError for no or a bad address.
+        """
+        where = _Address.parse(url or settings.url)
+        secret = settings.password.get_secret_value() if settings.password else ""
+        pool = get_pool_manager(maxsize=settings.clients_max, num_pools=2, block=True)
+        try:
+            with _translated(where.shown):
+                client = clickhouse_connect.get_client(
+                    interface=where.scheme,
+                    host=where.host,
+                    port=where.port,
+                    username=where.user or settings.user,
+                    password=key if key is not None else (where.password or secret),
+                    database=where.database,
+                    compress=where.compression or False,
+                    send_receive_timeout=max(1, round(settings.timeout_s)),
+                    autogenerate_session_id=False,
+                    pool_mgr=pool,
+                )
+        except StoreError:
+            pool.clear()
+            raise
+        return cls(client, pool, quorum=settings.quorum, compression=where.compression, name=where.shown)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        with contextlib.suppress(ClickHouseError, OSError):
+            self._client.close()
+        self._pool.clear()
+
+    def ping(self) -> bool:
+        """Say whether the server answers."""
+        return bool(self._client.ping())
+
+    def query_arrow(
+        self, sql: str, parameters: Parameters | None = None, settings: Mapping[str, object] | None = None
+    ) -> pa.Table:
+        """Run a query and give its whole result; text comes as Arrow strings, times in UTC."""
+        with _translated(self.name):
+            data = self._client.raw_query(sql, _bound(parameters), settings=_texts(settings), fmt="ArrowStream")
+        return pa.ipc.open_stream(data).read_all()
+
+    def query_rows(self, sql: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:
+        """Run a query and give its rows as Python values."""
+        with _translated(self.name):
+            return [tuple(row) for row in self._client.query(sql, _bound(parameters)).result_rows]
+
+    def stream_arrow(self, sql: str, parameters: Parameters | None = None) -> Iterator[pa.RecordBatch]:
+        """Run a query and give its result batch by batch, as it comes. An error on the way is raised where it came."""
+        with _translated(self.name):
+            response = self._client.raw_stream(sql, _bound(parameters), fmt="ArrowStream")
+        source = _Tail(response)
+        try:
+            try:
+                yield from pa.ipc.open_stream(pa.PythonFile(cast("IO[bytes]", source), mode="r"))
+            except (pa.ArrowInvalid, OSError) as error:
+                raise _streamed_error(source, error, self.name) from None
+            if (late := _told_error(source)) is not None:
+                raise _refused(late, None)
+        finally:
+            response.close()
+
+    def stream_bytes(
+        self,
+        sql: str,
+        format_name: str,
+        parameters: Parameters | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> Iterator[bytes]:
+        """Run a query and give its answer in any format of ClickHouse, piece by piece, as it comes."""
+        with _translated(self.name):
+            response = self._client.raw_stream(
+                sql, _bound(parameters), settings={**_texts(settings), "default_format": format_name}
+            )
+        source = _Tail(response)
+        try:
+            while True:
+                try:
+                    data = source.read(_TAIL_BYTES)
+                except (HTTPError, OSError) as error:
+                    raise _streamed_error(source, error, self.name) from None
+                if not data:
+                    break
+                yield data
+            if (late := _told_error(source)) is not None:
+                raise _refused(late, None)
+        finally:
+            response.close()
+
+    def insert_arrow(self, table: str, data: pa.Table, settings: Mapping[str, object] | None = None) -> None:
+        """Insert rows; columns go by name, those that the data lacks get their defaults. Returns once they are durable."""
+        if data.num_rows == 0:
+            return
+        sink = pa.BufferOutputStream()
+        data = data.unify_dictionaries()
+        with pa.ipc.new_stream(sink, data.schema) as writer:
+            writer.write_table(data)
+        body: Any = sink.getvalue().to_pybytes()
+        if self._compression == "lz4":
+            body = lz4.frame.compress(body)
+        with _translated(self.name):
+            self._client.raw_insert(
+                identifier(table),
+                data.column_names,
+                body,
+                settings=_texts(settings),
+                fmt="ArrowStream",
+                compression=self._compression,
+            )
+
+    def command(
+        self, sql: str, parameters: Parameters | None = None, settings: Mapping[str, object] | None = None
+    ) -> None:
+        """Run a statement that gives no rows."""
+        with _translated(self.name):
+            self._client.command(sql, parameters=_bound(parameters), settings=_texts(settings))
+
+    def quorum_write(self) -> dict[str, object]:
+        """Give the settings of an insert that the protocol relies on."""
+        return {"insert_quorum": self.quorum, "insert_quorum_parallel": 0} if self.quorum else {}
+
+    def quorum_read(self) -> dict[str, object]:
+        """Give the settings of a read that must see every such insert."""
+        return {"select_sequential_consistency": 1} if self.quorum else {}
+
+
+class _Address:
+    """A store's address, taken apart."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError("STO005", f"{url!r} is no address of a store", "write http(s)://host:port/database")
+        self.scheme = parts.scheme
+        self.host = parts.hostname
+        self.port = parts.port or (8443 if parts.scheme == "https" else 8123)
+        self.user = unquote(parts.username or "")
+        self.password = unquote(parts.password or "")
+        self.database = unquote(parts.path.strip("/")) or "default"
+        self.compression = parse_qs(parts.query).get("compression", [None])[0]
+        if self.compression not in (None, "lz4"):
+            raise UsageError(
+                "STO005", f"compression {self.compression!r} is not supported", "write ?compression=lz4, or nothing"
+            )
+        self.shown = f"{self.scheme}://{self.host}:{self.port}/{self.database}"
+
+    @classmethod
+    def parse(cls, url: str | None) -> _Address:
+        if not url:
+            raise UsageError(
+                "STO004",
+                "no store is named",
+                "set FQLSTREAM_STORE__URL, or join a stack with --data (`fqlstream up` runs one)",
+            )
+        return cls(url)
+
+
+class _Tail:
+    """A readable answer that remembers its end."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self.tail = b""
+        self.closed = False
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = None) -> bytes:
+        data = bytes(self._response.read(size) if size is not None and size >= 0 else self._response.read())
+        self.tail = (self.tail + data)[-_TAIL_BYTES:]
+        return data
+
+    def close(self) -> None:
+        self.closed = True
+
+    @property
+    def tag(self) -> str:
+        """The mark that an error in the answer carries."""
+        return str(self._response.headers.get("X-ClickHouse-Exception-Tag", ""))
+
+
+def _told_error(source: _Tail) -> str | None:
+    """Read the error that ClickHouse wrote into an answer it had begun."""
+    mark = b"__exception__\r\n" + source.tag.encode() + b"\r\n"
+    if not source.tag or mark not in source.tail:
+        return None
+    return source.tail.split(mark, 1)[1].rsplit(b"\n", 3)[0].decode(errors="replace")
+
+
+def _streamed_error(source: _Tail, error: Exception, name: str) -> StoreError:
+    with contextlib.suppress(HTTPError, OSError):
+        while source.read(_TAIL_BYTES):
+            pass
+    told = _told_error(source)
+    if told is not None:
+        return _refused(told, None)
+    return StoreError("STO001", f"{name} broke off its answer: {error}", _NOT_REACHED_HINT, retryable=True)
+
+
+def _bound(parameters: Parameters | None) -> dict[str, Any] | None:
+    return dict(parameters) if parameters else None
+
+
+def _texts(settings: Mapping[str, object] | None) -> dict[str, str]:
+    return {name: str(value) for name, value in settings.items()} if settings else {}
+
+
+@contextlib.contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Turn what the driver raises into StoreError, ClickHouse's own words kept."""
+    try:
+        yield
+    except OperationalError as error:
+        if error.code is not None:
+            raise _refused(str(error), error.code) from None
+        raise StoreError(
+            "STO001", f"{name} does not answer: {_first_line(error)}", _NOT_REACHED_HINT, retryable=True
+        ) from None
+    except (DriverError, ClickHouseError) as error:
+        raise _refused(str(error), getattr(error, "code", None)) from None
+    except (HTTPError, OSError) as error:
+        raise StoreError(
+            "STO001", f"{name} does not answer: {_first_line(error)}", _NOT_REACHED_HINT, retryable=True
+        ) from None
+
+
+def _refused(text: str, code: int | None) -> StoreError:
+    told = text[text.find("Code: ") :] if "Code: " in text else text
+    told = told.split(" (for url ", 1)[0].strip()
+    if code is None:
+        number = told.removeprefix("Code: ").split(".", 1)[0]
+        code = int(number) if number.isdigit() else None
+    if code in _ACCESS_CODES:
+        hint = "give the store's key: --data DIR of a running stack, or FQLSTREAM_STORE__PASSWORD"
+        return StoreError("STO003", f"ClickHouse refused access: {told}", hint)
+    return StoreError("STO002", f"ClickHouse refused: {told}", retryable=code in _PASSING_CODES)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Give a small table as rows."""
+    return cast("list[dict[str, Any]]", table.to_pylist())
+
+
+def int_list(values: Sequence[int]) -> str:
+    """Write whole numbers for an IN clause."""
+    return ",".join(str(int(value)) for value in values)

@@ -1,0 +1,78 @@
+"""Requests to rebuild panes from history; the owner of the partition polls them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from fqlstream.store.client import Store, rows_of
+from fqlstream.stream.protocol import PaneKey
+
+_TIME: Final = pa.timestamp("ms", tz="UTC")
+#: Requests taken at once: a repair of a year of panes must not fill a worker's memory.
+_TAKEN_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RepairRequest:
+    """One pane of one partition that is to be rebuilt."""
+
+    id: str
+    partition: int
+    pane: PaneKey
+    reason: str
+
+
+def request(store: Store, panes: Sequence[tuple[int, PaneKey]], reason: str, *, requested_at_ms: int) -> None:
+    """Ask the owners of these partitions to rebuild panes. Asking again while a request waits changes nothing."""
+    wanted = sorted(set(panes))
+    _write(
+        store, [RepairRequest(_id(p, key, requested_at_ms), p, key, reason) for p, key in wanted], requested_at_ms, None
+    )
+
+
+def poll(store: Store, partition: int) -> list[RepairRequest]:
+    """Give the requests to a partition's owner that wait, the oldest first."""
+    table = store.query_arrow(
+        "SELECT id, model, version, toUnixTimestamp64Milli(pane_start) AS start_ms, any(reason) AS reason, "
+        "min(requested_at) AS asked FROM repair_requests WHERE partition = {partition:Int32} "
+        "GROUP BY model, version, pane_start, id HAVING max(step) = 0 ORDER BY asked, id LIMIT {taken:UInt32}",
+        {"partition": partition, "taken": _TAKEN_MAX},
+        store.quorum_read(),
+    )
+    return [
+        RepairRequest(row["id"], partition, PaneKey(row["model"], row["version"], row["start_ms"]), row["reason"])
+        for row in rows_of(table)
+    ]
+
+
+def finish(store: Store, requests: Sequence[RepairRequest], *, finished_at_ms: int) -> None:
+    """Say that requests were carried out, by a flush that is durable."""
+    _write(store, requests, finished_at_ms, finished_at_ms)
+
+
+def _write(store: Store, requests: Sequence[RepairRequest], at_ms: int, finished_at_ms: int | None) -> None:
+    count = len(requests)
+    data = pa.table(
+        {
+            "partition": pa.array([item.partition for item in requests], pa.int32()),
+            "model": pa.array([item.pane.model for item in requests], pa.string()),
+            "version": pa.array([item.pane.version for item in requests], pa.string()),
+            "pane_start": pa.array([item.pane.start_ms for item in requests], _TIME),
+            "id": pa.array([item.id for item in requests], pa.string()),
+            "reason": pa.array([item.reason for item in requests], pa.string()),
+            "requested_at": pa.array([at_ms] * count, _TIME),
+            "finished_at": pa.array([finished_at_ms] * count, _TIME),
+            "step": pa.array([0 if finished_at_ms is None else 1] * count, pa.uint8()),
+        }
+    )
+    store.insert_arrow("repair_requests", data, store.quorum_write())
+
+
+def _id(partition: int, key: PaneKey, requested_at_ms: int) -> str:
+    text = f"{partition}|{key.model}|{key.version}|{key.start_ms}|{requested_at_ms}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
