@@ -1,0 +1,49 @@
+"""`fqlstream docs`: the generated files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fqlstream.cli.options import JsonOption
+from fqlstream.cli.output import print_json, print_text
+from fqlstream.events.schemas import stale_schemas, write_schemas
+from fqlstream.packaged import packaged
+
+app = typer.Typer(
+    no_args_is_help=True, help="Files that are generated from the code: the JSON Schemas of all payloads."
+)
+
+SchemasOption = Annotated[
+    Path | None, typer.Option("--schemas", metavar="DIR", help="Where the schemas are; those of fqlstream otherwise.")
+]
+
+
+@app.command()
+def write(schemas: SchemasOption = None, json: JsonOption = False) -> None:
+    """Generate the files again, and say which changed."""
+    directory = schemas or packaged("schemas")
+    written = write_schemas(directory)
+    if json:
+        print_json({"written": written})
+        return
+    for name in written:
+        print_text(f"wrote {name}" if (directory / name).exists() else f"deleted {name}")
+    if not written:
+        print_text("everything was current")
+
+
+@app.command()
+def check(schemas: SchemasOption = None, json: JsonOption = False) -> None:
+    """Say whether the files are current. Exit code 1 where one is not."""
+    stale = stale_schemas(schemas or packaged("schemas"))
+    if json:
+        print_json({"stale": stale})
+    else:
+        for name in stale:
+            print_text(f"{name} is stale: run `fqlstream docs write`")
+        if not stale:
+            print_text("everything is current")
+    raise typer.Exit(1 if stale else 0)
