@@ -30,7 +30,8 @@ def settings_for(data: Path | None) -> Settings:
     if data is not None:
         return join(data, settings)
     kafka, store = settings.kafka, settings.store
-    if (kafka.bootstrap or store.url) and not is_locked(settings.data):
+    named = bool(kafka.bootstrap), bool(store.url)
+    if all(named) or (any(named) and not is_locked(settings.data)):
         return settings
     joined = join(settings.data, settings)
     return joined.model_copy(

@@ -61,7 +61,7 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
         def once(text: str) -> None:
             # without a terminal a changing status is only worth its first words
             first = text.split(":")[0]
-            if first not in said and not quiet:
+            if first and first not in said and not quiet:
                 said.add(first)
                 print_note(text)
 

@@ -1,8 +1,8 @@
-"""Runs a command that ends when its parent does, even a parent that was killed.
+"""Runs a command that ends when its parent does, even a parent that was killed: SIGTERM, and SIGKILL if that does not help.
 
-Called as `python -I -S launcher.py PARENT_PID LIFELINE COMMAND...`, and becomes the command: its process id is the
+Called as `python -I -S launcher.py PARENT_PID LIFELINE GRACE_S COMMAND...`, and becomes the command: its process id is the
 command's. LIFELINE is the reading end of a pipe that only the parent writes to: at the parent's death it reads empty.
-Imports nothing of fqlstream: it must start in milliseconds.
+GRACE_S is how long the command may then go on, to finish its work. Imports nothing of fqlstream: it must start in milliseconds.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ import sys
 import time
 
 PR_SET_PDEATHSIG = 1
-#: After the parent's death a child may finish its work for so long; the same bound as an orderly stop.
-GRACE_S = 30.0
 
 
 def main(argv: list[str]) -> None:
     """Tie this process to its parent, then become the command."""
-    parent, lifeline, command = int(argv[1]), int(argv[2]), argv[3:]
+    parent, lifeline, grace_s, command = int(argv[1]), int(argv[2]), float(argv[3]), argv[4:]
     os.set_inheritable(lifeline, False)
-    if not _ask_kernel():
-        _fork_watcher(lifeline)
+    _fork_watcher(lifeline, grace_s)
+    _signal_at_parents_death(signal.SIGTERM)
     if os.getppid() != parent:
         sys.exit(0)  # the parent died before the tie was made
     os.execvp(command[0], command)  # noqa: S606  # the command is the supervisor's own
 
 
-def _ask_kernel() -> bool:
-    """Have Linux send SIGTERM when the parent dies; False where that does not exist."""
-    if sys.platform != "linux" or os.environ.get("FQLSTREAM_LAUNCHER_WATCH") == "1":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) == 0)
+def _signal_at_parents_death(number: int) -> None:
+    """Have the kernel send this process a signal the moment its parent dies; only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
 
 
-def _fork_watcher(lifeline: int) -> None:
-    """Leave a process behind that ends the command when the lifeline breaks."""
+def _fork_watcher(lifeline: int, grace_s: float) -> None:
+    """Leave a process behind that ends the command when the lifeline breaks, at the latest after the grace time.
+
+    The kernel's signal alone would leave a command that hangs while it stops, and other systems have no such signal.
+    """
     command_pid = os.getpid()
     if os.fork() != 0:
         return
+    _signal_at_parents_death(signal.SIGKILL)  # our parent is the command
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while os.getppid() == command_pid:
         broken, _, _ = select.select([lifeline], [], [], 0.5)
         if broken:
-            _end(command_pid)
+            _end(command_pid, grace_s)
             break
     os._exit(0)
 
 
-def _end(pid: int) -> None:
+def _end(pid: int, grace_s: float) -> None:
     os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while os.getppid() == pid and time.monotonic() < deadline:
         time.sleep(0.1)
     if os.getppid() == pid:

@@ -28,6 +28,14 @@ def keep_port(data: Path, name: str, preferred: int | None, *, host: str = "127.
     return port
 
 
+def kept_port(data: Path, name: str) -> int:
+    """Give the port that a part of this data directory has.
+
+    Raises KeyError where it never had one.
+    """
+    return int(json.loads((data / "ports.json").read_text())[name])
+
+
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Say whether a server could listen here now."""
     with socket.socket() as probe:

@@ -34,7 +34,10 @@ class ProcessError(FqlstreamError):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What to run. `ready` is asked again and again until it says yes; `environment` is added to ours."""
+    """What to run. `ready` is asked again and again until it says yes; `environment` is added to ours.
+
+    `stop_timeout_s`: from SIGTERM to SIGKILL in an orderly stop; `orphan_timeout_s`: the same when we were killed.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -43,6 +46,7 @@ class ChildSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout_s: float = 60.0
     stop_timeout_s: float = 10.0
+    orphan_timeout_s: float = 30.0
 
 
 class Child:
@@ -76,7 +80,8 @@ class Child:
 
     def _spawn(self, log: int) -> subprocess.Popen[bytes]:
         lifeline = _lifeline()
-        launch = (sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(lifeline), *self.spec.command)
+        ties = (str(os.getpid()), str(lifeline), str(self.spec.orphan_timeout_s))
+        launch = (sys.executable, "-I", "-S", str(_LAUNCHER), *ties, *self.spec.command)
         return subprocess.Popen(  # noqa: S603  # our own commands
             launch,
             stdin=subprocess.DEVNULL,

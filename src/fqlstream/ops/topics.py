@@ -28,7 +28,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fqlstream.errors import BrokerError, SettingsError
 from fqlstream.events.documents import Document, read_documents, read_text
 from fqlstream.events.durations import DurationMs
+from fqlstream.ops.kafka_options import librdkafka_options
 from fqlstream.packaged import packaged
+from fqlstream.settings import KafkaSettings
 
 #: An admin request that takes longer has failed; a controller answers in milliseconds.
 REQUEST_S: Final = 20.0
@@ -209,6 +211,18 @@ def _settings(declared: TopicDeclaration, replicas: int, actual: _Actual) -> lis
         for name, value in wanted.items()
         if actual.config.get(name) != value
     ]
+
+
+def partitions_count(settings: KafkaSettings, topic: str) -> int:
+    """Ask how many partitions a topic has.
+
+    Raises BrokerError where the cluster does not answer or has no such topic.
+    """
+    with _asking(topic):
+        metadata = AdminClient(librdkafka_options(settings)).list_topics(topic, timeout=REQUEST_S).topics[topic]
+    if metadata.error is not None:
+        raise BrokerError("TOP005", f"topic {topic}: {metadata.error.str()}", "make it: fqlstream topics apply")
+    return len(metadata.partitions)
 
 
 def _describe(admin: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:

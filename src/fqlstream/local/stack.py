@@ -1,0 +1,258 @@
+"""The whole stack on one machine: broker, store, topics, tables, workers; started in order, kept running, stopped in order."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from confluent_kafka import ConsumerGroupState, KafkaException
+from confluent_kafka.admin import AdminClient
+from pydantic import SecretStr
+
+from fqlstream.local.broker import Broker, provide_broker
+from fqlstream.local.joining import Pids, StackFile, hold, stack_path, write_stack
+from fqlstream.local.ports import keep_port, kept_port
+from fqlstream.local.processes import Child, ChildSpec, ProcessError, Supervisor
+from fqlstream.local.progress import SILENT, Progress
+from fqlstream.ops import topics
+from fqlstream.ops.kafka_options import librdkafka_options
+from fqlstream.settings import Settings, StoreSettings
+from fqlstream.store import migrations
+from fqlstream.store.client import Store
+
+STORE: Final = "store"
+KAFKA: Final = "kafka"
+_TICK_S: Final = 0.2
+_ASK_S: Final = 2.0
+#: Out of the time that an orderly stop has: workers write what they have first, then the store and the broker may go.
+_STOP_SHARES: Final = {"worker": 0.5, STORE: 0.3, KAFKA: 0.2}
+_KEY_FILE: Final = "store.key"
+#: What the store says when something else got its port first.
+_PORT_TAKEN: Final = "STO012"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack that runs. `settings` reach its broker and its store; `describe` tells of its parts as they are now."""
+
+    settings: Settings
+    broker: Broker
+    describe: Callable[[], StackFile]
+
+
+@contextmanager
+def running_stack(
+    settings: Settings, data: Path, *, workers: int, mock_allowed: bool = False, progress: Progress = SILENT
+) -> Iterator[Stack]:
+    """Start everything in a data directory, keep it running, and stop it in order.
+
+    Parts that die are started again by a thread. When all is ready `stack.json` is written, and written again at each
+    restart. Raises UsageError where a stack runs in the directory already, FqlstreamError where a part cannot be had.
+    """
+    with hold(data):
+        stack_path(data).unlink(missing_ok=True)
+        building = _Building(settings, data, workers, progress)
+        try:
+            stack = building.start(mock_allowed=mock_allowed)
+            write_stack(data, stack.describe())
+            with building.supervision():
+                yield stack
+        finally:
+            stack_path(data).unlink(missing_ok=True)
+            building.stop()
+
+
+class _Building:
+    """What has been started so far."""
+
+    def __init__(self, settings: Settings, data: Path, workers: int, progress: Progress) -> None:
+        self._settings = settings
+        self._data = data
+        self._worker_names = tuple(f"worker-{number}" for number in range(1, workers + 1))
+        self._progress = progress
+        self._broker: Broker | None = None
+        self._supervisor = Supervisor(
+            log_bytes_max=settings.local.log_bytes_max, say=progress.line, changed=self._rewrite
+        )
+        self._describe: Callable[[], StackFile] | None = None
+
+    def start(self, *, mock_allowed: bool) -> Stack:
+        """Start the parts in the order in which they need each other."""
+        store = None if self._settings.store.url else self._begin_store()
+        broker = self._broker = provide_broker(
+            self._settings, self._data, progress=self._progress, mock_allowed=mock_allowed
+        )
+        if broker.child is not None:
+            self._supervisor.adopt(broker.child)
+        kafka = self._settings.kafka.model_copy(update={"bootstrap": broker.bootstrap})
+        joined = self._settings.model_copy(update={"data": self._data, "kafka": kafka})
+        if broker.kind != "mock":  # it makes a topic when it is named, and in no other way
+            self._apply_topics(joined)
+        if store is not None:
+            joined = joined.model_copy(update={"store": self._await_store(store)})
+        kind = "ClickHouse in a process of its own" if store else "yours"
+        self._progress.line(f"store: {kind} at {joined.store.url}")
+        with Store.connect(joined.store) as client:
+            migrations.apply(client)
+        self._start_workers(joined)
+        self._describe = lambda: self._file(joined, broker)
+        return Stack(joined, broker, self._describe)
+
+    def _begin_store(self) -> Child:
+        """Start the embedded store, without waiting for it: the broker can start meanwhile."""
+        host = self._settings.store.host
+        port = keep_port(self._data, STORE, self._settings.store.port or None, host=host)
+        spec = ChildSpec(
+            name=STORE,
+            command=(
+                sys.executable, "-m", "fqlstream.store.embedded",
+                "--data", str(self._data.absolute()), "--host", host, "--port", str(port),
+            ),
+            log=self._data / "logs" / "store.log",
+            ready=lambda: _store_answers(host, port),
+            start_timeout_s=self._settings.local.start_timeout_s,
+            stop_timeout_s=self._share(STORE),
+        )  # fmt: skip
+        child = Child(spec)
+        child.start()
+        self._supervisor.adopt(child)
+        return child
+
+    def _await_store(self, store: Child) -> StoreSettings:
+        """Wait until the store answers; where something took its port meanwhile, start it on another."""
+        try:
+            store.wait_ready()
+        except ProcessError as error:
+            if _PORT_TAKEN not in error.message:
+                raise
+            self._begin_store().wait_ready()
+        host = self._settings.store.host
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{kept_port(self._data, STORE)}"
+        password = SecretStr((self._data / _KEY_FILE).read_text().strip())
+        return self._settings.store.model_copy(update={"url": url, "password": password})
+
+    def _apply_topics(self, settings: Settings) -> None:
+        self._progress.status("making topics")
+        admin = AdminClient(librdkafka_options(settings.kafka))
+        report = topics.apply(admin, topics.plan(admin, topics.load_declarations()))
+        for difference in report.refused:
+            text = f"{difference.setting} is {difference.actual}, {difference.declared} declared"
+            self._progress.line(f"topic {difference.topic}: {text}; see `fqlstream topics plan`")
+
+    def _start_workers(self, joined: Settings) -> None:
+        """Start all workers, then wait until the group has them."""
+        if not self._worker_names:
+            return
+        self._progress.status("starting workers")
+        admin = AdminClient(librdkafka_options(joined.kafka))
+        children = [Child(self._worker_spec(name, joined, admin)) for name in self._worker_names]
+        for child in children:
+            child.start()
+            self._supervisor.adopt(child)
+        for child in children:
+            child.wait_ready()
+
+    def _worker_spec(self, name: str, joined: Settings, admin: AdminClient) -> ChildSpec:
+        environment = {
+            "FQLSTREAM_DATA": str(self._data.absolute()),
+            "FQLSTREAM_KAFKA__BOOTSTRAP": str(joined.kafka.bootstrap),
+            "FQLSTREAM_STORE__URL": str(joined.store.url),
+            # a worker that is started again takes its own place, instead of waiting until the group gives up the dead one
+            "FQLSTREAM_KAFKA__INSTANCE_ID": _instance_id(self._data, name),
+        }
+        if joined.store.password is not None:
+            environment["FQLSTREAM_STORE__PASSWORD"] = joined.store.password.get_secret_value()
+        count = len(self._worker_names)
+        return ChildSpec(
+            name=name,
+            command=(sys.executable, "-m", "fqlstream.cli", "worker"),
+            log=self._data / "logs" / f"{name}.log",
+            ready=lambda: _group_has(admin, joined.kafka.group, count),
+            environment=environment,
+            start_timeout_s=self._settings.local.start_timeout_s,
+            stop_timeout_s=self._share("worker"),
+        )
+
+    def _share(self, part: str) -> float:
+        return self._settings.local.stop_timeout_s * _STOP_SHARES[part]
+
+    def _file(self, joined: Settings, broker: Broker) -> StackFile:
+        password = joined.store.password if self._settings.store.url is None else None
+        return StackFile(
+            bootstrap=broker.bootstrap,
+            broker=broker.kind,
+            store_url=joined.store.url,
+            # the key of our own store; a password of yours stays where it is
+            store_key=password.get_secret_value() if password else None,
+            api_url=None,
+            api_key=None,
+            pids=Pids(
+                broker=self._supervisor.pid(KAFKA),
+                store=self._supervisor.pid(STORE),
+                api=None,
+                workers=tuple(pid for pid in map(self._supervisor.pid, self._worker_names) if pid is not None),
+            ),
+        )
+
+    def _rewrite(self) -> None:
+        if self._describe is not None:
+            write_stack(self._data, self._describe())
+
+    @contextmanager
+    def supervision(self) -> Iterator[None]:
+        """Look after the children in a thread."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(_TICK_S):
+                self._supervisor.tick()
+
+        thread = threading.Thread(target=look, name="supervisor", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def stop(self) -> None:
+        """End what was started: workers write what they have first, then the store and the broker may go."""
+        self._supervisor.stop([self._worker_names, [STORE], [KAFKA]], self._settings.local.stop_timeout_s)
+        if self._broker is not None:
+            self._broker.stop()
+
+
+def _store_answers(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=_ASK_S)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _group_has(admin: AdminClient, group: str, members: int) -> bool:
+    """Say whether so many workers share the partitions."""
+    try:
+        future = admin.describe_consumer_groups([group], request_timeout=_ASK_S)[group]
+        description = future.result(_ASK_S * 2)
+    except (KafkaException, TimeoutError):
+        return False
+    return description.state is ConsumerGroupState.STABLE and len(description.members) >= members
+
+
+def _instance_id(data: Path, name: str) -> str:
+    """Name a worker the same at each start, and unlike any worker of another machine or directory."""
+    directory = hashlib.sha256(str(data.absolute()).encode()).hexdigest()[:8]
+    return f"{platform.node()}-{directory}-{name}"
