@@ -16,6 +16,7 @@ from fqlstream.fql.ast import (
     BooleanNode,
     CallNode,
     ColumnNode,
+    InvalidNode,
     Node,
     NullNode,
     NumberNode,
@@ -313,8 +314,9 @@ class _Checker:
                     position += 1
                     self.bind_once(param, argument.value, typed, bound)
             else:
-                self.too_many(node, spec, argument, len(positional))
-                break
+                if not isinstance(argument.value, InvalidNode):
+                    self.too_many(node, spec, argument, len(positional))
+                return None
         if len(self.errors) == before:
             self.check_missing(node, spec, bound)
         return bound if len(self.errors) == before else None
@@ -489,22 +491,20 @@ class _Checker:
         return False
 
     def same_hint(self, left: Node, a: Expression, right: Node, b: Expression) -> str | None:
-        for node, other in ((left, b), (right, a)):
-            if isinstance(node, NumberNode) and other.dtype is DType.STRING:
-                return f"numbers in a category or text are Strings: write '{self.shown(node)}'"
-            if isinstance(node, NumberNode) and other.dtype is DType.BOOLEAN and node.value in {0.0, 1.0}:
-                return f"write {'true' if node.value else 'false'}"
-            if isinstance(node, StringNode) and other.dtype is DType.NUMBER:
-                return "a number has no quotes"
-            if (
-                isinstance(node, StringNode)
-                and other.dtype is DType.BOOLEAN
-                and node.value.lower() in {"true", "false"}
-            ):
-                return f"write {node.value.lower()} without quotes"
-            if other.dtype is DType.STRING:
-                return f"write to_string({self.shown(node)})"
-        return None
+        sides = ((left, b), (right, a))
+        for node, other in sides:
+            match node, other.dtype:
+                case NumberNode(), DType.STRING:
+                    return f"numbers in a category or text are Strings: write '{self.shown(node)}'"
+                case NumberNode(value=0.0 | 1.0 as value), DType.BOOLEAN:
+                    return f"write {'true' if value else 'false'}"
+                case StringNode(value=text), DType.BOOLEAN if text.lower() in {"true", "false"}:
+                    return f"write {text.lower()} without quotes"
+                case StringNode(value=text), DType.NUMBER if _is_number(text):
+                    return f"a number has no quotes: write {text}"
+        return next(
+            (f"write to_string({self.shown(node)})" for node, other in sides if other.dtype is DType.STRING), None
+        )
 
     # ---------------------------------------------------------------------------------------- levels
 
@@ -603,6 +603,11 @@ def _joined(spec: FunctionSpec, operands: Sequence[Expression]) -> Expression:
 
 def _joined_run(spec: FunctionSpec, operands: Sequence[Expression]) -> Expression:
     return operands[0] if len(operands) == 1 else _joined(spec, operands)
+
+
+def _is_number(text: str) -> bool:
+    node = parse(text).node if len(text) <= _SHOWN_MAX else None
+    return isinstance(node, NumberNode)
 
 
 def _columns_hint(names: list[str]) -> str:

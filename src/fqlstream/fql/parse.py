@@ -359,8 +359,7 @@ class _Parser:
             self.end_argument(frame)
             self.read_argument_name(frame)
             return True
-        left = self.operands[-1].node
-        number = isinstance(left, NumberNode) and self.peek().kind is Kind.NUMBER
+        number = self.peek().kind is Kind.NUMBER and self.text[token.start - 1].isdigit()
         hint = "numbers have no thousands mark" if number else "a comma stands only between arguments of a function"
         self.error("FQL013", "unexpected comma", token, hint)
         self.skip({Kind.CLOSE})
@@ -423,7 +422,7 @@ class _Parser:
         while (token := self.peek()).kind is not Kind.END:
             if depth == 0 and token.kind in ends:
                 return
-            depth += (token.kind is Kind.OPEN) - (token.kind is Kind.CLOSE)
+            depth += (token.kind is Kind.OPEN or token.text == "[") - (token.kind is Kind.CLOSE or token.text == "]")
             self.take()
 
     def spoil(self) -> None:
