@@ -137,6 +137,10 @@ class StoreSettings(_Group):
 class StreamSettings(_Group):
     """Panes, watermarks, labels, flushes."""
 
+    history: bool = Field(
+        True,
+        description="Keep every event and label in ClickHouse. Off: states and values only, for pure speed; duplicates are counted, labels find only events in memory, nothing can be repaired or back-filled.",
+    )
     flush_ms: int = Field(
         300, ge=1, description="How often changed states of the event lane are written: the freshness of values."
     )
@@ -220,6 +224,32 @@ class StreamSettings(_Group):
     )
 
 
+class ClientSettings(_Group):
+    """How the producer of the SDK batches and waits."""
+
+    linger_ms: int = Field(
+        20, ge=0, description="How long a record waits for others to share a request: more is cheaper, less is fresher."
+    )
+    queue_records_max: int = Field(
+        100_000, ge=1, description="Records of a producer on their way; a full queue makes the next call wait."
+    )
+    queue_bytes_max: int = Field(
+        64 * 2**20, ge=2**20, description="Bytes of a producer on their way: what a model server may spend on telemetry."
+    )
+    queue_wait_s: float = Field(
+        30.0, ge=0, description="How long a call waits for room in the queue before it raises."
+    )
+    flush_wait_s: float = Field(
+        60.0, gt=0, description="How long flush and close wait for the brokers: longer than their own leader election."
+    )
+    batch_bytes_max: int = Field(
+        2**20, ge=2**10, description="Bytes of one Arrow record, before compression: large enough that its head is nothing."
+    )
+    batch_rows_max: int = Field(
+        10_000, ge=1, description="Rows of one Arrow record: a record is the smallest step of a worker."
+    )
+
+
 class FqlSettings(_Group):
     """Limits of the language and its undocumented choices."""
 
@@ -244,6 +274,11 @@ class FqlSettings(_Group):
     )
     quantile_kll_k: int = Field(
         200, ge=8, le=65535, description="KLL's k: 200 guarantees a rank error of 1.33 % at 99 %."
+    )
+    score_values_max: int = Field(
+        1_000,
+        ge=2,
+        description="Distinct scores that AUROC, calibrated threshold and gini keep exactly, then bins: AUROC within 6e-4, often 4e-6.",
     )
 
 
@@ -278,6 +313,7 @@ class Settings(BaseSettings):
     store: Annotated[StoreSettings, Field(description="ClickHouse.")] = StoreSettings()
     stream: Annotated[StreamSettings, Field(description="The engine.")] = StreamSettings()
     fql: Annotated[FqlSettings, Field(description="The language.")] = FqlSettings()
+    client: Annotated[ClientSettings, Field(description="The producer of the SDK.")] = ClientSettings()
     local: Annotated[LocalSettings, Field(description="The stack on one machine.")] = LocalSettings()
 
 

@@ -17,7 +17,8 @@ from world import World, event, finish, publish, run_out, step, work
 from fqlstream.clock import ManualClock
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import DEFINITION
-from fqlstream.settings import StreamSettings
+from fqlstream.settings import FqlSettings, StreamSettings
+from fqlstream.stream.engines import Engines
 
 START_MS = 1_790_000_040_000 // 60_000 * 60_000
 MINUTE_MS = 60_000
@@ -42,7 +43,12 @@ DEFINITIONS: list[dict[str, Any]] = [
     {"kind": "metric", "model": "m", "name": "cost", "definition": "average(if(fn(), -40, if(fp(), -400, 250)))"},
     {"kind": "metric", "model": "m", "name": "precision", "definition": "precision()"},
     {"kind": "metric", "model": "m", "name": "best_hit", "definition": "max(if(tp(), s, 0))"},
-    {"kind": "metric", "model": "m", "name": "median_positive", "definition": "quantile(if(y == 1, x, null), level=0.5)"},
+    {
+        "kind": "metric",
+        "model": "m",
+        "name": "median_positive",
+        "definition": "quantile(if(y == 1, x, null), level=0.5)",
+    },
     {"kind": "segment", "model": "m", "name": "high", "definition": "x >= 5"},
     {"kind": "segment", "model": "m", "name": "wrong", "definition": "fp() or fn()"},
 ]
@@ -53,6 +59,10 @@ def catalogue() -> Catalogue:
     for document in DEFINITIONS:
         known = known.with_definition(DEFINITION.validate_python(document))
     return known
+
+
+CATALOGUE = catalogue()
+ENGINES = Engines(CATALOGUE, FqlSettings())
 
 
 @dataclass
@@ -91,7 +101,9 @@ def produce(world: World, rng: random.Random, events: int) -> dict[tuple[int, st
         rows[partition, name] = Row(minute, x, s, None)
         if rng.random() < 0.15:  # a producer tries again
             todo.append((when + rng.random() * 5, partition, "inference", fields))
-        for _ in range(rng.choice([0, 1, 1, 1, 2, 3])):  # labels, some before their event, some corrected, some taken back
+        for _ in range(
+            rng.choice([0, 1, 1, 1, 2, 3])
+        ):  # labels, some before their event, some corrected, some taken back
             y = rng.choice([0, 1, 1, None])
             todo.append((when + rng.random() * 40 - 4, partition, "label", {"event_id": name, "columns": {"y": y}}))
     for _ in range(rng.randrange(3)):
@@ -165,7 +177,7 @@ def expected(rows: list[Row]) -> dict[tuple[str, str, int, int], float | None]:
 
 def simulate(seed: int, *, events: int = 40) -> None:
     rng = random.Random(seed)
-    world = World(catalogue(), rng.choice([1, 2, 3]), ManualClock(START_MS + 30 * MINUTE_MS))
+    world = World(CATALOGUE, rng.choice([1, 2, 3]), ManualClock(START_MS + 30 * MINUTE_MS), ENGINES)
     limits = settings(rng)
     rows = produce(world, rng, events)
     names = iter(range(10_000))
@@ -181,7 +193,11 @@ def simulate(seed: int, *, events: int = 40) -> None:
             tasks[chosen].close()
             del tasks[chosen]
             partition = owners.pop(chosen)
-            tasks.append(work(world, partition, f"w{next(names)}", limits, rng) if partition >= 0 else publish(world, "m", limits))
+            tasks.append(
+                work(world, partition, f"w{next(names)}", limits, rng)
+                if partition >= 0
+                else publish(world, "m", limits)
+            )
             owners.append(partition)
         elif trouble < 0.05 and owners[chosen] >= 0 and len(tasks) < 10:  # paused: a successor starts while it lives on
             tasks.append(work(world, owners[chosen], f"w{next(names)}", limits, rng))
@@ -204,12 +220,20 @@ def check(world: World, rows: dict[tuple[int, str], Row], seed: int) -> None:
     produced = sum(1 for records in world.log.values() for record in records if b'"inference"' in record.value)
     assert len(world.events) == produced, f"seed {seed}: history holds other rows than were produced"
     wanted = expected(list(rows.values()))
-    got = {(v.metric, v.segment, v.window_start_ms, v.window_end_ms): v for v in world.values.values() if v.version == "all"}
+    got = {
+        (v.metric, v.segment, v.window_start_ms, v.window_end_ms): v
+        for v in world.values.values()
+        if v.version == "all"
+    }
     assert got.keys() == wanted.keys(), f"seed {seed}: other windows than expected"
     for key, value in wanted.items():
         published = got[key]
         assert published.status in ("final", "revised"), f"seed {seed}: {key} is {published.status}"
-        same = published.value == value if value is None or published.value is None else math.isclose(published.value, value, rel_tol=1e-12)
+        same = (
+            published.value == value
+            if value is None or published.value is None
+            else math.isclose(published.value, value, rel_tol=1e-12)
+        )
         assert same, f"seed {seed}: {key} is {published.value}, a recount gives {value}"
     for partition, records in world.log.items():
         assert world.committed.get(partition) == len(records), f"seed {seed}: committed {world.committed}"

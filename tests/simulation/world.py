@@ -20,7 +20,7 @@ from fqlstream.clock import ManualClock
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import ModelDefinition, Role
 from fqlstream.fql.plan import Lane
-from fqlstream.settings import FqlSettings, StreamSettings
+from fqlstream.settings import StreamSettings
 from fqlstream.stream.batches import DeadLetter, Fetch
 from fqlstream.stream.decode import decode
 from fqlstream.stream.delivery import Owner, Ports, flush, take_over
@@ -57,6 +57,7 @@ class World:
     catalogue: Catalogue
     partitions: int
     clock: ManualClock
+    engines: Engines
     log: dict[int, list[Record]] = field(default_factory=dict)
     committed: dict[int, int] = field(default_factory=dict)
     flushes: dict[tuple[int, int, str], FlushRow] = field(default_factory=dict)
@@ -127,11 +128,13 @@ class MemoryStore:
 
     async def pane_keys(self, partition: int, model: str, version: str, from_ms: int) -> Sequence[PaneKey]:
         await Step("read pane keys")
-        return sorted({
-            key
-            for key, p, _ in self.world.states
-            if p == partition and (key.model, key.version) == (model, version) and key.start_ms >= from_ms
-        })
+        return sorted(
+            {
+                key
+                for key, p, _ in self.world.states
+                if p == partition and (key.model, key.version) == (model, version) and key.start_ms >= from_ms
+            }
+        )
 
     def _current(self, model: str, partition: int, row: dict[str, Any], upto: int) -> dict[str, Any]:
         """The row with its last label up to an offset: highest position in its own partition."""
@@ -185,7 +188,9 @@ class MemoryStore:
 
     async def recent_ids(self, partition: int, upto: int, rows_max: int) -> Mapping[str, pa.Table]:
         await Step("read recent ids")
-        rows = sorted((o, n, name, row) for (name, p, o, n), row in self.world.events.items() if p == partition and o <= upto)
+        rows = sorted(
+            (o, n, name, row) for (name, p, o, n), row in self.world.events.items() if p == partition and o <= upto
+        )
         out: dict[str, list[dict[str, Any]]] = {}
         for _, _, name, row in rows[-rows_max:]:
             out.setdefault(name, []).append({key: row[key] for key in (*_ROW_FIELDS, "duplicate")})
@@ -209,16 +214,6 @@ class MemoryStore:
     async def request_repairs(self, requests: Sequence[tuple[int, PaneKey]], reason: str) -> None:
         await Step("request repairs")
 
-    async def take_repairs(self, partition: int) -> tuple[Sequence[PaneKey], Sequence[str]]:
-        await Step("read repairs")
-        found = {number: key for number, (p, key) in self.world.repairs.items() if p == partition}
-        return list(found.values()), list(found)
-
-    async def finish_repairs(self, ids: Sequence[str]) -> None:
-        await Step("finish repairs")
-        for number in ids:
-            self.world.repairs.pop(number, None)
-
     # -- what publishing asks --------------------------------------------------------------------------------------
 
     async def newest_flushes(self, topic: str) -> Sequence[FlushRow]:
@@ -231,11 +226,13 @@ class MemoryStore:
 
     async def changed_panes(self, model: str, after: Mapping[int, int]) -> Sequence[PaneKey]:
         await Step("read changed panes")
-        return sorted({
-            key
-            for (key, partition, _), record in self.world.states.items()
-            if key.model == model and record.version.number > after.get(partition, -1)
-        })
+        return sorted(
+            {
+                key
+                for (key, partition, _), record in self.world.states.items()
+                if key.model == model and record.version.number > after.get(partition, -1)
+            }
+        )
 
     async def pane_records(self, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
         await Step("read pane records")
@@ -244,11 +241,13 @@ class MemoryStore:
 
     async def pane_starts(self, model: str, version: str, start_ms: int, end_ms: int) -> Sequence[int]:
         await Step("read pane starts")
-        return sorted({
-            key.start_ms
-            for key, _, _ in self.world.states
-            if (key.model, key.version) == (model, version) and start_ms <= key.start_ms < end_ms
-        })
+        return sorted(
+            {
+                key.start_ms
+                for key, _, _ in self.world.states
+                if (key.model, key.version) == (model, version) and start_ms <= key.start_ms < end_ms
+            }
+        )
 
     async def read_published(self, model: str) -> Published | None:
         await Step("read published")
@@ -267,14 +266,19 @@ class MemoryStore:
 
     async def open_spans(self, model: str) -> Sequence[Span]:
         await Step("read open windows")
-        return list({Span(v.window_start_ms, v.window_end_ms) for v in self.world.values.values() if v.status == "early"})
+        return list(
+            {Span(v.window_start_ms, v.window_end_ms) for v in self.world.values.values() if v.status == "early"}
+        )
 
     async def write_values(self, values: Sequence[MetricValue], retention_ms: int) -> None:
         await Step("write values")
         for value in values:
             key = (value.version, value.metric, value.segment, value.window_start_ms, value.window_end_ms)
             before = self.world.values.get(key)
-            if before is None or (before.value_version, before.updated_at_ms) <= (value.value_version, value.updated_at_ms):
+            if before is None or (before.value_version, before.updated_at_ms) <= (
+                value.value_version,
+                value.updated_at_ms,
+            ):
                 self.world.values[key] = value
 
 
@@ -328,7 +332,7 @@ class Lock:
 async def work(world: World, partition: int, name: str, settings: StreamSettings, rng: random.Random) -> None:
     """Own a partition: take it over, then fetch and flush for ever, as the worker does."""
     ports = ports_of(world, settings)
-    engines = Engines(world.catalogue, FqlSettings())
+    engines = world.engines
     owner = await take_over(TOPIC, partition, name, world.catalogue, engines, ports, Lock())
     while True:
         fetch = fetch_of(world, owner, rng)
@@ -342,7 +346,7 @@ async def work(world: World, partition: int, name: str, settings: StreamSettings
 async def finish(world: World, partition: int, name: str, settings: StreamSettings) -> Owner:
     """Take a partition over and bring it to the end of its log, without trouble."""
     ports = ports_of(world, settings)
-    engines = Engines(world.catalogue, FqlSettings())
+    engines = world.engines
     owner = await take_over(TOPIC, partition, name, world.catalogue, engines, ports, Lock())
     while (fetch := fetch_of(world, owner, random.Random(0))) is not None:
         await owner.apply(fetch, caught_up=True)
@@ -353,7 +357,7 @@ async def finish(world: World, partition: int, name: str, settings: StreamSettin
 async def publish(world: World, model: str, settings: StreamSettings, *, times: int | None = None) -> None:
     """Publish what changes, for ever or so many times."""
     finaliser = ModelFinaliser(model, TOPIC, MemoryStore(world), MemoryLog(world), world.clock, settings)
-    engines = Engines(world.catalogue, FqlSettings())
+    engines = world.engines
     done = 0
     while times is None or done < times:
         await finaliser.refresh(world.catalogue, engines)
@@ -404,8 +408,12 @@ def _tables(model: ModelDefinition, rows: Iterable[dict[str, Any]], *, keep_empt
     if not rows and not keep_empty:
         return []
     own = arrow_schema(model, "inference")
-    fields = [pa.field(n, pa.string() if n == "event_id" else pa.int32() if n == "row" else pa.int64()) for n in _ROW_FIELDS]
-    violations = [pa.field(n, pa.list_(pa.string())) for n in ("_type_violations", "_range_violations") if n not in own.names]
+    fields = [
+        pa.field(n, pa.string() if n == "event_id" else pa.int32() if n == "row" else pa.int64()) for n in _ROW_FIELDS
+    ]
+    violations = [
+        pa.field(n, pa.list_(pa.string())) for n in ("_type_violations", "_range_violations") if n not in own.names
+    ]
     schema = pa.schema([*fields, *own, *violations])
     return [pa.Table.from_pylist([{n: row.get(n) for n in schema.names} for row in rows], schema)]
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from fqlstream.app.store_port import StoreAdapter
 from fqlstream.app.transport import SourcePartition
 from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue
@@ -64,14 +66,18 @@ class AggregateAgent:
         owner_id: str,
         settings: Settings,
         ports: Ports,
+        repairs: StoreAdapter,
         definitions: Definitions,
+        commit: Callable[[], Awaitable[None]],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.topic = topic
         self.owner_id = owner_id
         self.settings = settings
         self.ports = ports
+        self.repairs = repairs
         self.definitions = definitions
+        self.commit = commit
         self.on_failure = on_failure
         self.engines = Engines(definitions.catalogue, settings.fql)
         self.meter = Meter()
@@ -143,7 +149,7 @@ class AggregateAgent:
             # A model that is new to this worker: read definitions to their end before calling it unknown.
             await self.adopt(await self.definitions.refresh())
             async with held.lock:
-                await held.owner.apply_known(fetch, caught_up=caught_up)
+                await held.owner.apply(fetch, caught_up=caught_up, is_known=True)
         self.meter.apply_s += time.process_time() - started_s
         self.meter.records += len(fetch)
         self.meter.bytes += fetch.bytes_count
@@ -168,11 +174,8 @@ class AggregateAgent:
         """Flush for ever, in the rhythm of the settings; ends the worker where that cannot go on."""
         try:
             while not self._stopping:
-                with_timeout = asyncio.wait_for(self._wake.wait(), self.settings.stream.flush_ms / 1000)
-                try:
-                    await with_timeout
-                except TimeoutError:
-                    pass
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self.settings.stream.flush_ms / 1000)
                 self._wake.clear()
                 await self.flush()
         except asyncio.CancelledError:
@@ -189,8 +192,7 @@ class AggregateAgent:
             for held in parts:
                 held.owner.read_end = self._caught_up(held, held.owner.state.next_offset)
             await flush([held.owner for held in parts], self.ports, labels=labels)
-            for held in parts[:1]:
-                await held.source.commit()  # one request for all partitions
+            await self.commit()
             self.meter.flush_s += time.process_time() - started_s
             self.meter.flushes += 1
         async with self._flushed:
@@ -201,15 +203,15 @@ class AggregateAgent:
         rebuilt = 0
         for held in list(self._held.values()):
             owner = held.owner
-            keys, ids = await self.ports.store.take_repairs(owner.partition)
-            if not ids:
+            requests = await self.repairs.take_repairs(owner.partition)
+            if not requests:
                 continue
             async with held.lock:
-                await owner.rebuild(keys)
+                await owner.rebuild(dict.fromkeys(request.pane for request in requests))
             await self.flush(labels=True)
-            await self.ports.store.finish_repairs(ids)
-            rebuilt += len(keys)
-            log.info("rebuilt %d panes of %s[%d]", len(keys), self.topic, owner.partition)
+            await self.repairs.finish_repairs(requests)
+            rebuilt += len(requests)
+            log.info("rebuilt %d panes of %s[%d]", len(requests), self.topic, owner.partition)
         return rebuilt
 
     async def adopt(self, catalogue: Catalogue) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 import msgspec
 
+from fqlstream.app.producer import OutboxProducer
 from fqlstream.app.transport import SourcePartition
 from fqlstream.errors import BrokerError
+from fqlstream.ops.topic_ids import partitions_count, topic_ids
 from fqlstream.settings import KafkaSettings
-from fqlstream.stream.batches import DeadLetter
+from fqlstream.stream.batches import DeadLetter, Headers
 from fqlstream.stream.protocol import FlushRow, MetricValue
 
 PANE_UPDATES = "pane-updates"
@@ -21,32 +23,22 @@ METRIC_VALUES = "metric-values"
 DEAD_LETTERS = "dead-letters"
 
 
-class Outbox(Protocol):
-    """Where records leave this process."""
-
-    async def send(
-        self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
-    ) -> Awaitable[object]:
-        """Hand a record over; awaiting what this gives awaits its delivery, and raises where that failed."""
-        ...
-
-
 @dataclass(slots=True)
 class KafkaLog:
     """Kafka, as `stream.delivery` and `stream.finalise` ask for it."""
 
     settings: KafkaSettings
-    outbox: Outbox
-    topic_ids: Callable[[KafkaSettings, Sequence[str]], Mapping[str, str]]
-    count_partitions: Callable[[KafkaSettings, str], int]
+    outbox: OutboxProducer
     #: partitions that this worker holds, by number
     sources: dict[int, SourcePartition] = field(default_factory=dict)
-    _ids: dict[str, str] = field(default_factory=dict)
+    _durable: dict[int, int] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
 
     async def topic_id(self, topic: str) -> str:
         """Identify the topic, asking the broker each time: between two takeovers it may have been recreated."""
-        ids = await asyncio.to_thread(self.topic_ids, self.settings, [topic])
+        ids = await asyncio.to_thread(topic_ids, self.settings, [topic])
+        if topic not in ids:
+            raise BrokerError("KFK021", f"the topic {topic} does not exist", "make it: fqlstream topics apply")
         return ids[topic]
 
     async def offset_range(self, topic: str, partition: int) -> tuple[int, int]:
@@ -59,18 +51,26 @@ class KafkaLog:
     async def partitions_count(self, topic: str) -> int:
         """Count the partitions of a topic; asked once, because a topic never shrinks and growth restarts the workers."""
         if topic not in self._counts:
-            self._counts[topic] = await asyncio.to_thread(self.count_partitions, self.settings, topic)
+            self._counts[topic] = await asyncio.to_thread(partitions_count, self.settings, topic)
         return self._counts[topic]
+
+    async def model_partition(self, model: str) -> int:
+        """Say which partition of pane-updates a model's notices go to: whoever holds it publishes the model's values."""
+        return zlib.crc32(model.encode()) % await self.partitions_count(PANE_UPDATES)
 
     async def send_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         """Write refused records to the dead-letter topic: the original bytes, the reasons in headers."""
-        await self._send_all([(DEAD_LETTERS, letter.value, letter.key, _letter_headers(letter)) for letter in letters])
+        await self._send_all(
+            [_Record(DEAD_LETTERS, letter.value, letter.key, _letter_headers(letter)) for letter in letters]
+        )
 
     async def send_notices(self, rows: Sequence[FlushRow]) -> None:
         """Tell the finalisers which panes changed. They look anyway, so a failure here is none."""
         records = []
         for row in rows:
-            models: dict[str, list[list[object]]] = {name: [] for name in row.watermarks.get(next(iter(row.fences)), {})}
+            models: dict[str, list[list[object]]] = {
+                name: [] for name in row.watermarks.get(next(iter(row.fences)), {})
+            }
             for pane in row.panes:
                 models.setdefault(pane.model, []).append([pane.version, pane.start_ms])
             for model, panes in models.items():
@@ -82,7 +82,8 @@ class KafkaLog:
                     "model": model,
                     "panes": panes[:_NOTICE_PANES_MAX],
                 }
-                records.append((PANE_UPDATES, msgspec.json.encode(notice), model.encode(), ()))
+                value = msgspec.json.encode(notice)
+                records.append(_Record(PANE_UPDATES, value, model.encode(), (), await self.model_partition(model)))
         try:
             await self._send_all(records)
         except BrokerError:
@@ -90,24 +91,49 @@ class KafkaLog:
 
     async def send_values(self, values: Sequence[MetricValue]) -> None:
         """Write published values to the metric-values topic."""
-        await self._send_all([
-            (METRIC_VALUES, msgspec.json.encode(value_payload(value)), _value_key(value), ()) for value in values
-        ])
+        await self._send_all(
+            [_Record(METRIC_VALUES, msgspec.json.encode(value_payload(value)), _value_key(value)) for value in values]
+        )
 
-    def acknowledge(self, topic: str, partition: int, next_offset: int) -> None:
+    def acknowledge(self, topic: str, partition: int, next_offset: int) -> None:  # noqa: ARG002  # one source topic
         """Let the commit follow what is durable; nothing where the partition was lost meanwhile."""
-        source = self.sources.get(partition)
-        if source is not None and source.topic == topic and not source.lost:
-            source.ack(next_offset)
+        self._durable[partition] = next_offset
 
-    async def _send_all(
-        self, records: Sequence[tuple[str, bytes | None, bytes | None, Sequence[tuple[str, bytes]]]]
-    ) -> None:
+    async def commit(self) -> None:
+        """Commit what is durable of the partitions that this worker holds and has begun to read."""
+        begun = [
+            (source, self._durable.pop(partition))
+            for partition, source in self.sources.items()
+            if partition in self._durable and not source.lost and source.position is not None
+        ]
+        for source, next_offset in begun:
+            source.ack(next_offset)
+        for source, _ in begun[:1]:
+            await source.commit()  # one request for all partitions
+
+    def forget(self, source: SourcePartition) -> None:
+        """Drop a partition that was lost, unless it has come back meanwhile."""
+        if self.sources.get(source.partition) is source:
+            del self.sources[source.partition]
+            self._durable.pop(source.partition, None)
+
+    async def _send_all(self, records: Sequence[_Record]) -> None:
+        """Send records; returns when all have arrived, raises BrokerError where one has not."""
         deliveries = [
-            await self.outbox.send(topic, value, key=key, headers=headers) for topic, value, key, headers in records
+            await self.outbox.send(record.topic, record.value, record.key, record.headers, record.partition)
+            for record in records
         ]
         for delivery in deliveries:
             await delivery
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    topic: str
+    value: bytes | None
+    key: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
 
 
 #: A notice is a hint: a longer list would only be a larger hint.

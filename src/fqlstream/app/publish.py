@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 
 from fqlstream.clock import Clock
 from fqlstream.settings import Settings
@@ -29,7 +30,7 @@ class FinaliseAgent:
         clock: Clock,
         settings: Settings,
         engines_of: Callable[[], Engines],
-        partition_of: Callable[[str], int],
+        partition_of: Callable[[str], Awaitable[int]],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.source_topic = source_topic
@@ -56,8 +57,7 @@ class FinaliseAgent:
     def lose(self, partitions: Collection[int]) -> None:
         """Forget models."""
         self._partitions -= set(partitions)
-        for model in [m for m in self._finalisers if self.partition_of(m) not in self._partitions]:
-            del self._finalisers[model]
+        self._finalisers.clear()  # what is still ours is read again on the next look
 
     def notice(self, model: str) -> None:
         """Look at a model soon."""
@@ -69,10 +69,8 @@ class FinaliseAgent:
         looked_at_s = 0.0
         try:
             while not self._stopping:
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S)
-                except TimeoutError:
-                    pass
                 self._wake.clear()
                 engines = self.engines_of()
                 noticed, self._noticed = self._noticed, set()
@@ -80,7 +78,7 @@ class FinaliseAgent:
                     looked_at_s = time.monotonic()
                     noticed |= engines.catalogue.models.keys()
                 for model in sorted(noticed & engines.catalogue.models.keys()):
-                    if self.partition_of(model) in self._partitions:
+                    if await self.partition_of(model) in self._partitions:
                         await self.refresh(model, engines)
                 # notices come with every flush of every partition: one look serves all of one rhythm
                 await asyncio.sleep(self.settings.stream.flush_ms / 2000)

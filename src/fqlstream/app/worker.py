@@ -10,7 +10,6 @@ import time
 import uuid
 from dataclasses import dataclass
 
-
 from fqlstream.app.aggregate import AggregateAgent
 from fqlstream.app.definitions import DefinitionsFollower
 from fqlstream.app.faust_app import SourceApp, build_app, run_worker, serve_source
@@ -20,10 +19,8 @@ from fqlstream.app.publish import FinaliseAgent
 from fqlstream.app.store_port import StoreAdapter
 from fqlstream.app.transport import SourcePartition
 from fqlstream.clock import SystemClock
-from fqlstream.client.partitioning import partition_of
 from fqlstream.errors import FqlstreamError
 from fqlstream.ops.definition_log import DefinitionsReader
-from fqlstream.ops.topics import partition_counts, topic_ids
 from fqlstream.settings import Settings
 from fqlstream.store.client import Store
 from fqlstream.stream.batches import Fetch
@@ -49,14 +46,21 @@ class Worker:
         self.app: SourceApp = build_app(
             settings, source_topics=[INFERENCE_EVENTS, PANE_UPDATES], data_dir=settings.data / "faust"
         )
-        self.outbox = OutboxProducer(settings)
-        self.log = KafkaLog(settings.kafka, self.outbox, topic_ids, partition_counts)
-        self.adapter = StoreAdapter(self.store, self.owner_id)
+        self.outbox = OutboxProducer(settings.kafka)
+        self.log = KafkaLog(settings.kafka, self.outbox)
+        self.adapter = StoreAdapter(self.store, SystemClock(), lambda: self.aggregate.engines.catalogue)
         self.ports = Ports(self.adapter, self.log, SystemClock(), decode, settings.stream)
         self.definitions = DefinitionsFollower(DefinitionsReader(settings), self.store, self.adapter, self.log)
         self.ready = asyncio.Event()
         self.aggregate = AggregateAgent(
-            INFERENCE_EVENTS, self.owner_id, settings, self.ports, self.definitions, self._fail
+            INFERENCE_EVENTS,
+            self.owner_id,
+            settings,
+            self.ports,
+            self.adapter,
+            self.definitions,
+            self.log.commit,
+            self._fail,
         )
         self.finalise = FinaliseAgent(
             INFERENCE_EVENTS,
@@ -65,10 +69,9 @@ class Worker:
             SystemClock(),
             settings,
             lambda: self.aggregate.engines,
-            self._model_partition,
+            self.log.model_partition,
             self._fail,
         )
-        self._pane_updates_count = 1
         serve_source(self.app, INFERENCE_EVENTS, lambda source: _Aggregating(self, source))
         serve_source(self.app, PANE_UPDATES, lambda source: _Finalising(self, source))
         self.app.task(self._start)
@@ -83,7 +86,6 @@ class Worker:
 
     async def _start(self) -> None:
         await self.outbox.start()
-        self._pane_updates_count = await self.log.partitions_count(PANE_UPDATES)
         await self.aggregate.adopt(await self.definitions.refresh())
         self.ready.set()
         log.info("ready: %d models known", len(self.definitions.catalogue.models))
@@ -109,16 +111,13 @@ class Worker:
             )
             os._exit(STUCK_EXIT_CODE)
 
-    def _model_partition(self, model: str) -> int:
-        return partition_of(model.encode(), self._pane_updates_count)
-
     def _fail(self, error: BaseException) -> None:
         """End the process with the error: a worker that cannot keep its promise must not go on."""
         if isinstance(error, FqlstreamError):
             log.critical("%s", error)
         else:
             log.critical("unexpected failure", exc_info=error)
-        asyncio.get_running_loop().create_task(self.app.crash(error))  # noqa: RUF006  # the app ends with it
+        asyncio.get_running_loop().create_task(self.app.crash(error))  # the app ends with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +140,7 @@ class _Aggregating:
 
     def drop(self) -> None:
         self.worker.aggregate.lose(self.source)
-        if self.worker.log.sources.get(self.source.partition) is self.source:
-            del self.worker.log.sources[self.source.partition]
+        self.worker.log.forget(self.source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,13 +111,6 @@ class StorePort(Protocol):
         """Ask the owners of these partitions to rebuild panes."""
         ...
 
-    async def take_repairs(self, partition: int) -> tuple[Sequence[PaneKey], Sequence[str]]:
-        """Give the panes that were asked for and the ids of the requests."""
-        ...
-
-    async def finish_repairs(self, ids: Sequence[str]) -> None:
-        """Say that requests were carried out."""
-        ...
 
 
 class LogPort(Protocol):
@@ -186,6 +179,7 @@ class Owner:
         self.flushed_offset = state.next_offset  # rows below it are durable
         self.touched_at_ms: dict[str, int] = {}
         self.read_end = False
+        self.said_something = False  # the first flush of an owner always speaks: a predecessor's commit may be missing
         self.labels_flushed_at_ms = ports.clock.now_ms()
         self.counted_from = base.fences.get(Lane.EVENTS, NO_FENCE) + 1
 
@@ -196,40 +190,38 @@ class Owner:
 
     # -- FETCH -----------------------------------------------------------------------------------------------------
 
-    async def apply(self, fetch: Fetch, *, caught_up: bool) -> frozenset[str]:
-        """Apply a whole fetch. Gives the unknown models, and does nothing, if some were met that a newer catalogue may know."""
-        fetch = _from_offset(fetch, self.state.next_offset)
-        decoded = self._decode_safely(fetch)
-        if decoded is not None and decoded.unknown_models:
-            return decoded.unknown_models
-        await self.apply_known(fetch, caught_up=caught_up)
-        return frozenset()
+    async def apply(self, fetch: Fetch, *, caught_up: bool, is_known: bool = False) -> frozenset[str]:
+        """Apply a whole fetch.
 
-    async def apply_known(self, fetch: Fetch, *, caught_up: bool) -> None:
-        """Apply a fetch; what is unknown to the catalogue as it is becomes a dead letter."""
+        Does nothing but name them if models were met that a newer catalogue may know; with `is_known`, the caller has read
+        definitions to their end, and records of such models become dead letters.
+        """
         fetch = _from_offset(fetch, self.state.next_offset)
         if len(fetch):
-            await self._apply_or_halve(fetch)
+            try:
+                decoded = self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
+            except Exception:  # a record that breaks the decoder itself: it is found by halves
+                decoded = None
+            if decoded is not None and decoded.unknown_models and not is_known:
+                return decoded.unknown_models
+            await self._apply_or_halve(fetch, decoded)
         self.state.next_offset = max(self.state.next_offset, fetch.next_offset)
         self.read_end = caught_up
+        return frozenset()
 
-    def _decode_safely(self, fetch: Fetch) -> Decoded | None:
-        try:
-            return self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
-        except Exception:  # a record that breaks the decoder itself is isolated by apply_known
-            return None
-
-    async def _apply_or_halve(self, fetch: Fetch) -> None:
+    async def _apply_or_halve(self, fetch: Fetch, decoded: Decoded | None) -> None:
         """Apply a fetch; if that raises, apply its halves, down to the one record that is the cause."""
         try:
-            staged, update = await self._compute(fetch)
+            if decoded is None:
+                decoded = self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
+            staged, update = await self._compute(fetch, decoded)
         except StoreError:
             raise  # ClickHouse is away: no record's fault
         except Exception as error:  # whatever one record makes our code raise, the others count
             if len(fetch) > 1:
                 middle = len(fetch) // 2
-                await self._apply_or_halve(_slice(fetch, 0, middle))
-                await self._apply_or_halve(_slice(fetch, middle, len(fetch)))
+                await self._apply_or_halve(_slice(fetch, 0, middle), None)
+                await self._apply_or_halve(_slice(fetch, middle, len(fetch)), None)
                 return
             self.dead_letters.append(_poison(fetch, error))
             self.state.next_offset = fetch.next_offset
@@ -241,13 +233,13 @@ class Owner:
         now_ms = self.ports.clock.now_ms()
         for model in update.watermarks:
             self.touched_at_ms[model] = now_ms
-        self.history.extend(update.history)
-        self.history_bytes += sum(table.nbytes for _, _, table in update.history)
+        if self.ports.settings.history:
+            self.history.extend(update.history)
+            self.history_bytes += sum(table.nbytes for _, _, table in update.history)
         self.dead_letters.extend(update.dead_letters)
         self.state.panes.evict(self.ports.settings.panes_max)
 
-    async def _compute(self, fetch: Fetch) -> tuple[Staged, Update]:
-        decoded = self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
+    async def _compute(self, fetch: Fetch, decoded: Decoded) -> tuple[Staged, Update]:
         staged = self.state.stage(decoded, fetch.next_offset)
         first = int(fetch.offsets[0])
         while needs := self.state.needs(staged):
@@ -360,8 +352,10 @@ class Owner:
             nothing = (
                 not any(self.state.panes.dirty[lane] for lane in lanes) and not self.history and not self.dead_letters
             )
-            if nothing and self.state.next_offset == self.flushed_offset and idle == self.base.idle:
+            stands_still = self.state.next_offset == self.flushed_offset and idle == self.base.idle
+            if nothing and stands_still and self.said_something:
                 return None
+            self.said_something = True
             return self._cut(lanes, idle, now_ms)
 
     def _cut(self, lanes: Sequence[Lane], idle: frozenset[str], now_ms: int) -> Cut:

@@ -9,6 +9,7 @@ It counts from the later of the two offsets, so that a fence skips it only when 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -30,6 +31,9 @@ from fqlstream.stream.recent import CHUNK_ROWS, Chunk, RecentRows, WaitingLabels
 
 #: Columns of a row that a label's step needs beside those that the engine reads.
 _ROW_COLUMNS = ("offset", "row", "event_at", "event_id", "_type_violations", "_range_violations")
+
+#: Older chunks have long left the memory.
+_UNINDEXED_MAX = 10_000
 
 EngineOf = Callable[[str, str], Engine]
 
@@ -54,10 +58,16 @@ class StagedEvents:
 
     rows: Rows
     model: ModelDefinition
-    ids: Fingerprints
+    ids: Fingerprints | None
     duplicate: np.ndarray
     sequence: np.ndarray
     chunk: int
+
+    def counted_ids(self) -> Fingerprints:
+        """Fingerprint the rows that count."""
+        if self.ids is not None:
+            return self.ids.take(self.counted)
+        return fingerprint(self.rows.table.column("event_id"), self.rows.model)
 
     @property
     def counted(self) -> np.ndarray:
@@ -127,26 +137,46 @@ class PartitionState:
         self.panes = Panes()
         self.watermarks: dict[str, int] = {}
         self.next_offset = 0
-        self.seen_models: dict[str, int] = {}
+        #: chunks whose ids are not in the index yet: (number, ids, model)
+        self._unindexed: deque[tuple[int, pa.ChunkedArray, str]] = deque(maxlen=_UNINDEXED_MAX)
         self.counters: dict[str, int] = {}
 
     # -- reading steps ---------------------------------------------------------------------------------------------
 
     def stage(self, decoded: Decoded, next_offset: int) -> Staged:
         """Fingerprint the rows and decide duplicates."""
+        labels = [
+            (rows, fingerprint(rows.table.column("event_id"), rows.model))
+            for rows in decoded.rows
+            if rows.kind is RowKind.LABEL
+        ]
+        if labels:
+            self._index_now()
         inference = [rows for rows in decoded.rows if rows.kind is RowKind.INFERENCE]
+        if not self.settings.history:
+            return Staged(decoded, next_offset, [self._uncounted(rows) for rows in inference], labels)
         ids = [fingerprint(rows.table.column("event_id"), rows.model) for rows in inference]
         verdicts = self._judge(inference, ids)
         events = [
             StagedEvents(rows, self._model(rows), found, duplicate, sequence, self.recent.next_chunk())
             for rows, found, (duplicate, sequence) in zip(inference, ids, verdicts, strict=True)
         ]
-        labels = [
-            (rows, fingerprint(rows.table.column("event_id"), rows.model))
-            for rows in decoded.rows
-            if rows.kind is RowKind.LABEL
-        ]
         return Staged(decoded, next_offset, events, labels)
+
+    def _uncounted(self, rows: Rows) -> StagedEvents:
+        """Stage events without a verdict: without history nothing could decide the same again after a crash."""
+        count = len(rows.table)
+        return StagedEvents(
+            rows, self._model(rows), None, np.zeros(count, bool), np.arange(count), self.recent.next_chunk()
+        )
+
+    def _index_now(self) -> None:
+        """Index the events that were left for the first label to ask for."""
+        for number, ids, model in self._unindexed:
+            if number in self.recent.chunks:
+                places = number * CHUNK_ROWS + np.arange(len(ids), dtype=np.int64)
+                self.index.insert(fingerprint(ids, model), places, np.zeros(len(ids), np.int64), places)
+        self._unindexed.clear()
 
     def _judge(self, groups: list[Rows], ids: list[Fingerprints]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Take the verdicts in log order, across the models of the batch."""
@@ -243,6 +273,11 @@ class PartitionState:
         for lane in LANES:
             self.panes.dirty[lane] |= update.touched[lane]
         for events in staged.events:
+            if events.ids is None:
+                if events.chunk in update.chunks:
+                    table = events.rows.table
+                    self._unindexed.append((events.chunk, table.column("event_id"), events.rows.model))
+                continue
             counted = events.counted
             place = events.chunk * CHUNK_ROWS + np.arange(len(counted), dtype=np.int64)
             record_at = _int64(events.rows.table, "record_at")[counted]
@@ -361,7 +396,6 @@ class PartitionState:
     ) -> WaitingLabels | None:
         """Match arriving events with labels that came before them, from the room or from ClickHouse."""
         counted = events.counted
-        ids = events.ids.take(counted)
         sources: list[tuple[WaitingLabels, bool]] = []
         table = staged.found_labels.get(events.rows.model)
         if table is not None:
@@ -369,7 +403,7 @@ class PartitionState:
         if room is not None and len(room):
             sources.append((room, True))
         for source, is_room in sources:
-            hits, rows = source.match(ids)
+            hits, rows = source.match(events.counted_ids())
             if not len(hits):
                 continue
             places = events.chunk * CHUNK_ROWS + hits
@@ -475,11 +509,10 @@ class PartitionState:
             places = np.where(missing & self._held(visiting), visiting, places)
         for events in staged.events:
             if events.rows.model == model:
-                counted = events.counted
-                _fill(places, ids, events.ids.take(counted), events.chunk * CHUNK_ROWS + np.arange(len(counted)))
-        known = staged.visitor_ids.get(model)
-        if known is not None:
-            _fill(places, ids, known[0], known[1])
+                known = events.counted_ids()
+                _fill(places, ids, known, events.chunk * CHUNK_ROWS + np.arange(len(known)))
+        if model in staged.visitor_ids:
+            _fill(places, ids, *staged.visitor_ids[model])
         return places
 
     def _held(self, places: np.ndarray) -> np.ndarray:

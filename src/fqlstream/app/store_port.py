@@ -1,0 +1,192 @@
+"""The delivery protocol's view of ClickHouse: the store's functions, run in threads, tried again while trouble may pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+
+from fqlstream.app.retries import patiently
+from fqlstream.clock import Clock
+from fqlstream.events.catalogue import Catalogue
+from fqlstream.events.definitions import DAY_MS, ModelDefinition
+from fqlstream.store import history, repairs, states, values
+from fqlstream.store.client import Store
+from fqlstream.store.repairs import RepairRequest
+from fqlstream.stream.batches import DeadLetter
+from fqlstream.stream.finalise import Published
+from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, StateRecord
+from fqlstream.stream.windows import Span
+
+T = TypeVar("T")
+
+#: States of a model whose definition is gone: kept no longer than the usual retention.
+_RETENTION_MS = 90 * DAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAdapter:
+    """ClickHouse, as `stream.delivery` and `stream.finalise` ask for it."""
+
+    store: Store
+    clock: Clock
+    catalogue: Callable[[], Catalogue]
+
+    # -- flush rows and claims -------------------------------------------------------------------------------------
+
+    async def newest_flush(self, topic: str, partition: int) -> FlushRow | None:
+        """Give the row of the highest version."""
+        return await patiently("newest flush row", lambda: states.newest_flush(self.store, topic, partition))
+
+    async def newest_flushes(self, topic: str) -> Sequence[FlushRow]:
+        """Give every partition's newest flush row."""
+        return await patiently("newest flush rows", lambda: states.newest_flushes(self.store, topic))
+
+    async def owners_from(self, topic: str, partition: int, epoch: int) -> Mapping[str, int]:
+        """Give the owners that claimed this epoch or a higher one."""
+        return await patiently("claims", lambda: states.claims(self.store, topic, partition, epoch))
+
+    async def write_flushes(self, rows: Sequence[FlushRow]) -> None:
+        """Write flush or claim rows."""
+        await patiently("flush rows", lambda: states.write_flushes(self.store, rows))
+
+    # -- history ---------------------------------------------------------------------------------------------------
+
+    async def write_events(self, model: ModelDefinition, partition: int, table: pa.Table) -> None:
+        """Write event rows."""
+        await patiently("event rows", lambda: history.write_events(self.store, model, partition, table))
+
+    async def write_labels(self, model: ModelDefinition, partition: int, table: pa.Table) -> None:
+        """Write label rows."""
+        await patiently("label rows", lambda: history.write_labels(self.store, model, partition, table))
+
+    async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Write what was refused, for SQL."""
+        seen_at_ms = self.clock.now_ms()
+        await patiently("dead letters", lambda: history.write_dead_letters(self.store, letters, seen_at_ms))
+
+    async def read_pane_rows(
+        self, model: ModelDefinition, partition: int, start_ms: int, end_ms: int, upto: int
+    ) -> Sequence[pa.Table]:
+        """Give counted events of a time range as they are at an offset."""
+        return await patiently(
+            "rows of panes",
+            lambda: list(history.read_pane(self.store, model, partition, start_ms, end_ms, upto, upto)),
+        )
+
+    async def events_by_id(
+        self, model: str, partition: int, ids: Sequence[str], upto: int
+    ) -> tuple[Mapping[str, pa.Table], Sequence[tuple[int, PaneKey]]]:
+        """Give counted events as they are at an offset, and the panes of other partitions that hold such events."""
+        versions = list(self.catalogue().models[model].versions.values())
+        return await patiently(
+            "events of labels", lambda: history.events_by_id(self.store, versions, partition, ids, upto)
+        )
+
+    async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
+        """Give the last label of each id up to an offset."""
+        newest = list(self.catalogue().models[model].versions.values())[-1]
+        return await patiently(
+            "labels of events", lambda: history.labels_by_id(self.store, newest, partition, ids, upto)
+        )
+
+    async def recent_ids(self, partition: int, upto: int, rows_max: int) -> Mapping[str, pa.Table]:
+        """Give per model the ids of the partition's latest events."""
+        names = list(self.catalogue().models)
+        return await patiently("recent ids", lambda: history.recent_ids(self.store, names, partition, upto, rows_max))
+
+    async def recent_rows(self, model: ModelDefinition, partition: int, upto: int, rows_max: int) -> pa.Table:
+        """Give the latest counted rows as they are at an offset."""
+        return await patiently("recent rows", lambda: history.recent_rows(self.store, model, partition, upto, rows_max))
+
+    async def waiting_labels(self, model: str, partition: int, upto: int, rows_max: int) -> pa.Table:
+        """Give the newest labels without an event."""
+        newest = list(self.catalogue().models[model].versions.values())[-1]
+        return await patiently(
+            "waiting labels", lambda: history.waiting_labels(self.store, newest, partition, upto, rows_max)
+        )
+
+    # -- states ----------------------------------------------------------------------------------------------------
+
+    async def write_states(self, records: Sequence[StateRecord]) -> None:
+        """Write state records."""
+        retention_ms = {record.pane.model: self._retention_ms(record.pane.model) for record in records}
+        now_ms = self.clock.now_ms()
+        await patiently(
+            "states",
+            lambda: states.write_states(self.store, records, retention_ms=retention_ms, written_at_ms=now_ms),
+        )
+
+    async def read_states(self, partition: int, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
+        """Give the newest record of each lane of these panes."""
+        return await patiently("states of panes", lambda: states.read_states(self.store, partition, keys))
+
+    async def pane_keys(self, partition: int, model: str, version: str, from_ms: int) -> Sequence[PaneKey]:
+        """Name the panes from a time on that have a record."""
+        return await patiently("panes", lambda: states.pane_keys(self.store, partition, model, version, from_ms))
+
+    async def changed_panes(self, model: str, after: Mapping[int, int]) -> Sequence[PaneKey]:
+        """Name the panes with a record newer than the given version."""
+        return await patiently("changed panes", lambda: states.changed_panes(self.store, model, after))
+
+    async def pane_records(self, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
+        """Give the newest record of each lane and partition of these panes."""
+        return await patiently("records of panes", lambda: states.read_records(self.store, keys))
+
+    async def pane_starts(self, model: str, version: str, start_ms: int, end_ms: int) -> Sequence[int]:
+        """Name the panes of a time range that have a record."""
+        return await patiently(
+            "panes of a window", lambda: states.pane_starts(self.store, model, version, start_ms, end_ms)
+        )
+
+    # -- repairs ---------------------------------------------------------------------------------------------------
+
+    async def request_repairs(self, requests: Sequence[tuple[int, PaneKey]], reason: str) -> None:
+        """Ask the owners of these partitions to rebuild panes."""
+        now_ms = self.clock.now_ms()
+        await patiently(
+            "repair requests", lambda: repairs.request(self.store, requests, reason, requested_at_ms=now_ms)
+        )
+
+    async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
+        """Give the requests that wait."""
+        return await patiently("repair requests", lambda: repairs.poll(self.store, partition))
+
+    async def finish_repairs(self, requests: Sequence[RepairRequest]) -> None:
+        """Say that requests were carried out."""
+        now_ms = self.clock.now_ms()
+        await patiently("repairs", lambda: repairs.finish(self.store, requests, finished_at_ms=now_ms))
+
+    # -- values ----------------------------------------------------------------------------------------------------
+
+    async def read_published(self, model: str) -> Published | None:
+        """Give what the model's finaliser remembered last."""
+        found = await patiently("what was published", lambda: states.read_published(self.store, model))
+        return None if found is None else Published(*found)
+
+    async def write_published(self, model: str, published: Published, now_ms: int) -> None:
+        """Remember what was published."""
+        await patiently(
+            "what was published",
+            lambda: states.write_published(self.store, model, published.vector, published.watermark_ms, now_ms),
+        )
+
+    async def latest_values(self, model: str, spans: Sequence[Span]) -> Sequence[MetricValue]:
+        """Give the newest published values of these windows."""
+        wanted = [(span.start_ms, span.end_ms) for span in spans]
+        return await patiently("latest values", lambda: values.latest_of_windows(self.store, model, wanted))
+
+    async def open_spans(self, model: str) -> Sequence[Span]:
+        """Name the windows whose newest values are not final yet."""
+        found = await patiently("open windows", lambda: values.open_windows(self.store, model))
+        return [Span(start_ms, end_ms) for start_ms, end_ms in found]
+
+    async def write_values(self, published: Sequence[MetricValue], retention_ms: int) -> None:
+        """Insert values."""
+        await patiently("values", lambda: values.write_values(self.store, published, retention_ms=retention_ms))
+
+    def _retention_ms(self, model: str) -> int:
+        entry = self.catalogue().models.get(model)
+        return entry.newest.retention_ms if entry and entry.newest else _RETENTION_MS
