@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from fqlstream.cli.options import DataOption, JsonOption, settings_for
 from fqlstream.cli.output import print_json, print_note, print_text, progress
+from fqlstream.cli.signals import Stopped, stop_signals
 from fqlstream.local.joining import StackFile, stack_path
 from fqlstream.settings import load
-
-
-class Stopped(BaseException):
-    """A signal asked us to end; not an Exception, so that nothing on the way takes it for a failure."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
 
 
 def up(
@@ -49,7 +39,11 @@ def up(
     directory = data or settings.data
     count = settings.local.workers if workers is None else workers
     try:
-        with _signals(), progress() as said, running_stack(settings, directory, workers=count, progress=said) as stack:
+        with (
+            stop_signals(),
+            progress() as said,
+            running_stack(settings, directory, workers=count, progress=said) as stack,
+        ):
             description = stack.describe()
             said.status("")
             _announce(directory, description, as_json=json)
@@ -66,25 +60,6 @@ def _announce(data: Path, stack: StackFile, *, as_json: bool) -> None:
     print_text(f"  ask:  fqlstream sql --data {data} 'SHOW TABLES'")
     print_text(f"        curl {stack.store_url} --data-binary 'SHOW TABLES'")
     print_note("Ctrl-C ends it; the data stays")
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Turn the first SIGTERM or SIGINT into `Stopped`; further ones wait for the orderly stop, which is bounded."""
-    stopping = threading.Event()
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if not stopping.is_set():
-            stopping.set()
-            print_note("stopping")
-            raise Stopped(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def worker(data: DataOption = None) -> None:
