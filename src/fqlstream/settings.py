@@ -301,6 +301,11 @@ class LocalSettings(_Group):
     stop_timeout_s: float = Field(
         28.0, gt=0, description="All parts are given so long to end in order; below the 30 s that supervisors allow."
     )
+    demo_wait_s: float = Field(
+        120.0,
+        gt=0,
+        description="`demo --once` gives up on final values after so long: it needs seconds, a loaded machine a minute.",
+    )
 
 
 class Settings(BaseSettings):

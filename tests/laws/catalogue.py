@@ -15,7 +15,7 @@ from fqlstream.aggregates.index import AGGREGATORS, make_aggregator
 from fqlstream.aggregates.protocol import Aggregator, Reading
 from fqlstream.settings import FqlSettings
 
-SMALL = FqlSettings(quantile_values_max=8)
+SMALL = FqlSettings(quantile_values_max=8, score_values_max=8)
 
 NUMBERS = st.one_of(
     st.none(),
@@ -40,6 +40,7 @@ class Subject:
     columns: tuple[tuple[st.SearchStrategy[Any], pa.DataType], ...]
     reads: tuple[tuple[str, dict[str, float]], ...]
     same: Callable[[Any, Any], bool] = lambda a, b: a == b
+    undone: Callable[[Any, Any], bool] | None = None  # what a retracted state must be; `same` by default
 
     def batches(self, rows_max: int = 12) -> st.SearchStrategy[Batch]:
         """Batches of up to so many rows."""
@@ -69,6 +70,13 @@ def same_numbers(a: Any, b: Any) -> bool:
     return a.sketch.n == b.sketch.n and all(a.sketch.quantile(q) == b.sketch.quantile(q) for q in levels)
 
 
+def same_at_one_level(a: Any, b: Any) -> bool:
+    """States that only differ in how far they joined neighbours: bins do not come apart again when rows go."""
+    aggregator = make_aggregator("gini" if hasattr(a, "sums") else "score_pairs", {}, SMALL)
+    level = replace(aggregator.init(), level=max(a.level, b.level))
+    return bool(aggregator.merge(a, level) == aggregator.merge(b, level))
+
+
 def _subject(kind: str, columns: Any, reads: Any, name: str | None = None, **more: Any) -> Subject:
     params = more.pop("params", {})
     settings = more.pop("settings", SMALL)
@@ -85,6 +93,20 @@ SUBJECTS = (
     _subject("max", (FLOAT,), VALUE),
     _subject("quantile", (FLOAT,), LEVELS, same=same_numbers),
     _subject("histogram", (FLOAT,), (("total", {}), ("bin", {"index": 2.0})), params={"edges": EDGES}),
+    _subject(
+        "score_pairs",
+        ((SCORES, pa.float64()), (FLAGS, pa.bool_())),
+        (("auroc", {}), ("calibrated_threshold", {})),
+        undone=same_at_one_level,
+    ),
+    _subject(
+        "score_pairs",
+        (FLOAT, (FLAGS, pa.bool_())),
+        (("auroc", {}), ("calibrated_threshold", {})),
+        "score_pairs of any numbers",
+        undone=same_at_one_level,
+    ),
+    _subject("gini", (FLOAT, FLOAT), (("gini", {}),), undone=same_at_one_level),
     _subject("moments", (FLOAT, FLOAT), (("r2", {}),)),
 )
 

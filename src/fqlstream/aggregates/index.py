@@ -9,10 +9,12 @@ from typing import Any, Final
 
 from fqlstream.aggregates.counts import Count
 from fqlstream.aggregates.extremes import Extreme
+from fqlstream.aggregates.gini import Gini
 from fqlstream.aggregates.histograms import Histogram
 from fqlstream.aggregates.moments import Moments
 from fqlstream.aggregates.protocol import Aggregator
 from fqlstream.aggregates.quantiles import Quantile
+from fqlstream.aggregates.score_pairs import ScorePairs
 from fqlstream.aggregates.sketches import SKETCHES
 from fqlstream.aggregates.sums import Sum
 from fqlstream.settings import FqlSettings
@@ -84,6 +86,22 @@ _KINDS: Final[tuple[AggregatorKind, ...]] = (
         ("bin", "total"),
         lambda p, _s: 6 + 9 * (len(_edges(p)) + 1),
         "counts between fixed edges",
+    ),
+    AggregatorKind(
+        "score_pairs",
+        lambda _p, s: ScorePairs(s.score_values_max),
+        2,
+        ("auroc", "calibrated_threshold"),
+        lambda _p, s: 16 + 27 * s.score_values_max,
+        "positive and negative rows per distinct score up to a cap, then per bin",
+    ),
+    AggregatorKind(
+        "gini",
+        lambda _p, s: Gini(s.score_values_max),
+        2,
+        ("gini",),
+        lambda _p, s: 32 + (20 + _EXACT_BYTES) * s.score_values_max,
+        "rows and exact sum of actual values per distinct prediction up to a cap, then per bin",
     ),
     AggregatorKind(
         "moments", lambda _p, _s: Moments(), 2, ("r2",), lambda _p, _s: 12 + 8 * _EXACT_BYTES, "exact sums behind r2"
