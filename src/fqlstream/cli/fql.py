@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from fqlstream.cli.options import JsonOption
-from fqlstream.cli.output import print_json, print_table, print_text
+from fqlstream.cli.output import print_json, print_note, print_table, print_text
 from fqlstream.errors import DefinitionError, UsageError, render
 from fqlstream.events.definitions import (
     BaselineDefinition,
@@ -127,6 +127,78 @@ def _check_text(result: CheckResult) -> str:
 
 
 _LEVELS = {"const": "a constant", "row": "a value per row", "agg": "an aggregate"}
+
+
+class EngineName(StrEnum):
+    """What computes."""
+
+    ARROW = "arrow"
+
+
+@app.command("eval", context_settings=_TEXT_MAY_BE_ANYTHING)
+def eval_command(
+    model: ModelOption,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="FILE", help=".jsonl (events or flat rows), .csv or .parquet.")
+    ],
+    expression: Annotated[str, typer.Argument(metavar="EXPR", help="A metric.")],
+    segment: Annotated[
+        str | None, typer.Option("--segment", metavar="EXPR", help="Only rows where this is true.")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option("--window", metavar="SIZE", help="One value for each window of this size, such as 1h.")
+    ] = None,
+    every: Annotated[
+        str | None, typer.Option("--every", metavar="STEP", help="Let the window hop, such as 5m.")
+    ] = None,
+    event_at: Annotated[
+        str, typer.Option("--event-at", metavar="COLUMN", help="Column of times, in flat rows.")
+    ] = "event_at",
+    engine: Annotated[EngineName, typer.Option("--engine", help="What computes.")] = EngineName.ARROW,
+    json: JsonOption = False,
+) -> None:
+    """Compute a metric over a data file, as streaming would."""
+    from fqlstream.fql.evaluate import evaluate_table
+    from fqlstream.ops.data_files import read_data
+
+    del engine  # there is one so far
+    file = read_model_file(model)
+    settings = load().fql
+    for text, use in ((expression, Use.METRIC), (segment, Use.SEGMENT)):
+        if text is not None:
+            result = check(text, file.model, use.value, baselines=file.baselines, settings=settings)
+            result.require()
+            for warning in result.warnings:
+                print_note(render(text, warning))
+    if every is not None and window is None:
+        raise UsageError("CLI013", "--every needs a --window to let hop")
+    read = read_data(data, file.model, event_at=event_at)
+    for note in read.notes:
+        print_note(f"note: {note}")
+    size: str | dict[str, str] | None = window if every is None or window is None else {"size": window, "every": every}
+    found = evaluate_table(
+        read.table,
+        file.model,
+        expression,
+        segment=segment,
+        window=size,
+        event_at_ms=read.event_at_ms,
+        settings=settings,
+    )
+    if json:
+        print_json(found)
+    elif isinstance(found, list):
+        columns = ("window_start", "window_end", "value", "rows", "exact", "error_bound")
+        print_table(columns, ([row.get(name) for name in columns] for row in found))
+    else:
+        print_text(_value_text(found["value"], found["rows"], found["error_bound"], exact=found["exact"]))
+
+
+def _value_text(value: float | None, rows: int, bound: float | None, *, exact: bool) -> str:
+    shown = "null" if value is None else repr(value)
+    if exact:
+        return f"{shown}  (exact, over {rows} rows)"
+    return f"{shown}  (error bound {'unknown' if bound is None else f'{bound:g}'}, over {rows} rows)"
 
 
 @app.command("explain", context_settings=_TEXT_MAY_BE_ANYTHING)

@@ -1,0 +1,323 @@
+"""Data files as typed tables: flat rows (.jsonl, .csv, .parquet), or events as they are on the topic (.jsonl).
+
+The same rules as on the topic hold: what does not fit its column is null and a violation, the first of two rows with one
+event_id counts, a label replaces the targets of its event.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from fqlstream.clock import Clock, SystemClock
+from fqlstream.errors import UsageError
+from fqlstream.events.catalogue import Catalogue
+from fqlstream.events.columns import (
+    RANGE_VIOLATIONS,
+    TYPE_VIOLATIONS,
+    Mask,
+    arrow_type,
+    coerce_array,
+    coerce_values,
+    violation_lists,
+)
+from fqlstream.events.definitions import Column, ColumnType, ModelDefinition, Role
+from fqlstream.settings import StreamSettings
+from fqlstream.stream.batches import Decoded, Fetch, RowKind
+from fqlstream.stream.decode import decode
+from fqlstream.stream.recent import replace_targets
+
+Times = npt.NDArray[np.int64]
+Columns = Mapping[str, "pa.Array | pa.ChunkedArray | list[Any]"]
+
+FORMATS: Final = (".jsonl", ".csv", ".parquet")
+EVENT_AT: Final = "event_at"
+EVENT_ID: Final = "event_id"
+#: What a CSV field without quotes means nothing by.
+_CSV_NULLS: Final = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None")
+_TIME: Final = Column(name=EVENT_AT, type=ColumnType.TIMESTAMP)
+#: A file is read long after its events happened.
+_ANY_TIME: Final = StreamSettings(past_ms_max=2**53, future_ms_max=2**53)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Rows of one model: `table` as `coerce_table` gives it, times in Unix milliseconds where the file has them.
+
+    `notes` say what was left out, and why.
+    """
+
+    table: pa.Table
+    event_at_ms: Times | None
+    notes: tuple[str, ...] = ()
+
+
+def read_data(path: Path, model: ModelDefinition, *, event_at: str = EVENT_AT, clock: Clock | None = None) -> Data:
+    """Read a data file for a model. `event_at` names the column of times in flat rows.
+
+    Raises UsageError for a file that cannot be read.
+    """
+    try:
+        if path.suffix == ".jsonl":
+            lines = path.read_bytes().splitlines()
+            first = next((line for line in lines if line.strip()), b"")
+            if is_event(first):
+                return _read_events(path, lines, model, clock if clock is not None else SystemClock())
+            return _typed(_columns_of_rows(_parsed(path, lines)), model, event_at)
+        if path.suffix == ".csv":
+            return _typed(_read_csv(path, model), model, event_at)
+        if path.suffix == ".parquet":
+            table = pa.parquet.read_table(path)
+            return _typed({name: table.column(name) for name in table.column_names}, model, event_at)
+    except OSError as error:
+        raise UsageError("DAT001", f"{path} cannot be read: {error.strerror or error}") from None
+    except pa.ArrowInvalid as error:
+        raise UsageError("DAT002", f"{path} is no valid {path.suffix} file: {error}") from None
+    raise UsageError("DAT003", f"{path}: the ending {path.suffix or 'none'} is unknown", f"known: {', '.join(FORMATS)}")
+
+
+def is_event(line: bytes) -> bool:
+    """Tell an event as it is on the topic from a flat row."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and (isinstance(value.get("columns"), dict) or value.get("type") == "watermark")
+
+
+# ------------------------------------------------------------------------------------------------ events
+
+
+def _read_events(path: Path, lines: Sequence[bytes], model: ModelDefinition, clock: Clock) -> Data:
+    lines = [line for line in lines if line.strip()]
+    now_ms = clock.now_ms()
+    fetch = Fetch(
+        topic=str(path),
+        partition=0,
+        offsets=np.arange(len(lines), dtype=np.int64),
+        record_at_ms=np.full(len(lines), now_ms, dtype=np.int64),
+        keys=[None] * len(lines),
+        values=lines,
+        headers={},
+        next_offset=len(lines),
+    )
+    decoded = decode(fetch, Catalogue().with_definition(model), _ANY_TIME)
+    events = _rows_of(decoded, RowKind.INFERENCE)
+    if events is None:
+        reasons = "; ".join(dict.fromkeys(letter.reason for letter in decoded.dead_letters[:20]))
+        raise UsageError("DAT004", f"{path} holds no event of model {model.name} {model.version}", reasons or None)
+    notes = _notes(decoded, len(lines))
+    events, repeated = _first_of_each(events)
+    if repeated:
+        notes.append(f"{repeated} rows repeat an event_id and are left out")
+    labels = _rows_of(decoded, RowKind.LABEL)
+    if labels is not None:
+        events = _labelled(events, labels, model)
+    times = np.asarray(events.column(EVENT_AT).to_numpy())
+    names = [column.name for column in model.columns]
+    return Data(events.select([*names, TYPE_VIOLATIONS, RANGE_VIOLATIONS]).combine_chunks(), times, tuple(notes))
+
+
+def _rows_of(decoded: Decoded, kind: RowKind) -> pa.Table | None:
+    return next((rows.table for rows in decoded.rows if rows.kind is kind), None)
+
+
+def _notes(decoded: Decoded, lines: int) -> list[str]:
+    letters = decoded.dead_letters
+    if not letters:
+        return []
+    first = letters[0]
+    return [f"{len(letters)} of {lines} events are refused, the first in line {first.offset + 1}: {first.reason}"]
+
+
+def _first_of_each(events: pa.Table) -> tuple[pa.Table, int]:
+    ids = events.column(EVENT_ID).combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    _, first = np.unique(ids, return_index=True)
+    if len(first) == len(events):
+        return events, 0
+    return events.take(pa.array(np.sort(first))), len(events) - len(first)
+
+
+def _labelled(events: pa.Table, labels: pa.Table, model: ModelDefinition) -> pa.Table:
+    """Replace the targets of every event that has a label by those of its last one."""
+    last = {event_id: place for place, event_id in enumerate(labels.column(EVENT_ID).to_pylist())}
+    places = np.array([last.get(event_id, -1) for event_id in events.column(EVENT_ID).to_pylist()], dtype=np.int64)
+    found = np.flatnonzero(places >= 0)
+    if not len(found):
+        return events
+    targets = [column.name for column in model.role(Role.TARGET)]
+    replaced = replace_targets(events.take(pa.array(found)), labels.take(pa.array(places[found])), targets)
+    rest = events.take(pa.array(np.flatnonzero(places < 0)))
+    order = np.argsort(np.concatenate([found, np.flatnonzero(places < 0)]), kind="stable")
+    return pa.concat_tables([replaced, rest]).take(pa.array(order))
+
+
+# ------------------------------------------------------------------------------------------------ flat rows
+
+
+def _typed(columns: Columns, model: ModelDefinition, event_at: str) -> Data:
+    rows = len(next(iter(columns.values()), ()))
+    arrays: dict[str, pa.Array] = {}
+    type_bad: dict[str, Mask] = {}
+    range_bad: dict[str, Mask] = {}
+    for column in model.columns:
+        if column.name in columns:
+            arrays[column.name], type_bad[column.name], range_bad[column.name] = _coerced(columns[column.name], column)
+        else:
+            arrays[column.name] = pa.nulls(rows, arrow_type(column))
+    missing = [column.name for column in model.columns if column.name not in columns]
+    arrays[TYPE_VIOLATIONS] = violation_lists(rows, type_bad)
+    arrays[RANGE_VIOLATIONS] = violation_lists(rows, range_bad)
+    notes = [f"the file has no column {', '.join(missing)}: null throughout"] if missing else []
+    table, times = pa.table(arrays), _times(columns, event_at)
+    kept = _first_rows(columns)
+    if kept is not None:
+        notes.append(f"{rows - len(kept)} rows repeat an event_id and are left out")
+        table = table.take(pa.array(kept)).combine_chunks()
+        times = None if times is None else times[kept]
+    return Data(table, times, tuple(notes))
+
+
+def _coerced(values: pa.Array | pa.ChunkedArray | list[Any], column: Column) -> tuple[pa.Array, Mask, Mask]:
+    return coerce_values(values, column) if isinstance(values, list) else coerce_array(values, column)
+
+
+def _times(columns: Columns, event_at: str) -> Times | None:
+    if event_at not in columns:
+        return None
+    times, _, _ = _coerced(columns[event_at], _TIME)
+    if times.null_count:
+        first = pc.index(times.is_null(), True).as_py()
+        raise UsageError(
+            "DAT005",
+            f"{times.null_count} rows have no usable time in {event_at!r}, the first is row {first + 1}",
+            "times are RFC 3339 texts with an offset, Unix milliseconds, or timestamps",
+        )
+    return np.asarray(times.cast(pa.int64()).to_numpy())
+
+
+def _first_rows(columns: Columns) -> Times | None:
+    """Give the first row of each event_id; None where none repeats. Rows without an id are all kept."""
+    values = columns.get(EVENT_ID)
+    if values is None:
+        return None
+    ids = values if isinstance(values, list) else values.to_pylist()
+    seen: set[Any] = set()
+    kept = []
+    for row, event_id in enumerate(ids):
+        key = str(event_id)
+        if event_id is None or key not in seen:
+            kept.append(row)
+        seen.add(key)
+    return None if len(kept) == len(ids) else np.array(kept, dtype=np.int64)
+
+
+def _parsed(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError("DAT002", f"{path}:{number} is no JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UsageError("DAT002", f"{path}:{number} is no JSON object", 'a flat row is {"column": value, ...}')
+        yield row
+
+
+def _columns_of_rows(rows: Iterator[dict[str, Any]]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+    count = 0
+    for row in rows:
+        for name, value in row.items():
+            values = columns.setdefault(name, [])
+            values.extend([None] * (count - len(values)))
+            values.append(value)
+        count += 1
+    for values in columns.values():
+        values.extend([None] * (count - len(values)))
+    return columns
+
+
+# ------------------------------------------------------------------------------------------------ CSV has no types
+
+
+def _read_csv(path: Path, model: ModelDefinition) -> dict[str, Any]:
+    """Read every field as text, then as its column's type; a text that is no such value stays a text."""
+    with path.open("rb") as file:
+        header = pa.csv.open_csv(file).schema.names
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError("DAT002", f"{path}: the column {twice!r} stands twice")
+    options = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string()),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        null_values=[""],
+    )
+    table = pa.csv.read_csv(path, convert_options=options)
+    result: dict[str, Any] = {}
+    for name in table.column_names:
+        column = model.column(name)
+        texts = table.column(name).combine_chunks()
+        if column is None:
+            result[name] = _whole_numbers(texts) if name == EVENT_AT else texts
+        else:
+            result[name] = _read_field_type(texts, column)
+    return result
+
+
+def _whole_numbers(texts: pa.Array) -> pa.Array:
+    """Give Unix milliseconds as numbers; any other text as it is."""
+    try:
+        return texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return texts
+
+
+def _read_field_type(texts: pa.Array, column: Column) -> pa.Array | list[Any]:
+    match column.type:
+        case ColumnType.STRING:
+            return texts
+        case ColumnType.CATEGORY if column.categories is None or any(isinstance(c, str) for c in column.categories):
+            return texts
+        case ColumnType.INT:
+            return _cast_or_each(texts, pa.int64())
+        case ColumnType.FLOAT:
+            return _cast_or_each(texts, pa.float64())
+        case ColumnType.TIMESTAMP:
+            return _whole_numbers(texts)
+        case _:
+            return [_scalar(text) for text in texts.to_pylist()]
+
+
+def _cast_or_each(texts: pa.Array, kind: pa.DataType) -> pa.Array | list[Any]:
+    try:
+        return texts.cast(kind)
+    except pa.ArrowInvalid:
+        return [_scalar(text) for text in texts.to_pylist()]
+
+
+def _scalar(text: str | None) -> Any:
+    """Read a field as JSON would have it, or else as the text that it is."""
+    if text is None or text in _CSV_NULLS:
+        return None
+    for read in _SCALARS:
+        try:
+            return read(text)
+        except (ValueError, RecursionError):
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+_SCALARS: Final[tuple[Callable[[str], Any], ...]] = (int, float, json.loads)
