@@ -35,15 +35,15 @@ _STATE_SCHEMA: Final = pa.schema([
     ("state_version", pa.uint64()),
     ("fence", pa.int64()),
     ("cells", pa.binary()),
-    ("expires_at", pa.uint32()),
+    ("retention_s", pa.uint32()),
 ])  # fmt: skip
 _FLUSH_COLUMNS: Final = ", ".join(_FLUSH_SCHEMA.names)
 _NEWEST_FIRST: Final = "ORDER BY epoch DESC, flush DESC, owner DESC"
 _STATE_COLUMNS: Final = (
     "model, version, toUnixTimestamp64Milli(pane_start) AS start_ms, partition, lane, state_version, fence"
 )
-#: ClickHouse's DateTime ends here.
-_EXPIRES_S_MAX: Final = 2**32 - 1
+#: ClickHouse's DateTime ends in 2106: a sum beyond would be in the past.
+_RETENTION_S_MAX: Final = 70 * 366 * 86_400
 #: Keys of one query: its text stays below ClickHouse's limit.
 _KEYS_MAX: Final = 2_000
 
@@ -87,12 +87,12 @@ def newest_flushes(store: Store, topic: str) -> list[FlushRow]:
 def claims(store: Store, topic: str, partition: int, epoch: int) -> dict[str, int]:
     """Give the owners that claimed this epoch or a higher one, with their highest epoch."""
     rows = store.query_arrow(
-        "SELECT owner, max(epoch) AS epoch FROM flushes "
+        "SELECT owner, max(epoch) AS newest FROM flushes "
         "WHERE topic = {topic:String} AND partition = {partition:Int32} AND epoch >= {epoch:UInt64} GROUP BY owner",
         {"topic": topic, "partition": partition, "epoch": epoch},
         store.quorum_read(),
     )
-    return {row["owner"]: row["epoch"] for row in rows_of(rows)}
+    return {row["owner"]: row["newest"] for row in rows_of(rows)}
 
 
 def _flush_values(row: FlushRow) -> dict[str, Any]:
@@ -133,16 +133,13 @@ def _flush_rows(table: pa.Table) -> Iterable[FlushRow]:
 # ---- states --------------------------------------------------------------------------------------------------------
 
 
-def write_states(
-    store: Store, records: Sequence[StateRecord], *, retention_ms: Mapping[str, int], written_at_ms: int
-) -> None:
-    """Write state records in one insert. Each expires its model's retention after it was written, or after its pane."""
+def write_states(store: Store, records: Sequence[StateRecord], *, retention_ms: Mapping[str, int]) -> None:
+    """Write state records in one insert; each is kept for its model's retention after that."""
     columns: dict[str, list[Any]] = {name: [] for name in _STATE_SCHEMA.names}
     for record in records:
-        kept = max(written_at_ms, record.pane.start_ms) + retention_ms[record.pane.model]
-        row = (
+            row = (
             record.pane.model, record.pane.version, record.pane.start_ms, record.partition, str(record.lane),
-            record.version.number, record.fence, record.cells, min(kept // 1000, _EXPIRES_S_MAX),
+            record.version.number, record.fence, record.cells, min(retention_ms[record.pane.model] // 1000, _RETENTION_S_MAX),
         )  # fmt: skip
         for name, value in zip(columns, row, strict=True):
             columns[name].append(value)
