@@ -225,8 +225,15 @@ class AggregateAgent:
             async with held.lock:
                 await held.owner.adopt(catalogue, engines, changed, self._open_from(held.owner, changed))
         for (model, version), skipped in engines.skipped.items():
-            for name, error in skipped.items():
-                log.warning("model %s version %s: %s does not fit: %s", model, version, name, error.message)
+            for left in skipped:
+                log.warning(
+                    "model %s version %s: %s %s does not fit: %s",
+                    model,
+                    version,
+                    left.kind,
+                    left.name,
+                    left.error.message,
+                )
 
     def _open_from(self, owner: Owner, changed: frozenset[str]) -> dict[str, int]:
         """Give the start of each model's oldest window that is still open, as this partition sees time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from fqlstream.app.retries import patiently
 from fqlstream.events.catalogue import Catalogue
@@ -49,7 +50,7 @@ class DefinitionsFollower:
         for name in sorted(changed_models(self.catalogue, catalogue) & catalogue.models.keys()):
             versions = list(catalogue.models[name].versions.values())
             if versions:
-                await patiently(f"tables of model {name}", lambda found=versions: ensure(self._store, found))
+                await patiently(f"tables of model {name}", partial(ensure, self._store, versions))
         self.catalogue = catalogue
 
     async def _refuse(self, refused: Sequence[DeadLetter]) -> None:

@@ -65,7 +65,7 @@ class StoreAdapter:
     async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         """Write what was refused, for SQL."""
         seen_at_ms = self.clock.now_ms()
-        await patiently("dead letters", lambda: history.write_dead_letters(self.store, letters, seen_at_ms))
+        await patiently("dead letters", lambda: history.write_dead_letters(self.store, letters, seen_at_ms=seen_at_ms))
 
     async def read_pane_rows(
         self, model: ModelDefinition, partition: int, start_ms: int, end_ms: int, upto: int
@@ -73,7 +73,7 @@ class StoreAdapter:
         """Give counted events of a time range as they are at an offset."""
         return await patiently(
             "rows of panes",
-            lambda: list(history.read_pane(self.store, model, partition, start_ms, end_ms, upto, upto)),
+            lambda: list(history.read_pane(self.store, model, partition, start_ms, end_ms, upto)),
         )
 
     async def events_by_id(
@@ -87,9 +87,9 @@ class StoreAdapter:
 
     async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
         """Give the last label of each id up to an offset."""
-        newest = list(self.catalogue().models[model].versions.values())[-1]
+        versions = list(self.catalogue().models[model].versions.values())
         return await patiently(
-            "labels of events", lambda: history.labels_by_id(self.store, newest, partition, ids, upto)
+            "labels of events", lambda: history.labels_by_id(self.store, versions, partition, ids, upto)
         )
 
     async def recent_ids(self, partition: int, upto: int, rows_max: int) -> Mapping[str, pa.Table]:
@@ -103,9 +103,9 @@ class StoreAdapter:
 
     async def waiting_labels(self, model: str, partition: int, upto: int, rows_max: int) -> pa.Table:
         """Give the newest labels without an event."""
-        newest = list(self.catalogue().models[model].versions.values())[-1]
+        versions = list(self.catalogue().models[model].versions.values())
         return await patiently(
-            "waiting labels", lambda: history.waiting_labels(self.store, newest, partition, upto, rows_max)
+            "waiting labels", lambda: history.waiting_labels(self.store, versions, partition, upto, rows_max)
         )
 
     # -- states ----------------------------------------------------------------------------------------------------

@@ -66,7 +66,8 @@ class PaneCodes:
         fences = np.array([panes[key].fences[lane] for key in self.keys], np.int64)
         if not len(offsets) or fences.max(initial=NO_FENCE) < offsets.min():
             return None
-        return offsets > fences[self.codes]
+        mask: np.ndarray = offsets > fences[self.codes]
+        return mask
 
 
 def pane_codes(model: str, version: str, event_at_ms: np.ndarray, pane_ms: int) -> PaneCodes:
