@@ -10,9 +10,7 @@ from fqlstream.events.definitions import ModelDefinition
 
 
 def _model(name: str, task: str, columns: list[dict[str, Any]], **task_params: Any) -> ModelDefinition:
-    return ModelDefinition.model_validate(
-        {"name": name, "task": task, "columns": columns, "task_params": task_params}
-    )
+    return ModelDefinition.model_validate({"name": name, "task": task, "columns": columns, "task_params": task_params})
 
 
 EXAMPLE_MODELS: Final[Mapping[str, ModelDefinition]] = MappingProxyType(

@@ -13,7 +13,7 @@ from fqlstream.functions.integrity import INTEGRITY
 from fqlstream.functions.operators import OPERATORS
 from fqlstream.functions.regression import REGRESSION
 from fqlstream.functions.row_functions import ROW_FUNCTIONS
-from fqlstream.functions.scores import SCORES
+from fqlstream.functions.scores import RANKS, SCORES
 from fqlstream.functions.spec import FunctionSpec, Kernel
 
 T = TypeVar("T", FunctionSpec, Kernel)
@@ -24,6 +24,7 @@ FUNCTIONS: Final[tuple[FunctionSpec, ...]] = (
     *INTEGRITY,
     *CONFUSION,
     *SCORES,
+    *RANKS,
     *REGRESSION,
 )
 

@@ -100,7 +100,7 @@ def _metric(
     )
 
 
-_PAIRS: Final[Mapping[str, tuple[float | None, ...]]] = {"x": (6.0, 1.0, 0.0, 2.0), "y": (0.9, 0.8, 0.3, 0.7)}
+_PAIRS: Final[Mapping[str, tuple[float | None, ...]]] = {"x": (6.0, 1.0, 0.0, 2.0), "y": (0.9, 0.3, 0.8, 0.7)}
 
 SCORES: Final[tuple[FunctionSpec, ...]] = (
     _metric(
