@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fqlstream.local.processes import Child, ChildSpec, ProcessError, Supervisor
+
+PARENT = """
+import sys, threading, time
+from pathlib import Path
+from fqlstream.local.processes import Child, ChildSpec
+
+def start():
+    child = Child(ChildSpec("child", tuple(sys.argv[2:]), Path(sys.argv[1]), lambda: True, orphan_timeout_s=0.5))
+    child.start()
+    print(child.pid, flush=True)
+
+# a thread that ends: the child is tied to the process all the same
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+time.sleep(100)
+"""
+SLEEP = "import time; time.sleep(100)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(100)"
+)
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def spec(tmp_path: Path, code: str, *, ready: Callable[[], bool] = lambda: True, **rest: float) -> ChildSpec:
+    return ChildSpec("child", python(code), tmp_path / "logs" / "child.log", ready, **rest)  # type: ignore[arg-type]
+
+
+def await_true(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.fixture
+def children() -> Iterator[list[Child]]:
+    started: list[Child] = []
+    yield started
+    for child in started:
+        child.stop(0.2)
+
+
+def test_a_child_is_the_command_itself_and_its_words_are_in_the_log(tmp_path: Path, children: list[Child]) -> None:
+    log = tmp_path / "logs" / "child.log"
+    child = Child(spec(tmp_path, "import os; print(os.getpid(), flush=True); import time; time.sleep(100)"))
+    children.append(child)
+    child.start()
+    await_true(lambda: str(child.pid) in log.read_text())
+    assert child.tail() == [str(child.pid)]
+    child.stop()
+    assert (child.pid, child.exit_code) == (None, -signal.SIGTERM)
+
+
+def test_waiting_ends_when_it_is_ready(tmp_path: Path, children: list[Child]) -> None:
+    mark = tmp_path / "ready"
+    child = Child(spec(tmp_path, f"open({str(mark)!r}, 'w'); import time; time.sleep(100)", ready=mark.exists))
+    children.append(child)
+    child.start()
+    child.wait_ready()
+    assert child.pid is not None
+
+
+def test_a_child_that_dies_while_starting_tells_its_last_words(tmp_path: Path) -> None:
+    for word in ("first", "second"):
+        child = Child(spec(tmp_path, f"print('the disk is full: {word}'); raise SystemExit(7)", ready=lambda: False))
+        child.start()
+        with pytest.raises(ProcessError, match="child ended with code 7") as caught:
+            child.wait_ready()
+        assert f"| the disk is full: {word}" in caught.value.message
+    assert "first" not in caught.value.message, "what it said at an earlier start is no reason"
+
+
+def test_a_child_that_is_never_ready_is_a_failure(tmp_path: Path, children: list[Child]) -> None:
+    child = Child(spec(tmp_path, SLEEP, ready=lambda: False, start_timeout_s=0.2))
+    children.append(child)
+    child.start()
+    with pytest.raises(ProcessError, match="not ready after 0 s"):
+        child.wait_ready()
+
+
+def test_a_child_that_ignores_the_request_is_killed(tmp_path: Path) -> None:
+    child = Child(spec(tmp_path, STUBBORN, stop_timeout_s=0.2))
+    child.start()
+    await_true(lambda: "deaf" in (tmp_path / "logs" / "child.log").read_text())
+    child.stop()
+    assert child.exit_code == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("code", [SLEEP, STUBBORN])
+def test_children_end_with_their_parent_even_when_it_is_killed(tmp_path: Path, code: str) -> None:
+    log = tmp_path / "child.log"
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(log), *python(code)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        # the launcher has become the command; until then there is nothing to be tested
+        await_true(lambda: "-c" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:2])
+        if code == STUBBORN:
+            await_true(lambda: "deaf" in log.read_text())
+        assert runs(pid)
+        parent.kill()
+    await_true(lambda: not runs(pid), timeout_s=10)
+    # nor does the watcher stay behind
+    await_true(lambda: not [p for p in Path("/proc").glob("[0-9]*/cmdline") if _mentions(p, str(log))], timeout_s=5)
+
+
+def _mentions(path: Path, text: str) -> bool:
+    try:
+        return text in path.read_text()
+    except OSError:
+        return False
+
+
+def test_a_child_that_dies_is_started_again_and_told(tmp_path: Path, children: list[Child]) -> None:
+    said: list[str] = []
+    changes: list[int | None] = []
+    child = Child(spec(tmp_path, SLEEP))
+    children.append(child)
+    supervisor = Supervisor(
+        log_bytes_max=1_000_000, say=said.append, changed=lambda: changes.append(supervisor.pid("child"))
+    )
+    child.start()
+    supervisor.adopt(child)
+    first = child.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+
+    def again() -> bool:
+        supervisor.tick()
+        return any("runs again" in text for text in said)
+
+    await_true(again)
+    assert supervisor.pid("child") not in (None, first)
+    assert "SIGKILL" in said[0]
+    assert changes == [None, supervisor.pid("child")]
+    supervisor.stop([["child"]], 5.0)
+    assert child.pid is None
+
+
+def test_a_child_that_keeps_dying_is_started_less_and_less(tmp_path: Path, children: list[Child]) -> None:
+    said: list[str] = []
+    child = Child(spec(tmp_path, "print('broken'); raise SystemExit(3)", ready=lambda: False))
+    children.append(child)
+    supervisor = Supervisor(log_bytes_max=1_000_000, say=said.append, changed=lambda: None)
+    child.start()
+    supervisor.adopt(child)
+
+    def thrice() -> bool:
+        supervisor.tick()
+        return sum("ended (exit code 3)" in text for text in said) >= 3
+
+    await_true(thrice)
+    waits = [text.rpartition(" in ")[2] for text in said if "ended" in text]
+    assert waits[:3] == ["0 s", "1 s", "2 s"]
+    assert "  | broken" in said
+
+
+def test_groups_are_stopped_one_after_the_other(tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    code = (
+        "import signal, sys, time\n"
+        f"def end(*_):\n    time.sleep(0.1)\n    open({str(order)!r}, 'a').write(sys.argv[1] + '\\n')\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\nprint('up', flush=True)\ntime.sleep(100)"
+    )
+    supervisor = Supervisor(log_bytes_max=1_000_000, say=lambda _: None, changed=lambda: None)
+    for name in ("broker", "store", "worker"):
+        log = tmp_path / f"{name}.log"
+        child = Child(ChildSpec(name, (*python(code), name), log, lambda log=log: "up" in log.read_text()))  # type: ignore[misc]
+        child.start()
+        child.wait_ready()
+        supervisor.adopt(child)
+    supervisor.stop([["worker"], ["store"], ["broker"]], 10.0)
+    assert order.read_text().split() == ["worker", "store", "broker"]
+
+
+def test_logs_are_bounded_while_the_child_goes_on_writing(tmp_path: Path, children: list[Child]) -> None:
+    code = "import time\nn = 0\nwhile True:\n    print('line', n, 'x' * 1000, flush=True)\n    n += 1\n    time.sleep(0.001)"
+    child = Child(spec(tmp_path, code))
+    children.append(child)
+    supervisor = Supervisor(log_bytes_max=50_000, say=lambda _: None, changed=lambda: None)
+    child.start()
+    supervisor.adopt(child)
+    log, older = tmp_path / "logs" / "child.log", tmp_path / "logs" / "child.1.log"
+
+    def turned() -> bool:
+        supervisor.tick()
+        return older.exists() and log.stat().st_size > 1_000
+
+    await_true(turned)
+    assert older.stat().st_size > 50_000
+    assert log.read_bytes()[:4] != b"\0\0\0\0", "the child appends: no hole where the old text was"
