@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.store_process import StoreProcess
 
 from fqlstream.local.broker import Broker, provide_broker
 from fqlstream.settings import KafkaSettings, load
+from fqlstream.store import migrations
+from fqlstream.store.client import Store
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +46,21 @@ def make_topic(kafka_settings: KafkaSettings) -> Callable[..., str]:
     return make
 
 
+@pytest.fixture(scope="session")
+def store_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreProcess]:
+    """The embedded store as a process of its own, on a free port and a directory of its own."""
+    process = StoreProcess.start(tmp_path_factory.mktemp("store"))
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def store(store_process: StoreProcess) -> Iterator[Store]:
+    """A client of a fresh database with every table of the schema."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with store_process.connect() as admin:
+        admin.command(f"CREATE DATABASE {name}")
+        with store_process.connect(name) as client:
+            migrations.apply(client)
+            yield client
+        admin.command(f"DROP DATABASE {name}")

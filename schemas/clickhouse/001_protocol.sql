@@ -26,10 +26,11 @@ CREATE TABLE IF NOT EXISTS states (
     state_version UInt64 COMMENT 'epoch * 2^32 + flush: the highest wins',
     fence Int64 COMMENT 'the last offset that the cells contain',
     cells String CODEC(ZSTD(1)) COMMENT 'encoded aggregate states',
-    expires_at DateTime('UTC'),
+    retention_s UInt32 COMMENT 'kept for so long after it was written',
+    written_at DateTime('UTC') DEFAULT now(),
     INDEX newer state_version TYPE minmax GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(state_version) ORDER BY (model, version, pane_start, partition, lane)
-TTL expires_at
+TTL written_at + toIntervalSecond(retention_s)
 SETTINGS index_granularity = 1024
 COMMENT 'mergeable states of panes, one record per source partition and lane';
 
@@ -52,7 +53,8 @@ CREATE TABLE IF NOT EXISTS repair_requests (
     reason String,
     requested_at DateTime64(3, 'UTC'),
     finished_at Nullable(DateTime64(3, 'UTC')),
-    step UInt8 COMMENT '0 asked for, 1 done'
+    step UInt8 COMMENT '0 asked for, 1 done',
+    written_at DateTime('UTC') DEFAULT now()
 ) ENGINE = ReplacingMergeTree(step) ORDER BY (partition, model, version, pane_start, id)
-TTL toDateTime(requested_at) + INTERVAL 30 DAY
+TTL written_at + INTERVAL 30 DAY
 COMMENT 'panes to be rebuilt from history';

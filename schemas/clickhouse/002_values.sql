@@ -17,11 +17,12 @@ CREATE TABLE IF NOT EXISTS metric_values (
     value_version UInt64 COMMENT 'the highest is the newest; at a tie the later updated_at',
     definition_revision UInt32,
     updated_at DateTime64(3, 'UTC'),
-    expires_at DateTime('UTC'),
+    retention_s UInt32 COMMENT 'kept for so long after it was written',
+    written_at DateTime('UTC') DEFAULT now(),
     newest UInt128 MATERIALIZED bitOr(bitShiftLeft(toUInt128(value_version), 64), toUInt128(toUnixTimestamp64Milli(updated_at)))
 ) ENGINE = ReplacingMergeTree(newest)
 ORDER BY (model, version, metric, segment, window_s, window_start, window_end)
-TTL expires_at
+TTL written_at + toIntervalSecond(retention_s)
 COMMENT 'every published value; read metric_series or metric_latest';
 
 CREATE OR REPLACE VIEW metric_series AS
@@ -66,9 +67,10 @@ CREATE TABLE IF NOT EXISTS dead_letter_rows (
     record_at DateTime64(3, 'UTC'),
     seen_at DateTime64(3, 'UTC'),
     content_type LowCardinality(String),
-    value_bytes UInt64 COMMENT 'size of what was refused; the bytes are in the topic dead-letters'
+    value_bytes UInt64 COMMENT 'size of what was refused; the bytes are in the topic dead-letters',
+    written_at DateTime('UTC') DEFAULT now()
 ) ENGINE = ReplacingMergeTree(seen_at) ORDER BY (topic, partition, offset, row)
-TTL toDateTime(seen_at) + INTERVAL 30 DAY
+TTL written_at + INTERVAL 30 DAY
 COMMENT 'what was refused; read dead_letters';
 
 CREATE OR REPLACE VIEW dead_letters AS

@@ -137,7 +137,7 @@ def write_states(store: Store, records: Sequence[StateRecord], *, retention_ms: 
     """Write state records in one insert; each is kept for its model's retention after that."""
     columns: dict[str, list[Any]] = {name: [] for name in _STATE_SCHEMA.names}
     for record in records:
-            row = (
+        row = (
             record.pane.model, record.pane.version, record.pane.start_ms, record.partition, str(record.lane),
             record.version.number, record.fence, record.cells, min(retention_ms[record.pane.model] // 1000, _RETENTION_S_MAX),
         )  # fmt: skip

@@ -29,12 +29,13 @@ _SCHEMA: Final = pa.schema([
     ("value_version", pa.uint64()),
     ("definition_revision", pa.uint32()),
     ("updated_at", _TIME),
-    ("expires_at", pa.uint32()),
+    ("retention_s", pa.uint32()),
 ])  # fmt: skip
 #: The columns of `metric_values`, `metric_series` and `metric_latest`.
 COLUMNS: Final = tuple(_SCHEMA.names[:-1])
 _SELECTED: Final = ", ".join("toString(status) AS status" if name == "status" else name for name in COLUMNS)
-_EXPIRES_S_MAX: Final = 2**32 - 1
+#: ClickHouse's DateTime ends in 2106: a sum beyond would be in the past.
+_RETENTION_S_MAX: Final = 70 * 366 * 86_400
 _SPANS_MAX: Final = 2_000
 
 
@@ -53,15 +54,14 @@ class ValueFilter:
 
 
 def write_values(store: Store, values: Sequence[MetricValue], *, retention_ms: int) -> None:
-    """Write values in one insert. Each expires its model's retention after it was written, or after its window."""
+    """Write values in one insert; they are kept for the model's retention after that."""
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     for value in values:
-        kept = max(value.updated_at_ms, value.window_end_ms) + retention_ms
         row = (
             value.model, value.version, value.metric, value.segment, value.window_start_ms, value.window_end_ms,
             (value.window_end_ms - value.window_start_ms) // 1000, value.value, value.rows, value.labelled_rows, value.exact,
             value.error_bound, value.status, value.value_version, value.definition_revision, value.updated_at_ms,
-            min(kept // 1000, _EXPIRES_S_MAX),
+            min(retention_ms // 1000, _RETENTION_S_MAX),
         )  # fmt: skip
         for name, item in zip(columns, row, strict=True):
             columns[name].append(item)

@@ -1,0 +1,253 @@
+"""Each model's own tables: event rows, label rows, and the view that joins them.
+
+A stored column is named after the column and its type (`age:int`), so a version that changes a type writes a column of its
+own and old rows stay what they are; the view shows one column of a type that holds them all. The label rule, once, here:
+the last label of a partition is the one with the highest (offset, row); the event's own partition's is replaced by another
+partition's if that one's record is later (of several the latest, then the highest partition). A label replaces every target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from fqlstream.events.columns import RANGE_VIOLATIONS, TYPE_VIOLATIONS, event_columns
+from fqlstream.events.definitions import Column, ColumnType, ModelDefinition, Role
+from fqlstream.store.client import Store
+from fqlstream.store.naming import event_table, event_view, identifier, label_table, literal, stored_column
+from fqlstream.stream.batches import RowKind
+
+_STORED_TYPES: Final[Mapping[ColumnType, str]] = {
+    ColumnType.INT: "Nullable(Int64)",
+    ColumnType.FLOAT: "Nullable(Float64)",
+    ColumnType.BOOL: "Nullable(Bool)",
+    ColumnType.STRING: "Nullable(String)",
+    ColumnType.CATEGORY: "LowCardinality(Nullable(String))",
+    ColumnType.TIMESTAMP: "Nullable(DateTime64(3, 'UTC'))",
+    ColumnType.VECTOR: "Array(Float64)",  # arrays cannot be null: an empty one stands for it
+}
+#: Types of a view's column, in ClickHouse's words for casts.
+_CAST_TYPES: Final[Mapping[ColumnType, str]] = {
+    ColumnType.INT: "Int64",
+    ColumnType.FLOAT: "Float64",
+    ColumnType.BOOL: "Bool",
+    ColumnType.STRING: "String",
+    ColumnType.CATEGORY: "String",
+    ColumnType.TIMESTAMP: "DateTime64(3, ''UTC'')",
+}
+_NUMBERS: Final = frozenset({ColumnType.INT, ColumnType.FLOAT, ColumnType.BOOL})
+_TEXTS: Final = frozenset({ColumnType.STRING, ColumnType.CATEGORY})
+#: ClickHouse's DateTime ends in 2106: a sum beyond would be in the past.
+_RETENTION_S_MAX: Final = 70 * 366 * 86_400
+VIOLATIONS: Final = (TYPE_VIOLATIONS, RANGE_VIOLATIONS)
+#: Columns of every event row and label row, before the model's own.
+ROW_COLUMNS: Final = ("partition", "offset", "row", "record_at", "event_at", "event_id", "version")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredColumn:
+    """A column as a table has it."""
+
+    name: str
+    type: ColumnType
+    role: Role
+
+    @property
+    def stored(self) -> str:
+        """Its name in the table, quoted."""
+        return identifier(f"{self.name}:{self.type}")
+
+
+def ensure(store: Store, model_versions: Sequence[ModelDefinition]) -> None:
+    """Make, or bring up to date, the tables and the view of every model among these versions.
+
+    May be run by several processes at once and again: what is there already stays.
+    """
+    for _, versions in groupby(sorted(model_versions, key=lambda item: item.name), key=lambda item: item.name):
+        _ensure_model(store, list(versions))
+
+
+def _ensure_model(store: Store, versions: Sequence[ModelDefinition]) -> None:
+    model = versions[0].name
+    retention_s = min(max(version.retention_ms for version in versions) // 1000, _RETENTION_S_MAX)
+    engine = "ReplicatedReplacingMergeTree" if store.quorum else "ReplacingMergeTree"
+    for table, kind in ((event_table(model), RowKind.INFERENCE), (label_table(model), RowKind.LABEL)):
+        columns = {stored_column(c): c for version in versions for c in event_columns(version, kind)}
+        store.command(_table_sql(table, model, kind, retention_s, engine))
+        _add_columns(store, table, columns)
+        _keep_for(store, table, retention_s)
+    events = stored_columns(store, event_table(model))
+    labels = stored_columns(store, label_table(model))
+    sql = view_sql(model, events, labels)
+    mark = f"events of model {model!r}; made by fqlstream {hashlib.blake2b(sql.encode(), digest_size=8).hexdigest()}"
+    if _comment(store, event_view(model)) != mark:
+        store.command(f"{sql}\nCOMMENT {literal(mark)}")
+
+
+def _table_sql(table: str, model: str, kind: RowKind, retention_s: int, engine: str) -> str:
+    duplicate = (
+        "    duplicate Bool COMMENT 'the same event_id came before: kept, not counted',\n"
+        if kind is RowKind.INFERENCE
+        else ""
+    )
+    return f"""CREATE TABLE IF NOT EXISTS {identifier(table)} (
+    partition Int32 COMMENT 'source partition',
+    offset Int64 CODEC(Delta, LZ4) COMMENT 'offset of the record in its partition',
+    row Int32 COMMENT 'row in the record',
+    record_at DateTime64(3, 'UTC') CODEC(Delta, LZ4) COMMENT 'timestamp of the record',
+    event_at DateTime64(3, 'UTC') CODEC(Delta, LZ4),
+    event_id String,
+    version LowCardinality(String) COMMENT 'model version',
+    written_at DateTime('UTC') DEFAULT now() COMMENT 'a replay of old records is kept as long as new ones',
+{duplicate}    {TYPE_VIOLATIONS} Array(LowCardinality(String)) COMMENT 'columns whose value did not fit their type',
+    {RANGE_VIOLATIONS} Array(LowCardinality(String)) COMMENT 'columns whose value was out of range',
+    INDEX by_id event_id TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX by_time event_at TYPE minmax GRANULARITY 1
+) ENGINE = {engine} ORDER BY (partition, offset, row)
+TTL {_ttl(retention_s)}
+COMMENT {literal(f"{kind} rows of model {model!r}; read {event_view(model)}")}"""
+
+
+def _ttl(retention_s: int) -> str:
+    return f"written_at + toIntervalSecond({retention_s})"
+
+
+def _add_columns(store: Store, table: str, columns: Mapping[str, Column]) -> None:
+    known = {column.stored for column in stored_columns(store, table)}
+    missing = [
+        f"ADD COLUMN IF NOT EXISTS {identifier(name)} {_STORED_TYPES[column.type]} COMMENT {literal(column.role)}"
+        for name, column in columns.items()
+        if identifier(name) not in known
+    ]
+    if missing:
+        store.command(f"ALTER TABLE {identifier(table)} {', '.join(missing)}")
+
+
+def _keep_for(store: Store, table: str, retention_s: int) -> None:
+    rows = store.query_rows(
+        "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = {name:String}",
+        {"name": table},
+    )
+    if rows and _ttl(retention_s) not in rows[0][0]:
+        store.command(
+            f"ALTER TABLE {identifier(table)} MODIFY TTL {_ttl(retention_s)}",
+            settings={"materialize_ttl_after_modify": 0},
+        )
+
+
+def stored_columns(store: Store, table: str) -> list[StoredColumn]:
+    """Give the model's columns that a table has, of every version there ever was, in their order."""
+    rows = store.query_rows(
+        "SELECT name, comment FROM system.columns WHERE database = currentDatabase() AND table = {name:String} "
+        "AND position(name, ':') > 0 ORDER BY position",
+        {"name": table},
+    )
+    return [StoredColumn(*_parted(name), Role(role)) for name, role in rows]
+
+
+def _parted(stored: str) -> tuple[str, ColumnType]:
+    name, _, kind = stored.rpartition(":")
+    return name, ColumnType(kind)
+
+
+def _comment(store: Store, table: str) -> str | None:
+    rows = store.query_rows(
+        "SELECT comment FROM system.tables WHERE database = currentDatabase() AND name = {name:String}", {"name": table}
+    )
+    return str(rows[0][0]) if rows else None
+
+
+# ---- SQL of rows and labels ----------------------------------------------------------------------------------------
+
+
+def common_type(types: Iterable[ColumnType]) -> ColumnType:
+    """Give the type that holds values of all these: itself, a float for numbers, else text."""
+    found = set(types)
+    if len(found) == 1:
+        return found.pop()
+    return ColumnType.FLOAT if found <= _NUMBERS else ColumnType.STRING
+
+
+def value_sql(columns: Sequence[StoredColumn], wanted: ColumnType, prefix: str = "") -> str:
+    """Write the value of one column out of its stored forms, in one type. At most one of them is set in a row."""
+    parts = []
+    for column in sorted(columns, key=lambda c: c.type is not wanted):
+        name = prefix + column.stored
+        same = column.type is wanted or {column.type, wanted} <= _TEXTS
+        if same:
+            parts.append(name)
+        elif wanted is ColumnType.VECTOR:
+            continue
+        elif column.type is ColumnType.VECTOR:
+            parts.append(f"if(empty({name}), NULL, toString({name}))" if wanted in _TEXTS else "NULL")
+        else:
+            parts.append(f"accurateCastOrNull({name}, '{_CAST_TYPES[wanted]}')")
+    if not parts:
+        return "[]" if wanted is ColumnType.VECTOR else "NULL"
+    return parts[0] if len(parts) == 1 else f"coalesce({', '.join(parts)})"
+
+
+def labels_sql(table: str, targets: Sequence[tuple[str, str]], where: str) -> str:
+    """Write the query that gives, per event_id, the last label of each partition as one array of tuples `found`.
+
+    `targets` are pairs of a name and its SQL. Tuple: partition, record_at, then the targets, then both violation columns.
+    """
+    parts = ["record_at", *(sql for _, sql in targets), *VIOLATIONS]
+    last = f"argMax(tuple({', '.join(parts)}), tuple(offset, row))"
+    inner = f"SELECT event_id, partition, {last} AS last FROM {identifier(table)} WHERE {where} GROUP BY event_id, partition"
+    picked = ", ".join(f"tupleElement(last, {at})" for at in range(1, len(parts) + 1))
+    return f"SELECT event_id, groupArray(tuple(partition, {picked})) AS found FROM ({inner}) GROUP BY event_id"
+
+
+def chosen_sql(found: str, own_partition: str) -> str:
+    """Write which of the partitions' last labels counts: the latest record; at a tie the event's own partition's."""
+    keys = (
+        f"arrayMap(c -> tuple(tupleElement(c, 2), tupleElement(c, 1) = {own_partition}, tupleElement(c, 1)), {found})"
+    )
+    return f"arrayReduce('argMax', {found}, {keys})"
+
+
+def violations_sql(column: str, event: str, label: str, targets: Sequence[str]) -> str:
+    """Write an event's violations with those of its targets taken from its label."""
+    names = f"[{', '.join(literal(name) for name in targets)}]"
+    return f"arrayConcat(arrayFilter(v -> NOT has({names}, v), {event}.{column}), arrayFilter(v -> has({names}, v), {label}))"
+
+
+def view_sql(model: str, events: Sequence[StoredColumn], labels: Sequence[StoredColumn]) -> str:
+    """Write the view of a model's counted events with their last labels."""
+    forms = _by_name(events)
+    label_forms = _by_name(labels)
+    targets = [name for name, columns in forms.items() if any(c.role is Role.TARGET for c in columns)]
+    types = {name: common_type(c.type for c in columns) for name, columns in forms.items()}
+    fixed = ["event_id", "event_at", "version", "partition", "offset", "row"]
+    select = [f"e.{name} AS {name}" for name in fixed]
+    for name, columns in forms.items():
+        own = value_sql(columns, types[name], "e.")
+        if name in targets:
+            at = 3 + targets.index(name)
+            own = f"if(empty(l.found), {own}, tupleElement(label, {at}))"
+        select.append(f"{own} AS {identifier(name)}")
+    for at, column in enumerate(VIOLATIONS, start=3 + len(targets)):
+        sql = f"e.{column}"
+        if targets:
+            merged = violations_sql(column, "e", f"tupleElement(label, {at})", targets)
+            sql = f"if(empty(l.found), e.{column}, {merged})"
+        select.append(f"{sql} AS {column}")
+    select.append("e.record_at AS record_at")
+    source = f"(SELECT * FROM {identifier(event_table(model))} FINAL WHERE NOT duplicate) AS e"
+    head = f"CREATE OR REPLACE VIEW {identifier(event_view(model))} AS\n"
+    if not targets:
+        return f"{head}SELECT {', '.join(select)}\nFROM {source}"
+    pairs = [(name, value_sql(label_forms.get(name, ()), types[name])) for name in targets]
+    joined = f"LEFT ANY JOIN ({labels_sql(label_table(model), pairs, '1')}) AS l ON e.event_id = l.event_id"
+    return f"{head}WITH {chosen_sql('l.found', 'e.partition')} AS label\nSELECT {', '.join(select)}\nFROM {source}\n{joined}"
+
+
+def _by_name(columns: Sequence[StoredColumn]) -> dict[str, list[StoredColumn]]:
+    forms: dict[str, list[StoredColumn]] = {}
+    for column in columns:
+        forms.setdefault(column.name, []).append(column)
+    return forms

@@ -1,0 +1,395 @@
+"""History on the real store, against the same rules worked out in pandas."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from fqlstream.events.columns import arrow_schema
+from fqlstream.events.definitions import ModelDefinition
+from fqlstream.store.client import Store
+from fqlstream.store.history import (
+    events_by_id,
+    known_dead_letters,
+    labels_by_id,
+    read_pane,
+    recent_ids,
+    recent_rows,
+    waiting_labels,
+    write_dead_letters,
+    write_events,
+    write_labels,
+)
+from fqlstream.store.model_tables import ensure
+from fqlstream.store.naming import event_table, event_view, identifier, label_table
+from fqlstream.stream.batches import DeadLetter, RowKind
+from fqlstream.stream.protocol import PaneKey
+
+T0 = 1_763_726_400_000
+MINUTE = 60_000
+
+
+def model(**changes: Any) -> ModelDefinition:
+    return ModelDefinition.model_validate({
+        "name": "churn",
+        "version": "v1",
+        "task": "binary_classification",
+        "columns": [
+            {"name": "age", "type": "int", "role": "input"},
+            {"name": "country", "type": "category", "role": "input"},
+            {"name": "score", "type": "float", "role": "output"},
+            {"name": "seen", "type": "timestamp", "role": "metadata"},
+            {"name": "embedding", "type": "vector", "role": "input"},
+            {"name": "churned", "type": "category", "role": "target"},
+            {"name": "amount", "type": "float", "role": "target"},
+        ],
+        **changes,
+    })  # fmt: skip
+
+
+def rows(definition: ModelDefinition, kind: RowKind, records: list[dict[str, Any]]) -> pa.Table:
+    """Make a table as the decoder does, out of rows that name what matters to a test."""
+    schema = arrow_schema(definition, kind)
+    place = {
+        "offset": pa.int64(),
+        "row": pa.int32(),
+        "record_at": pa.int64(),
+        "event_at": pa.int64(),
+        "event_id": pa.string(),
+    }
+    full = [{"row": 0, "record_at": T0 + r["offset"], "event_at": T0 + r["offset"], **r} for r in records]
+    columns = {name: pa.array([r.get(name) for r in full], kind_) for name, kind_ in place.items()}
+    for field in schema:
+        default: Any = [] if field.name.startswith("_") else None
+        columns[field.name] = pa.array([r.get(field.name, default) for r in full], field.type)
+    if kind is RowKind.INFERENCE:
+        columns["duplicate"] = pa.array([r.get("duplicate", False) for r in full])
+    return pa.table(columns)
+
+
+def written(store: Store, definition: ModelDefinition, partition: int, *, events: Any = (), labels: Any = ()) -> None:
+    ensure(store, [definition])
+    if events:
+        write_events(store, definition, partition, rows(definition, RowKind.INFERENCE, list(events)))
+    if labels:
+        write_labels(store, definition, partition, rows(definition, RowKind.LABEL, list(labels)))
+
+
+def pane(
+    store: Store, definition: ModelDefinition, partition: int, upto: int, label_upto: int | None = None
+) -> pa.Table:
+    tables = list(read_pane(store, definition, partition, T0, T0 + 3_600_000, upto, label_upto))
+    return pa.concat_tables(tables)
+
+
+def view(store: Store, columns: str, name: str = "churn") -> list[tuple[Any, ...]]:
+    return store.query_rows(f"SELECT {columns} FROM {identifier(event_view(name))} ORDER BY partition, offset, row")
+
+
+def test_rows_come_back_as_they_were_written(store: Store) -> None:
+    definition = model()
+    table = rows(definition, RowKind.INFERENCE, [
+        {"offset": 3, "row": 1, "event_id": "ü", "age": -(2**63), "country": "FR", "score": 0.1, "seen": T0 - 1, "embedding": [1.5, -0.0],
+         "churned": "no", "_type_violations": ["amount"], "_range_violations": ["age", "score"]},
+        {"offset": 3, "row": 2, "event_id": "", "age": 2**63 - 1, "country": "", "score": 5e-324, "seen": -2_208_988_800_000, "amount": 2.5},
+        {"offset": 4, "event_id": "a'\\\n\0b"},
+    ])  # fmt: skip
+    ensure(store, [definition])
+    write_events(store, definition, 7, table)
+
+    found = pane(store, definition, 7, upto=10)
+
+    assert found.equals(table.drop_columns("duplicate"))
+
+
+def test_the_view_has_the_contract_s_columns(store: Store) -> None:
+    written(store, model(), 0, events=[{"offset": 1, "event_id": "a"}])
+
+    names = [name for name, *_ in store.query_rows(f"DESCRIBE TABLE {identifier(event_view('churn'))}")]
+
+    assert names == [
+        "event_id", "event_at", "version", "partition", "offset", "row",
+        "age", "country", "score", "seen", "embedding", "churned", "amount", "_type_violations", "_range_violations", "record_at",
+    ]  # fmt: skip
+
+
+def test_duplicates_are_kept_and_not_counted(store: Store) -> None:
+    written(
+        store, model(), 0, events=[{"offset": 1, "event_id": "a"}, {"offset": 2, "event_id": "a", "duplicate": True}]
+    )
+
+    assert view(store, "offset") == [(1,)]
+    assert pane(store, model(), 0, upto=9).column("offset").to_pylist() == [1]
+    assert store.query_rows(f"SELECT count() FROM {event_table('churn')}") == [(2,)]
+
+
+def test_a_label_replaces_every_target(store: Store) -> None:
+    written(
+        store,
+        model(),
+        0,
+        events=[
+            {"offset": 1, "event_id": "a", "churned": "no", "amount": 1.0},
+            {"offset": 2, "event_id": "b", "churned": "no"},
+        ],
+        labels=[{"offset": 3, "event_id": "a", "churned": "yes"}],
+    )
+
+    assert view(store, "churned, amount") == [("yes", None), ("no", None)]
+
+
+def test_the_last_label_is_the_highest_place_whatever_order_it_was_written_in(store: Store) -> None:
+    definition = model()
+    labels = [
+        {"offset": 5, "row": 2, "event_id": "a", "churned": "last"},
+        {"offset": 5, "row": 1, "event_id": "a", "churned": "before"},
+        {"offset": 4, "event_id": "a", "churned": "first", "record_at": T0 + 10**6},
+    ]
+    written(store, definition, 0, events=[{"offset": 1, "event_id": "a"}])
+    for label in labels:
+        written(store, definition, 0, labels=[label])
+
+    assert view(store, "churned") == [("last",)]
+    assert pane(store, definition, 0, upto=9).column("churned").to_pylist() == ["last"]
+    assert pane(store, definition, 0, upto=9, label_upto=4).column("churned").to_pylist() == ["first"]
+    assert pane(store, definition, 0, upto=9, label_upto=3).column("churned").to_pylist() == [None]
+
+
+@pytest.mark.parametrize(("foreign_at", "expected"), [(T0 + 99, "own"), (T0 + 100, "own"), (T0 + 101, "foreign")])
+def test_a_label_of_another_partition_counts_if_its_record_is_later(
+    store: Store, foreign_at: int, expected: str
+) -> None:
+    written(store, model(), 0, events=[{"offset": 1, "event_id": "a"}])
+    written(store, model(), 0, labels=[{"offset": 9, "event_id": "a", "churned": "own", "record_at": T0 + 100}])
+    written(store, model(), 3, labels=[{"offset": 2, "event_id": "a", "churned": "foreign", "record_at": foreign_at}])
+
+    assert view(store, "churned") == [(expected,)]
+    assert pane(store, model(), 0, upto=9).column("churned").to_pylist() == [expected]
+
+
+def test_violations_of_targets_come_from_the_label(store: Store) -> None:
+    event = {"offset": 1, "event_id": "a", "_type_violations": ["age", "churned"], "_range_violations": ["amount"]}
+    label = {"offset": 2, "event_id": "a", "_type_violations": ["amount", "seen"]}
+    written(store, model(), 0, events=[event], labels=[label])
+
+    assert view(store, "_type_violations, _range_violations") == [(["age", "amount"], [])]
+    found = pane(store, model(), 0, upto=9)
+    assert found.column("_type_violations").to_pylist() == [["age", "amount"]]
+
+
+def test_writing_rows_again_changes_nothing(store: Store) -> None:
+    definition = model()
+    events = [{"offset": i, "event_id": f"e{i % 50}", "age": i} for i in range(100)]
+    labels = [{"offset": 200 + i, "event_id": f"e{i}", "churned": str(i)} for i in range(30)]
+    written(store, definition, 0, events=events, labels=labels)
+    before = (view(store, "*"), pane(store, definition, 0, upto=999))
+
+    written(store, definition, 0, events=events[40:] + events[:10], labels=labels[::-1])
+
+    assert (view(store, "*"), pane(store, definition, 0, upto=999)) == before
+    assert recent_ids(store, ["churn"], 0, 999, 1000)["churn"].num_rows == 100
+
+
+def _last_labels(labels: pd.DataFrame, partition: int, upto: int) -> pd.DataFrame:
+    """The label rule, in pandas: the last per partition by place, then the latest record, own partition first."""
+    known = labels[(labels.partition != partition) | (labels.offset <= upto)]
+    last = known.sort_values(["offset", "row"]).groupby(["event_id", "partition"]).tail(1)
+    last = last.assign(own=last.partition == partition)
+    return last.sort_values(["record_at", "own", "partition"]).groupby("event_id").tail(1).set_index("event_id")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_and_labels_equal_pandas(store: Store, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    definition = model()
+    ensure(store, [definition])
+    events, labels = [], []
+    for partition in range(3):
+        for offset in range(120):
+            place = {
+                "partition": partition,
+                "offset": offset,
+                "row": int(random.integers(0, 3)),
+                "record_at": T0 + int(random.integers(0, 50)),
+            }
+            name = f"e{random.integers(0, 150)}"
+            if random.random() < 0.5:
+                taken = any(e["event_id"] == name and e["partition"] == partition for e in events)
+                events.append({**place, "event_id": name, "age": offset, "churned": "own", "duplicate": taken})
+            else:
+                churned = None if random.random() < 0.2 else f"l{partition}-{offset}"
+                labels.append({**place, "event_id": name, "churned": churned, "amount": float(offset)})
+    for partition in range(3):
+        for write, kind, records in ((write_events, RowKind.INFERENCE, events), (write_labels, RowKind.LABEL, labels)):
+            mine = [r for r in records if r["partition"] == partition]
+            shuffled = [mine[i] for i in random.permutation(len(mine))]
+            for part in (shuffled[:20], shuffled[10:], shuffled[:5]):
+                write(store, definition, partition, rows(definition, kind, part))
+    frame = pd.DataFrame(events).sort_values(["partition", "offset", "row"])
+    label_frame = pd.DataFrame(labels)
+
+    for partition in range(3):
+        for upto in (40, 200):
+            mine = frame[(frame.partition == partition) & ~frame.duplicate & (frame.offset <= upto)]
+            last = _last_labels(label_frame, partition, upto).reindex(mine.event_id)
+            labelled = last.partition.notna().to_numpy()
+            expected = np.where(labelled, last.churned, mine.churned)
+            found = pane(store, definition, partition, upto)
+            assert found.column("age").to_pylist() == mine.age.tolist()
+            assert found.column("churned").to_pylist() == [
+                None if x is None or x is np.nan or x != x else x for x in expected
+            ]
+            amounts = [None if math.isnan(x) else x for x in last.amount.to_numpy(dtype=float)]
+            assert found.column("amount").to_pylist() == amounts
+
+
+def test_columns_may_be_added_and_types_may_change(store: Store) -> None:
+    first = model()
+    columns = [c.model_dump(mode="json") for c in first.columns]
+    changed = [
+        {**c, "type": "string"} if c["name"] == "age" else {**c, "type": "float"} if c["name"] == "churned" else c
+        for c in columns
+    ]
+    second = model(version="v2", columns=[*changed, {"name": "new", "type": "bool", "role": "decision"}])
+    written(store, first, 0, events=[{"offset": 1, "event_id": "a", "age": 41}, {"offset": 2, "event_id": "b"}])
+    ensure(store, [first, second])
+    write_events(
+        store, second, 0, rows(second, RowKind.INFERENCE, [{"offset": 3, "event_id": "c", "age": "old", "new": True}])
+    )
+    write_labels(store, second, 0, rows(second, RowKind.LABEL, [{"offset": 4, "event_id": "a", "churned": 0.5}]))
+
+    assert view(store, "version, age, new, churned") == [
+        ("v1", "41", None, "0.5"), ("v1", None, None, None), ("v2", "old", True, None),
+    ]  # fmt: skip
+    assert pane(store, first, 0, upto=9).column("age").to_pylist() == [41, None]
+    assert pane(store, first, 0, upto=9).column("churned").to_pylist() == ["0.5", None]
+    assert pane(store, second, 0, upto=9).column("age").to_pylist() == ["old"]
+
+
+@pytest.mark.parametrize("name", ["my cool model", "ü" * 256, "`\\'\" /%", "a" * 256, "x:int"])
+def test_model_and_column_names_are_free_text(store: Store, name: str) -> None:
+    definition = ModelDefinition.model_validate({
+        "name": name, "columns": [{"name": name, "type": "float", "role": "input"}, {"name": "l.found", "type": "int", "role": "target"}],
+    })  # fmt: skip
+    ensure(store, [definition])
+    ensure(store, [definition])
+    write_events(store, definition, 0, rows(definition, RowKind.INFERENCE, [{"offset": 1, "event_id": "a", name: 1.5}]))
+    write_labels(store, definition, 0, rows(definition, RowKind.LABEL, [{"offset": 2, "event_id": "a", "l.found": 3}]))
+
+    assert view(store, f"{identifier(name)}, `l.found`", name) == [(1.5, 3)]
+    assert pane(store, definition, 0, upto=9).column(name).to_pylist() == [1.5]
+
+
+def test_a_model_without_targets(store: Store) -> None:
+    definition = ModelDefinition.model_validate(
+        {"name": "m", "columns": [{"name": "x", "type": "int", "role": "input"}]}
+    )
+    written(
+        store, definition, 0, events=[{"offset": 1, "event_id": "a", "x": 1}], labels=[{"offset": 2, "event_id": "a"}]
+    )
+
+    assert view(store, "x", "m") == [(1,)]
+    assert pane(store, definition, 0, upto=9).column("x").to_pylist() == [1]
+
+
+def test_retention_follows_the_definition(store: Store) -> None:
+    ensure(store, [model(retention="90d")])
+    ensure(store, [model(retention="90d"), model(version="v2", retention="100d")])
+
+    for table in (event_table("churn"), label_table("churn")):
+        engine = store.query_rows(
+            "SELECT engine_full FROM system.tables WHERE name = {n:String} AND database = currentDatabase()",
+            {"n": table},
+        )
+        assert f"toIntervalSecond({100 * 86_400})" in engine[0][0]
+
+
+def test_events_by_id_finds_own_events_and_panes_elsewhere(store: Store) -> None:
+    first, second = model(), model(version="v2")
+    ensure(store, [first, second])
+    write_events(
+        store,
+        first,
+        0,
+        rows(first, RowKind.INFERENCE, [{"offset": i, "event_id": f"e{i}", "age": i} for i in range(5)]),
+    )
+    write_events(store, second, 0, rows(second, RowKind.INFERENCE, [{"offset": 9, "event_id": "e9", "age": 9}]))
+    write_events(
+        store, first, 4, rows(first, RowKind.INFERENCE, [{"offset": 1, "event_id": "far", "event_at": T0 + MINUTE + 5}])
+    )
+    write_labels(store, first, 0, rows(first, RowKind.LABEL, [{"offset": 6, "event_id": "e2", "churned": "yes"}]))
+
+    tables, foreign = events_by_id(store, [first, second], 0, ["e2", "e3", "e9", "far", "nobody"], 9)
+
+    assert {name: table.column("age").to_pylist() for name, table in tables.items()} == {"v1": [2, 3], "v2": [9]}
+    assert tables["v1"].column("churned").to_pylist() == ["yes", None]
+    assert foreign == [(4, PaneKey("churn", "v1", T0 + MINUTE))]
+    assert events_by_id(store, [first, second], 0, pa.array(["e3", "e9"]), 2) == ({}, [])
+
+
+def test_labels_by_id_and_waiting_labels(store: Store) -> None:
+    definition = model()
+    written(store, definition, 0, events=[{"offset": 1, "event_id": "here"}, {"offset": 50, "event_id": "later"}])
+    written(store, definition, 1, events=[{"offset": 1, "event_id": "elsewhere"}])
+    labels = [
+        {"offset": 2, "event_id": "here", "churned": "x"}, {"offset": 3, "event_id": "later", "churned": "old"},
+        {"offset": 4, "event_id": "later", "churned": "new"}, {"offset": 5, "event_id": "elsewhere"}, {"offset": 6, "event_id": "never"},
+        {"offset": 40, "event_id": "beyond"},
+    ]  # fmt: skip
+    written(store, definition, 0, labels=labels)
+    written(store, definition, 1, labels=[{"offset": 1, "event_id": "never", "churned": "far", "record_at": T0 + 100}])
+
+    found = labels_by_id(store, [definition], 0, ["later", "never", "beyond"], 30)
+    assert sorted(zip(found.column("event_id").to_pylist(), found.column("churned").to_pylist(), strict=True)) == [
+        ("later", "new"), ("never", "far"),
+    ]  # fmt: skip
+    waiting = waiting_labels(store, [definition], 0, 30, 10)
+    assert waiting.column("event_id").to_pylist() == ["later", "never"]
+    assert waiting.column("churned").to_pylist() == ["new", None]
+    assert waiting_labels(store, [definition], 0, 30, 1).column("event_id").to_pylist() == ["never"]
+    assert labels_by_id(store, [definition], 0, [], 30).schema == found.schema
+
+
+def test_recent_ids_are_the_last_of_all_models_together(store: Store) -> None:
+    first = model()
+    second = ModelDefinition.model_validate(
+        {"name": "other", "columns": [{"name": "x", "type": "int", "role": "input"}]}
+    )
+    written(store, first, 0, events=[{"offset": i, "event_id": f"a{i}", "duplicate": i == 8} for i in range(0, 20, 2)])
+    written(store, second, 0, events=[{"offset": i, "event_id": f"b{i}"} for i in range(1, 20, 2)])
+
+    found = recent_ids(store, ["churn", "other"], 0, 11, 6)
+
+    assert found["churn"].column("event_id").to_pylist() == ["a6", "a8", "a10"]
+    assert found["churn"].column("duplicate").to_pylist() == [False, True, False]
+    assert found["other"].column("event_id").to_pylist() == ["b7", "b9", "b11"]
+    assert found["other"].column("record_at").to_pylist() == [T0 + 7, T0 + 9, T0 + 11]
+    assert recent_ids(store, ["churn"], 5, 11, 6) == {}
+
+
+def test_recent_rows_are_the_last_counted_ones(store: Store) -> None:
+    definition = model()
+    events = [{"offset": i // 3, "row": i % 3, "event_id": f"e{i}", "age": i, "duplicate": i == 10} for i in range(20)]
+    written(store, definition, 0, events=events, labels=[{"offset": 9, "event_id": "e11", "churned": "yes"}])
+
+    found = recent_rows(store, definition, 0, 5, 8)
+
+    assert found.column("age").to_pylist() == [9, 11, 12, 13, 14, 15, 16, 17]
+    assert recent_rows(store, definition, 0, 9, 9).column("churned").to_pylist()[0] == "yes"
+    assert recent_rows(store, definition, 3, 9, 9).num_rows == 0
+
+
+def test_dead_letters_are_seen_once(store: Store) -> None:
+    letter = DeadLetter("DLQ001", "no JSON", "inference-events", 2, 17, "0", None, b"{x", T0)
+    for seen in (T0, T0 + 5):
+        write_dead_letters(store, [letter], seen_at_ms=seen)
+
+    assert store.query_rows(
+        "SELECT code, reason, origin, toUnixTimestamp64Milli(seen_at), value_bytes FROM dead_letters"
+    ) == [("DLQ001", "no JSON", "inference-events[2]@17", T0 + 5, 2)]
+    assert known_dead_letters(store, "inference-events") == {(2, 17)}
