@@ -113,11 +113,7 @@ class StoreAdapter:
     async def write_states(self, records: Sequence[StateRecord]) -> None:
         """Write state records."""
         retention_ms = {record.pane.model: self._retention_ms(record.pane.model) for record in records}
-        now_ms = self.clock.now_ms()
-        await patiently(
-            "states",
-            lambda: states.write_states(self.store, records, retention_ms=retention_ms, written_at_ms=now_ms),
-        )
+        await patiently("states", lambda: states.write_states(self.store, records, retention_ms=retention_ms))
 
     async def read_states(self, partition: int, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
         """Give the newest record of each lane of these panes."""
