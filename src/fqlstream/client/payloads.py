@@ -1,0 +1,120 @@
+"""Events as JSON bytes, out of whatever a model server holds: Python, NumPy and pandas values."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from fqlstream.errors import UsageError
+
+#: JSON has no infinity, but a number beyond every double: which the engine reads as one, and counts as a violation.
+_INFINITIES: Final = {float("inf"): msgspec.Raw(b"1e999"), float("-inf"): msgspec.Raw(b"-1e999")}
+_JSON_HINT: Final = "columns hold numbers, texts, Booleans, times, lists of numbers, or None"
+
+
+def event_json(
+    kind: Literal["inference", "label"],
+    model: str,
+    event_id: str | int,
+    columns: Mapping[str, Any],
+    event_at: Any = None,
+    version: str | None = None,
+) -> bytes:
+    """Give an event as it travels; NaN becomes null.
+
+    Raises UsageError for an event that the engine would refuse, or a value that JSON cannot say.
+    """
+    if not isinstance(model, str) or not model:
+        raise UsageError("SDK004", f"model is {model!r}, not a name")
+    event: dict[str, Any] = {"type": kind, "model": model}
+    if version is not None:
+        event["version"] = version
+    event["event_id"] = checked_id(event_id)
+    if event_at is not None:
+        event["event_at"] = event_time(event_at)
+    try:
+        event["columns"] = {name: _value(value) for name, value in columns.items()}
+        return _ENCODER.encode(event)
+    except (TypeError, ValueError, OverflowError, RecursionError, UnicodeEncodeError) as error:
+        raise UsageError("SDK004", f"event {event_id!r} of model {model!r} is no JSON: {error}", _JSON_HINT) from None
+
+
+def watermark_json(model: str, event_at: Any = None) -> bytes:
+    """Give a watermark event: nothing of the model older than `event_at` (None: than now) comes any more."""
+    event: dict[str, Any] = {"type": "watermark", "model": model}
+    if event_at is not None:
+        event["event_at"] = event_time(event_at)
+    return _ENCODER.encode(event)
+
+
+def checked_id(event_id: Any) -> str:
+    """Give an event's id as text. Raises UsageError for what is none."""
+    if isinstance(event_id, str) and event_id:
+        return event_id
+    plain = event_id.item() if hasattr(event_id, "item") else event_id
+    if isinstance(plain, int) and not isinstance(plain, bool):
+        return str(plain)
+    raise UsageError("SDK004", f"event_id is {event_id!r}", "give every event a text or an integer that names it alone")
+
+
+def event_time(event_at: Any) -> str | int:
+    """Give a time as it travels: an aware datetime as RFC 3339, Unix milliseconds and texts as they are.
+
+    Raises UsageError for a datetime without an offset, which is a different moment on every machine.
+    """
+    if isinstance(event_at, dt.datetime):
+        if event_at.tzinfo is None:
+            raise UsageError(
+                "SDK004", f"event_at {event_at!r} has no time zone", "use datetime.now(UTC), or Unix milliseconds"
+            )
+        return event_at.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(event_at, str):
+        return event_at
+    if type(event_at).__name__ == "datetime64":
+        event_at = event_at.astype("datetime64[ms]").astype("int64")  # UTC by definition
+    plain = event_at.item() if hasattr(event_at, "item") else event_at
+    if isinstance(plain, int) and not isinstance(plain, bool):
+        return plain
+    raise UsageError("SDK004", f"event_at is {event_at!r}", "give RFC 3339, Unix milliseconds or an aware datetime")
+
+
+def _value(value: Any) -> Any:
+    """Give a column's value as it is encoded; what JSON or its encoder would say in another sense is turned here."""
+    if isinstance(value, float):
+        return _INFINITIES.get(value, value)
+    if isinstance(value, dt.datetime):
+        if value != value:  # pandas' NaT is a datetime that equals nothing, not even itself
+            return None
+        # times without an offset are UTC in columns of every form: JSON, Arrow, pandas
+        return event_time(value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC))
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        message = "bytes are no JSON value"
+        raise TypeError(message)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Turn what msgspec does not know into what it does: NumPy's scalars and arrays, pandas' missing values."""
+    if type(value).__name__ in {"NAType", "NaTType"}:
+        return None
+    if type(value).__name__ == "datetime64":
+        # of nanoseconds Python's own conversion makes a bare number
+        return _plain_time(value)
+    if hasattr(value, "tolist"):
+        return _value(value.tolist())
+    if isinstance(value, Mapping):
+        return dict(value)
+    message = f"a {type(value).__name__} is no JSON value"
+    raise TypeError(message)
+
+
+def _plain_time(value: Any) -> Any:
+    moment = value.astype("datetime64[ms]").item()
+    return None if moment is None else _value(moment)
+
+
+# decimals are written as numbers, since a text would be ill-typed in a column of numbers
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain, decimal_format="number")
