@@ -82,8 +82,10 @@ def join(data: Path, settings: Settings) -> Settings:
     kafka = settings.kafka.model_copy(update={"bootstrap": stack.bootstrap})
     store = settings.store
     if stack.store_url is not None:
-        password = SecretStr(stack.store_key) if stack.store_key else None
-        store = store.model_copy(update={"url": stack.store_url, "password": password})
+        store = store.model_copy(update={"url": stack.store_url})
+    if stack.store_key is not None:
+        # the store of the stack knows one user; a ClickHouse of yours keeps the user and password that settings name
+        store = store.model_copy(update={"user": "default", "password": SecretStr(stack.store_key)})
     return settings.model_copy(update={"data": data, "kafka": kafka, "store": store})
 
 
