@@ -33,6 +33,7 @@ _PASSING_CODES = frozenset({
 _ACCESS_CODES = frozenset({192, 193, 194, 497, 516})
 #: The end of a streamed answer is kept this far, to read the error that may stand there.
 _TAIL_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 20
 _NOT_REACHED_HINT = "check that it runs and that its address is right; `fqlstream up` starts a store of its own"
 
 
@@ -119,29 +120,30 @@ class Store:
         finally:
             response.close()
 
-    def stream_bytes(
-        self,
-        sql: str,
-        format_name: str,
-        parameters: Parameters | None = None,
-        settings: Mapping[str, object] | None = None,
-    ) -> Iterator[bytes]:
-        """Run a query and give its answer in any format of ClickHouse, piece by piece, as it comes."""
+    def stream_bytes(self, sql: str, format_name: str, parameters: Parameters | None = None) -> Iterator[bytes]:
+        """Run a statement and give its answer in a format of ClickHouse, unless it names one itself, as it comes."""
         with _translated(self.name):
             response = self._client.raw_stream(
-                sql, _bound(parameters), settings={**_texts(settings), "default_format": format_name}
+                sql, _bound(parameters), transport_settings={"X-ClickHouse-Format": format_name}
             )
         source = _Tail(response)
+        held = b""
         try:
             while True:
                 try:
-                    data = source.read(_TAIL_BYTES)
+                    data = source.read(_PIECE_BYTES)
                 except (HTTPError, OSError) as error:
                     raise _streamed_error(source, error, self.name) from None
                 if not data:
                     break
-                yield data
-            if (late := _told_error(source)) is not None:
+                # the end is held back: an error that stands there is no part of the result
+                held += data
+                if len(held) > _TAIL_BYTES:
+                    yield held[:-_TAIL_BYTES]
+                    held = held[-_TAIL_BYTES:]
+            late = _told_error(source)
+            yield held if late is None else held[: held.rfind(b"\r\n__exception__\r\n" + source.tag.encode())]
+            if late is not None:
                 raise _refused(late, None)
         finally:
             response.close()
