@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tests.store_process import StoreProcess
 
 from fqlstream.local.broker import Broker, provide_broker
 from fqlstream.settings import KafkaSettings, load
 from fqlstream.store import migrations
 from fqlstream.store.client import Store
+
+# a test machine may be busy: what hangs is caught by pytest's own timeout
+settings.register_profile("fqlstream", deadline=None)
+settings.load_profile("fqlstream")
 
 
 @pytest.fixture(scope="session")

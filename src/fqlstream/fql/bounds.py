@@ -186,6 +186,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     ">=": _compare(lambda a, b: a.low >= b.high, lambda a, b: a.high < b.low),
     "==": _compare(_same, _apart),
     "!=": _compare(_apart, _same),
+    "to_number": lambda inputs: inputs[0],
     "not": lambda inputs: Interval(1.0 - inputs[0].high, 1.0 - inputs[0].low),
     "and": _corners(min),
     "or": _corners(max),

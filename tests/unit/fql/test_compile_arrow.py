@@ -121,7 +121,7 @@ def in_one_pane(engine: Engine, table: pa.Table) -> dict[Lane, Cells]:
 
 
 @given(st.lists(st.tuples(ROW, st.integers(0, 9)), max_size=25), st.sampled_from(["as_is", "sorted", "two", "one"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_pane_holds_its_own_rows(rows: list[tuple[dict[str, Any], int]], order: str) -> None:
     if order == "sorted":
         rows = sorted(rows, key=lambda row: row[1])
@@ -135,7 +135,7 @@ def test_every_pane_holds_its_own_rows(rows: list[tuple[dict[str, Any], int]], o
 
 
 @given(st.lists(ROW, max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_states_are_those_of_single_rows_merged(rows: list[dict[str, Any]]) -> None:
     whole = in_one_pane(ENGINE, table_of(rows))
     for lane in LANES:
@@ -224,7 +224,7 @@ def test_a_table_that_lacks_a_column_is_refused() -> None:
 
 
 @given(st.lists(ROW, min_size=1, max_size=10), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_label_replaces_what_its_row_was(rows: list[dict[str, Any]], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(rows) - 1))
     label = data.draw(st.one_of(st.none(), st.sampled_from(["no", "yes"])))
@@ -257,7 +257,7 @@ def test_a_state_that_forgot_its_rows_asks_for_repair() -> None:
 
 
 @given(st.lists(ROW, max_size=10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_encoded_cells_come_back(rows: list[dict[str, Any]]) -> None:
     engine = engine_of(limits=SMALL)
     for lane, cells in in_one_pane(engine, table_of(rows)).items():
