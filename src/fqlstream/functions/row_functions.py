@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import re2
 
 from fqlstream.functions import texts
 from fqlstream.functions.arrays import Datum, as_numbers, as_texts, numeric
@@ -30,9 +29,6 @@ from fqlstream.functions.spec import (
     Parameter,
     Takes,
 )
-
-_RE2_QUIET = re2.Options()
-_RE2_QUIET.log_errors = False
 
 
 def _constant(name: str, value: float, summary: str) -> FunctionSpec:
@@ -92,17 +88,14 @@ def is_null(value: Datum) -> pa.Array:
 
 def _lower_match(call: Call) -> Expression:
     pattern = call.constant("regex")
-    if isinstance(pattern, str):
-        try:
-            re2.compile(pattern, _RE2_QUIET)
-        except re2.error as error:
-            reason = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
-            raise CallError(
-                "FQL048",
-                f"the pattern is no RE2 regular expression: {reason}",
-                "RE2 has no back-references and no look-around: github.com/google/re2/wiki/Syntax",
-                "regex",
-            ) from None
+    problem = texts.pattern_problem(pattern) if isinstance(pattern, str) else None
+    if problem is not None:
+        raise CallError(
+            "FQL048",
+            f"the pattern is no RE2 regular expression: {problem}",
+            "RE2 has no back-references and no look-around: github.com/google/re2/wiki/Syntax",
+            "regex",
+        )
     return Apply("match", (call["str"], call["regex"]), DType.BOOLEAN)
 
 

@@ -34,7 +34,7 @@ def _numbers_to_texts(array: pa.Array) -> pa.Array:
     values = np.where(np.asarray(array.is_valid().to_numpy(zero_copy_only=False)), doubles(as_numbers(array)), 0.0)
     size = np.abs(values)
     whole = (values == np.trunc(values)) & (size < 1e16) & ~((values == 0) & np.signbit(values))
-    plain = ~whole & (size >= 1e-4) & (size < 1e15)
+    plain = ~whole & (size >= 1e-4) & (size < 1e10)
     texts = pc.if_else(
         pa.array(whole),
         pa.array(np.where(whole, values, 0.0).astype(np.int64)).cast(UTF8),
@@ -49,6 +49,15 @@ def _numbers_to_texts(array: pa.Array) -> pa.Array:
     if array.null_count:
         texts = pc.if_else(array.is_valid(), texts, pa.scalar(None, UTF8))
     return texts
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Say what is wrong with an RE2 pattern, None where it compiles. Asks the very library that will run it."""
+    try:
+        pc.match_substring_regex(pa.array([""]), pattern=pattern)
+    except pa.ArrowInvalid as error:
+        return str(error).removeprefix("Invalid regular expression: ")
+    return None
 
 
 def match(text: Datum, pattern: Datum) -> pa.Array:
