@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, TopicPartition
 
-from fqlstream.ops.kafka_options import librdkafka_options
+from fqlstream.client.kafka_options import librdkafka_options
 from fqlstream.settings import KafkaSettings
 from fqlstream.store.client import Store
 from fqlstream.stream.panes import LANES

@@ -17,11 +17,11 @@ from pathlib import Path
 from confluent_kafka import Producer as RawProducer
 
 from fqlstream.client import Producer
+from fqlstream.client.kafka_options import producer_options
 from fqlstream.errors import FqlstreamError
 from fqlstream.local.demo.models import MODELS, DemoModel
 from fqlstream.local.demo.traffic import Broken, Inference, Label, Message, Timed, endless, spread, traffic
 from fqlstream.local.joining import join
-from fqlstream.ops.kafka_options import producer_options
 from fqlstream.settings import Settings, load
 
 TOPIC = "inference-events"
@@ -64,7 +64,7 @@ def serve(assignment: Assignment, settings: Settings, stopping: threading.Event)
     """Send everything, or until told to stop; returns when Kafka has all of it."""
     model, sent = assignment.model, Sent()
     raw = RawProducer(producer_options(settings.kafka))
-    with Producer(settings) as producer:
+    with Producer(settings=settings) as producer:
         for message in traffic(model, _rows(assignment), seed=assignment.seed, run=assignment.run):
             if isinstance(message, Inference) and message.at_ms is None:
                 stopping.wait(1 / assignment.per_second)
@@ -88,12 +88,12 @@ def _rows(assignment: Assignment) -> Iterator[Timed]:
 def _send(producer: Producer, raw: RawProducer, model: DemoModel, message: Message) -> None:
     match message:
         case Inference():
-            producer.log_inference(model.name, message.columns, event_id=message.event_id, event_at=message.at_ms)
+            producer.log_inference(model.name, message.event_id, message.columns, event_at=message.at_ms)
         case Label():
-            producer.log_label(model.name, message.columns, event_id=message.event_id)
+            producer.log_label(model.name, message.event_id, message.columns)
         case Broken():
             # no client of ours would send such a thing: it goes around the SDK
-            raw.produce(TOPIC, value=message.value, key=model.name.encode())
+            raw.produce(producer.topic, value=message.value, key=model.name.encode())
 
 
 def _count(sent: Sent, message: Message) -> None:
