@@ -131,6 +131,10 @@ class QueryClient:
             raise StoreError("SDK011", str(error).split("\n")[0]) from None
         except (ClickHouseError, OSError) as error:
             raise _unreached(self._address, error) from None
+        for name in frame.columns:
+            # the driver leaves out the time zone where it is UTC
+            if frame[name].dtype.kind == "M" and getattr(frame[name].dtype, "tz", None) is None:
+                frame[name] = frame[name].dt.tz_localize("UTC")
         return frame
 
 
