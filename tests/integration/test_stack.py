@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from fqlstream.errors import UsageError
+from fqlstream.local.joining import join
+from fqlstream.local.ports import find_free_port
+from fqlstream.ops.kafka_options import librdkafka_options, producer_options
+from fqlstream.settings import Settings, load
+from fqlstream.store.client import Store
+
+START_S = 120.0
+STOP_S = 30.0
+
+
+def await_true(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+class Up:
+    """One `fqlstream up` that has said it is ready."""
+
+    def __init__(self, data: Path, *arguments: str) -> None:
+        self.data = data
+        self.words = (data.parent / "words").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fqlstream.cli", "up", "--data", str(data), "--json", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=self.words,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"up ended: {(data.parent / 'words').read_text()}"
+        self.said: dict[str, Any] = json.loads(line)
+
+    def file(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.data / "stack.json").read_text())
+        return content
+
+    def pids(self) -> list[int]:
+        pids = self.file()["pids"]
+        return [pid for pid in (pids["broker"], pids["store"], *pids["workers"]) if pid is not None]
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.words.close()
+
+
+@pytest.fixture
+def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Up]]:
+    # other stacks may run on this machine: ask for ports that are free now
+    monkeypatch.setenv("FQLSTREAM_LOCAL__KAFKA_PORT", str(find_free_port()))
+    monkeypatch.setenv("FQLSTREAM_STORE__PORT", str(find_free_port()))
+    started: list[Up] = []
+
+    def start(*arguments: str) -> Up:
+        started.append(Up(tmp_path / "data", *arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+
+
+def send(settings: Settings, count: int) -> None:
+    producer = Producer(producer_options(settings.kafka))
+    for number in range(count):
+        producer.produce("inference-events", value=str(number).encode(), partition=0)
+    assert producer.flush(20) == 0
+
+
+def read(settings: Settings, count: int) -> list[bytes]:
+    consumer = Consumer(librdkafka_options(settings.kafka, group_id="test", enable_auto_commit=False))
+    consumer.assign([TopicPartition("inference-events", 0, 0)])
+    deadline = time.monotonic() + 30
+    values: list[bytes] = []
+    while len(values) < count:
+        assert time.monotonic() < deadline
+        message = consumer.poll(0.5)
+        if message is not None and message.error() is None:
+            values.append(message.value())
+    consumer.close()
+    return values
+
+
+def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[..., Up]) -> None:
+    first = up("--workers", "1")
+    assert first.said == first.file()
+    assert first.said["pids"]["api"] is first.said["api_url"] is first.said["api_key"] is None
+    assert all(runs(pid) for pid in first.pids())
+    assert len(first.pids()) == 3
+
+    again = subprocess.run(
+        [sys.executable, "-m", "fqlstream.cli", "up", "--data", str(first.data)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 2
+    assert f"a stack already runs in {first.data}" in again.stderr
+
+    joined = join(first.data, load())
+    send(joined, 5)
+    with Store.connect(joined.store) as store:
+        store.command("CREATE TABLE kept (n UInt32) ENGINE = MergeTree ORDER BY n")
+        store.command("INSERT INTO kept VALUES (42)")
+
+    (worker,) = first.said["pids"]["workers"]
+    os.kill(worker, signal.SIGKILL)
+    await_true(
+        lambda: first.file()["pids"]["workers"] not in ([], [worker]), START_S, "the worker is not started again"
+    )
+
+    pids = first.pids()
+    began = time.monotonic()
+    first.process.send_signal(signal.SIGTERM)
+    assert first.process.wait(STOP_S) == 0
+    assert time.monotonic() - began < STOP_S
+    assert [pid for pid in pids if runs(pid)] == []
+    assert not (first.data / "stack.json").exists()
+    with pytest.raises(UsageError, match="no stack runs"):
+        join(first.data, load())
+
+    second = up("--workers", "0")
+    assert {name: second.said[name] for name in ("bootstrap", "store_url", "store_key")} == {
+        name: first.said[name] for name in ("bootstrap", "store_url", "store_key")
+    }
+    assert second.said["pids"]["workers"] == []
+    joined = join(second.data, load())
+    assert read(joined, 5) == [b"0", b"1", b"2", b"3", b"4"]
+    with Store.connect(joined.store) as store:
+        assert store.query_rows("SELECT n FROM kept") == [(42,)]
+
+    pids = second.pids()
+    second.process.kill()
+    await_true(lambda: not any(runs(pid) for pid in pids), 15.0, "children outlive a killed stack")
