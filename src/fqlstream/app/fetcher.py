@@ -61,6 +61,15 @@ class SourceFetcher(Fetcher):
                 waiter.cancel()
         return {}
 
+    async def close(self) -> None:
+        """End all requests. The base lets the cancellation of a request that is waiting for a retry end the caller."""
+        self._closed = True
+        tasks = [self._fetch_task, *self._pending_tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.wake()
+
     def _drain(self, bytes_max: int) -> dict[TopicPartition, list[Any]]:
         drained: dict[TopicPartition, list[Any]] = {}
         bytes_count = 0

@@ -21,7 +21,13 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    OffsetOutOfRangeError,
+)
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -204,9 +210,24 @@ class SourceThread(driver.AIOKafkaConsumerThread):
     async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in this thread, from the event loop's; cancelling the call cancels the work.
 
-        Not by Faust's method queue: its two workers may both be waiting for the broker.
+        Not by Faust's method queue: its two workers may both be waiting for the broker. Raises ConsumerStoppedError
+        where the thread has ended or ends meanwhile.
         """
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.thread_loop))
+        if self.thread_loop.is_closed():
+            work.close()
+            raise ConsumerStoppedError
+        running = asyncio.run_coroutine_threadsafe(work, self.thread_loop)
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is None or caller.cancelling():
+                raise
+            raise ConsumerStoppedError from None
+
+    def _stopped_set(self) -> None:
+        with suppress(RuntimeError):  # the thread's loop is closed: a crash has ended the thread already
+            super()._stopped_set()
 
     def hush(self, assigned: Iterable[Any]) -> None:
         """Fetch nothing of newly assigned source partitions, and share the memory between all of them."""
@@ -445,7 +466,7 @@ class SourceConsumer(driver.Consumer):
             work = self._thread.run(self._thread.commit_in(generation, offsets))
             try:
                 done = await asyncio.wait_for(work, self.settings.kafka.commit_wait_ms / 1000)
-            except (TimeoutError, KafkaError) as error:
+            except (TimeoutError, KafkaError, ConsumerStoppedError) as error:
                 LOG.warning("offsets not committed now: %r", error)
                 return False
             if done:
