@@ -1,0 +1,167 @@
+"""What a worker sends to a real broker arrives, or a flush says that it did not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from fqlstream.app.producer import OutboxProducer
+from fqlstream.errors import BrokerError
+from fqlstream.ops.topic_ids import topic_ids
+from fqlstream.settings import KafkaSettings
+
+MakeTopic = Callable[..., str]
+
+
+def read(kafka: KafkaSettings, topic: str, count: int, partition: int = 0) -> list:
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "read", "enable.auto.commit": False})
+    consumer.assign([TopicPartition(topic, partition, 0)])
+    records: list = []
+    deadline_s = time.monotonic() + 30
+    while len(records) < count and time.monotonic() < deadline_s:
+        records += consumer.consume(count - len(records), timeout=1)
+    consumer.close()
+    assert len(records) == count
+    return records
+
+
+def test_what_was_flushed_is_in_the_log_in_order(kafka_settings: KafkaSettings, make_topic: MakeTopic) -> None:
+    topic = make_topic(1)
+
+    async def main() -> int:
+        async with OutboxProducer(kafka_settings) as outbox:
+            for index in range(2_000):
+                await outbox.send(topic, b"%d" % index)
+            last = await outbox.send(topic, b"last")
+            await outbox.flush()
+            assert last.done()
+            return last.result()
+
+    assert asyncio.run(main()) == 2_000
+    assert [record.value() for record in read(kafka_settings, topic, 2_001)][-2:] == [b"1999", b"last"]
+
+
+def test_key_headers_partition_and_timestamp_are_kept(kafka_settings: KafkaSettings, make_topic: MakeTopic) -> None:
+    topic = make_topic(3)
+
+    async def main() -> None:
+        async with OutboxProducer(kafka_settings) as outbox:
+            headers = [("code", b"EVT001"), ("code", b"again")]
+            await outbox.send(topic, b"v", b"k", headers, partition=2, timestamp_ms=1_700_000_000_123)
+            await outbox.send(topic, None, b"gone", partition=2)
+            await outbox.flush()
+
+    asyncio.run(main())
+    first, second = read(kafka_settings, topic, 2, partition=2)
+    assert (first.key(), first.value(), first.timestamp()[1]) == (b"k", b"v", 1_700_000_000_123)
+    assert first.headers() == [("code", b"EVT001"), ("code", b"again")]
+    assert second.value() is None
+
+
+def test_a_flush_raises_the_first_failed_delivery_once(kafka_settings: KafkaSettings, make_topic: MakeTopic) -> None:
+    topic = make_topic(1, {"max.message.bytes": "1000"})
+
+    async def main() -> None:
+        async with OutboxProducer(kafka_settings) as outbox:
+            await outbox.send(topic, b"fine")
+            await outbox.flush()
+            lost = await outbox.send(topic, os.urandom(10_000))
+            with pytest.raises(BrokerError, match=topic) as caught:
+                await outbox.flush()
+            assert caught.value.code == "KFK110"
+            assert lost.exception() is caught.value
+            await outbox.send(topic, b"fine again")
+            await outbox.flush()
+
+    asyncio.run(main())
+    assert [record.value() for record in read(kafka_settings, topic, 2)] == [b"fine", b"fine again"]
+
+
+def test_a_record_that_no_broker_would_take_is_refused_at_once(
+    kafka_settings: KafkaSettings, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(1)
+    settings = kafka_settings.model_copy(update={"record_bytes_max": 2**11})
+
+    async def main() -> None:
+        async with OutboxProducer(settings) as outbox:
+            with pytest.raises(BrokerError) as caught:
+                await outbox.send(topic, b"x" * (4 * 2**20))
+            assert caught.value.code == "KFK111"
+            await outbox.flush()
+
+    asyncio.run(main())
+
+
+def test_sending_waits_while_the_queue_is_full(kafka_settings: KafkaSettings, make_topic: MakeTopic) -> None:
+    topic = make_topic(1)
+    settings = kafka_settings.model_copy(update={"send_queue_bytes_max": 2**20})
+    ticks = 0
+
+    async def main() -> None:
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        async with OutboxProducer(settings) as outbox:
+            ticking = asyncio.create_task(tick())
+            for _ in range(3_000):
+                await outbox.send(topic, b"x" * 10_000)
+            await outbox.flush()
+            ticking.cancel()
+
+    asyncio.run(main())
+    assert ticks > 10
+    assert len(read(kafka_settings, topic, 3_000)) == 3_000
+
+
+def test_a_broker_that_is_away_fails_the_flush_in_time_and_stopping_is_bounded(kafka_settings: KafkaSettings) -> None:
+    settings = kafka_settings.model_copy(
+        update={"bootstrap": "127.0.0.1:1", "delivery_timeout_ms": 1_000, "leave_wait_ms": 200}
+    )
+
+    async def main() -> None:
+        async with OutboxProducer(settings) as outbox:
+            await outbox.send("t", b"x")
+            with pytest.raises(BrokerError, match="timed out"):
+                await outbox.flush()
+            await outbox.send("t", b"x")
+
+    started_s = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - started_s < 10
+
+
+def test_a_producer_that_was_not_started_says_so(kafka_settings: KafkaSettings) -> None:
+    async def main() -> None:
+        outbox = OutboxProducer(kafka_settings)
+        with pytest.raises(BrokerError, match="not running"):
+            await outbox.send("t", b"x")
+
+    asyncio.run(main())
+
+
+def test_a_recreated_topic_has_another_id(kafka_settings: KafkaSettings, make_topic: MakeTopic) -> None:
+    topic, other = make_topic(1), make_topic(1)
+    before = topic_ids(kafka_settings, [topic, other, "never-made"])
+    assert set(before) == {topic, other}
+    assert len(set(before.values())) == 2
+    assert topic_ids(kafka_settings, [topic]) == {topic: before[topic]}
+    client = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
+    client.delete_topics([topic])[topic].result(20)
+    deadline_s = time.monotonic() + 20
+    while topic_ids(kafka_settings, [topic]):
+        assert time.monotonic() < deadline_s
+    client.create_topics([NewTopic(topic, 1, 1)])[topic].result(20)
+    while topic not in (after := topic_ids(kafka_settings, [topic])):
+        assert time.monotonic() < deadline_s
+    assert after[topic] != before[topic]
+    assert topic_ids(kafka_settings, []) == {}
