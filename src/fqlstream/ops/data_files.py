@@ -7,7 +7,8 @@ event_id counts, a label replaces the targets of its event.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,23 +68,53 @@ def read_data(path: Path, model: ModelDefinition, *, event_at: str = EVENT_AT, c
 
     Raises UsageError for a file that cannot be read.
     """
-    try:
+    with _telling(path):
         if path.suffix == ".jsonl":
             lines = path.read_bytes().splitlines()
-            first = next((line for line in lines if line.strip()), b"")
-            if is_event(first):
+            if _holds_events(lines):
                 return _read_events(path, lines, model, clock if clock is not None else SystemClock())
             return _typed(_columns_of_rows(_parsed(path, lines)), model, event_at)
+        return _typed(read_columns(path, model), model, event_at)
+
+
+def read_columns(path: Path, model: ModelDefinition | None) -> Columns:
+    """Read a file of flat rows column by column, every value as it is in the file.
+
+    A CSV has texts only: a field is read as its column's type in the model, and stays a text where there is no model. Raises
+    UsageError for a file that cannot be read.
+    """
+    with _telling(path):
+        if path.suffix == ".jsonl":
+            return _columns_of_rows(_parsed(path, path.read_bytes().splitlines()))
         if path.suffix == ".csv":
-            return _typed(_read_csv(path, model), model, event_at)
+            return _read_csv(path, model)
         if path.suffix == ".parquet":
             table = pa.parquet.read_table(path)
-            return _typed({name: table.column(name) for name in table.column_names}, model, event_at)
+            return {name: table.column(name) for name in table.column_names}
+    raise UsageError("DAT003", f"{path}: the ending {path.suffix or 'none'} is unknown", f"known: {', '.join(FORMATS)}")
+
+
+def holds_events(path: Path) -> bool:
+    """Tell a file of events as they are on the topic from one of flat rows, by its first line."""
+    with _telling(path):
+        if path.suffix != ".jsonl":
+            return False
+        with path.open("rb") as file:
+            return _holds_events(file)
+
+
+def _holds_events(lines: Iterable[bytes]) -> bool:
+    return is_event(next((line for line in lines if line.strip()), b""))
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UsageError("DAT001", f"{path} cannot be read: {error.strerror or error}") from None
     except pa.ArrowInvalid as error:
         raise UsageError("DAT002", f"{path} is no valid {path.suffix} file: {error}") from None
-    raise UsageError("DAT003", f"{path}: the ending {path.suffix or 'none'} is unknown", f"known: {', '.join(FORMATS)}")
 
 
 def is_event(line: bytes) -> bool:
@@ -252,7 +283,7 @@ def _columns_of_rows(rows: Iterator[dict[str, Any]]) -> dict[str, list[Any]]:
 # ------------------------------------------------------------------------------------------------ CSV has no types
 
 
-def _read_csv(path: Path, model: ModelDefinition) -> dict[str, Any]:
+def _read_csv(path: Path, model: ModelDefinition | None) -> dict[str, Any]:
     """Read every field as text, then as its column's type; a text that is no such value stays a text."""
     with path.open("rb") as file:
         header = pa.csv.open_csv(file).schema.names
@@ -268,9 +299,11 @@ def _read_csv(path: Path, model: ModelDefinition) -> dict[str, Any]:
     table = pa.csv.read_csv(path, convert_options=options)
     result: dict[str, Any] = {}
     for name in table.column_names:
-        column = model.column(name)
+        column = None if model is None else model.column(name)
         texts = table.column(name).combine_chunks()
-        if column is None:
+        if model is None:
+            result[name] = texts
+        elif column is None:
             result[name] = _whole_numbers(texts) if name == EVENT_AT else texts
         else:
             result[name] = _read_field_type(texts, column)
