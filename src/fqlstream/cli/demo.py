@@ -25,6 +25,7 @@ from fqlstream.settings import Settings, load
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
     from fqlstream.local.demo.answers import Value
     from fqlstream.local.demo.session import Shown
@@ -72,7 +73,7 @@ def demo(
         with stop_signals(), ExitStack() as kept:
             _Demo(kept, directory, json).run(settings, once=once, seconds=seconds)
     except Stopped:
-        raise typer.Exit(0) from None  # being stopped is how the live demo ends
+        raise typer.Exit(1 if once else 0) from None  # being stopped is how the live demo ends, and no other
 
 
 class _Demo:
@@ -84,24 +85,27 @@ class _Demo:
         self._as_json = as_json
         self._started_s = time.monotonic()
         self._voice: Progress | None = None
+        self._shown: Sequence[Shown] = ()
 
     def run(self, settings: Settings, *, once: bool, seconds: float | None) -> None:
         """Start everything, send, show."""
         from fqlstream.local.demo import session
 
-        shown = session.read_shown()
+        shown = self._shown = session.read_shown()
         with self._speaking():
             stack, store = self._start(settings)
             day = session.plan_day(time.time_ns() // 1_000_000, max(s.model.windows.lateness_ms for s in shown))
+            if session.day_is_used(store, day):
+                self._line("found: an earlier run sent events of the same hours; values count those too")
             servers = self._kept.enter_context(session.model_servers(self._directory, day, live=not once))
             if once:
                 values = session.wait_final(stack.settings, store, servers, day, self._progress)
                 self._line(f"final: {len(values):,} values of windows that ended before {_minute(day.until_ms)} UTC")
         if once:
-            self._print_finals(values, shown, store, day.run)
+            self._print_finals(values, store, day.run)
         else:
             self._print_places(stack)
-            self._watch(store, servers, shown, seconds)
+            self._watch(stack, store, servers, seconds)
         self._line("stopping")
 
     def _start(self, settings: Settings) -> tuple[Stack, Store]:
@@ -144,7 +148,7 @@ class _Demo:
 
     # -- --once ----------------------------------------------------------------------------------------------------
 
-    def _print_finals(self, values: Sequence[Value], shown: Sequence[Shown], store: Store, run: str) -> None:
+    def _print_finals(self, values: Sequence[Value], store: Store, run: str) -> None:
         refused = store.query_rows("SELECT code, count() FROM dead_letters GROUP BY code ORDER BY code")
         if self._as_json:
             print_json(
@@ -156,7 +160,7 @@ class _Demo:
                 }
             )
             return
-        for model in shown:
+        for model in self._shown:
             own = [value for value in values if value.model == model.model.name]
             _print_day(model, own)
             _print_hours(model, own)
@@ -175,45 +179,56 @@ class _Demo:
         print_text(f'  curl {told.store_url} --data-binary "{query} FORMAT PrettyCompact"')
         print_text(f"  {sys.executable} -c \"import clickhouse_connect; print({client}.query_df('{_ALL_LATEST}'))\"\n")
 
-    def _watch(self, store: Store, servers: Sequence[Child], shown: Sequence[Shown], seconds: float | None) -> None:
+    def _watch(self, stack: Stack, store: Store, servers: Sequence[Child], seconds: float | None) -> None:
         from rich.console import Console
         from rich.live import Live
 
+        from fqlstream.local.demo.answers import watching_log
+        from fqlstream.local.demo.model_server import TOPIC
         from fqlstream.local.demo.session import check_servers
 
         console = Console(highlight=False)
         stop_at_s = None if seconds is None else time.monotonic() + seconds
         pause = threading.Event()
-        with Live(console=console, auto_refresh=False, transient=False) as live:
+        with (
+            watching_log(stack.settings.kafka, TOPIC) as log_ends,
+            Live(console=console, auto_refresh=False, transient=False) as live,
+        ):
             while stop_at_s is None or time.monotonic() < stop_at_s:
                 check_servers(servers)
-                live.update(_live_view(store, shown, console), refresh=True)
+                live.update(self._view(store, log_ends(), console), refresh=True)
                 left_s = _REFRESH_S if stop_at_s is None else stop_at_s - time.monotonic()
                 pause.wait(max(0.0, min(_REFRESH_S, left_s)))
 
+    def _view(self, store: Store, ends: Mapping[int, int], console: Console) -> RenderableType:
+        from rich.text import Text
 
-def _live_view(store: Store, shown: Sequence[Shown], console: Console) -> RenderableType:
-    from rich.text import Text
+        from fqlstream.local.demo.answers import latest_values, standing
+        from fqlstream.local.demo.model_server import TOPIC
 
-    from fqlstream.local.demo.answers import latest_values
+        models = [model.model.name for model in self._shown]
+        try:
+            values = latest_values(store, models)
+            unread = standing(store, TOPIC, ends, models).unread
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            return Text(f"waiting for ClickHouse: {error.message}")  # it is being started again
+        table = _live_table(values, self._shown, time.time_ns() // 1_000_000, console.height - _FRAME_LINES)
+        table.caption = f"{sum(ends.values()):,} records in Kafka, {unread:,} of them not yet counted"
+        return table
 
-    try:
-        values = latest_values(store, [model.model.name for model in shown])
-    except StoreError as error:
-        if not error.retryable:
-            raise
-        return Text(f"waiting for ClickHouse: {error.message}")  # it is being started again
-    return _live_table(values, shown, time.time_ns() // 1_000_000, console.height - _FRAME_LINES)
 
-
-def _live_table(values: Sequence[Value], shown: Sequence[Shown], now_ms: int, lines_max: int) -> RenderableType:
+def _live_table(values: Sequence[Value], shown: Sequence[Shown], now_ms: int, lines_max: int) -> Table:
     """Draw the newest hour of every metric, and the first metric of each model per segment, as far as lines reach."""
     from rich.table import Table
 
     found = {(value.model, value.metric, value.segment): value for value in values if value.window_ms == HOUR_MS}
     wanted = [(model.model.name, metric, "") for model in shown for metric in model.metrics]
     wanted += [(model.model.name, model.metrics[0], segment) for model in shown for segment in model.segments[1:]]
-    table = Table(title="newest hour of each metric", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title="newest hour of each metric", title_justify="left", box=None, pad_edge=False, caption_justify="left"
+    )
     for name in ("model", "metric", "segment", "window", "value", "rows", "labelled", "status", "updated"):
         table.add_column(name, justify="right" if name in ("value", "rows", "labelled", "updated") else "left")
     present = [found[key] for key in wanted if key in found]
@@ -222,8 +237,6 @@ def _live_table(values: Sequence[Value], shown: Sequence[Shown], now_ms: int, li
             value.model, value.metric, value.segment or "all", _minute(value.window_start_ms), _number(value),
             f"{value.rows:,}", f"{value.labelled_rows:,}", value.status, f"{(now_ms - value.updated_at_ms) / 1000:.1f} s ago",
         )  # fmt: skip
-    if not present:
-        table.caption = "no values yet"
     return table
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from fqlstream.client.kafka_options import librdkafka_options
+from fqlstream.errors import BrokerError
 from fqlstream.settings import KafkaSettings
 from fqlstream.store.client import Store
 from fqlstream.stream.panes import LANES
@@ -73,15 +75,18 @@ class Standing:
         return self.unread == 0 and not self.unpublished
 
 
-def log_ends(kafka: KafkaSettings, topic: str) -> Mapping[int, int]:
-    """Ask the broker for the end of every partition."""
+@contextmanager
+def watching_log(kafka: KafkaSettings, topic: str) -> Iterator[Callable[[], Mapping[int, int]]]:
+    """Give a function that asks the broker for the end of every partition. Raises BrokerError where it does not answer."""
     consumer = Consumer(librdkafka_options(kafka, group_id="fqlstream-demo"))
     try:
-        partitions = consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic].partitions
-        return {
+        partitions = tuple(consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic].partitions)
+        yield lambda: {
             number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ANSWER_S)[1]
             for number in partitions
         }
+    except KafkaException as error:
+        raise BrokerError("KFK130", f"no answer about {topic}: {error.args[0].str()}", "is the broker up?") from None
     finally:
         consumer.close()
 

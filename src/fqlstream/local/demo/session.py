@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from fqlstream.errors import FqlstreamError
+from fqlstream.errors import FqlstreamError, StoreError
 from fqlstream.events.definitions import DAY_MS, HOUR_MS, MetricDefinition, ModelDefinition, SegmentDefinition
 from fqlstream.events.documents import load_definitions
-from fqlstream.local.demo.answers import Value, all_values, log_ends, standing
+from fqlstream.local.demo.answers import Value, all_values, standing, watching_log
 from fqlstream.local.demo.model_server import TOPIC
 from fqlstream.local.demo.models import MODELS
 from fqlstream.local.processes import Child, ChildSpec
@@ -85,6 +85,12 @@ def apply_definitions(settings: Settings) -> Mapping[str, int]:
     return {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
 
 
+def day_is_used(store: Store, day: Day) -> bool:
+    """Say whether there are values of the day already."""
+    values = all_values(store, tuple(MODELS), day.until_ms)
+    return any(value.window_start_ms >= day.until_ms - DAY_MS for value in values)
+
+
 @contextmanager
 def model_servers(data: Path, day: Day, *, live: bool) -> Iterator[Sequence[Child]]:
     """Run one model server per model. Live ones go on with the present once they have sent the past."""
@@ -139,7 +145,7 @@ def wait_final(
     deadline = time.monotonic() + settings.local.demo_wait_s
 
     def wait(missing: Callable[[], str | None]) -> None:
-        while (what := missing()) is not None:
+        while (what := _patiently(missing)) is not None:
             progress.status(what)
             if time.monotonic() > deadline:
                 raise DemoError(
@@ -151,11 +157,22 @@ def wait_final(
 
     wait(lambda: None if check_servers(servers) else "sending: the model servers predict, publish and learn")
     progress.line("sent: " + "; ".join(server.tail(1)[0] for server in servers))
-    ends = log_ends(settings.kafka, TOPIC)
+    with watching_log(settings.kafka, TOPIC) as log_ends:
+        ends = log_ends()
     wait(lambda: _uncounted(store, ends, models))
     progress.line(f"counted: all {sum(ends.values()):,} records of the topic {TOPIC}")
     wait(lambda: _not_final(store, models, day.until_ms))
     return all_values(store, models, day.until_ms)
+
+
+def _patiently(missing: Callable[[], str | None]) -> str | None:
+    """Ask what is missing; a store that is being started again is."""
+    try:
+        return missing()
+    except StoreError as error:
+        if not error.retryable:
+            raise
+        return f"waiting for ClickHouse: {error.message}"
 
 
 def _uncounted(store: Store, ends: Mapping[int, int], models: Sequence[str]) -> str | None:
