@@ -98,6 +98,23 @@ class Engine:
                     connections.pop().close()
             self._base.close()
 
+    def interrupt(self, thread: int) -> None:
+        """Cancel the statement that a thread (its native id) is running, if any."""
+        self._kill(f"has(thread_ids, {int(thread)})")
+
+    def interrupt_all(self) -> None:
+        """Cancel every statement that runs."""
+        self._kill("1")
+
+    def _kill(self, condition: str) -> None:
+        lease = self.lease(Access.WRITE)
+        try:
+            lease.query(f"KILL QUERY WHERE {condition} ASYNC".encode(), "Null", {}, Kind.CONTROL)
+        except EngineError:
+            pass  # it has ended by itself
+        finally:
+            lease.close()
+
     def classify(self, sql: bytes) -> Kind:
         """Ask ClickHouse's parser what a statement does. Refuses more than one statement, as the server does."""
         with self._lock:

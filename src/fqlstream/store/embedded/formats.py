@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from fqlstream.store.embedded.native import with_revision
+
 #: Formats without a beginning or an end: chunks just follow each other.
 _PLAIN = frozenset({
     "Native", "TSV", "TabSeparated", "TSVRaw", "TabSeparatedRaw", "CSV", "JSONEachRow", "JSONLines", "NDJSON", "JSONCompactEachRow",
@@ -20,8 +22,10 @@ class Joiner(Protocol):
         ...
 
 
-def joiner(format_name: str) -> Joiner | None:
+def joiner(format_name: str, protocol_version: int = 0) -> Joiner | None:
     """Give what joins the chunks of a format; None where a result must be there as a whole (JSON, Parquet, Pretty...)."""
+    if format_name == "Native" and protocol_version:
+        return lambda document: with_revision(document, protocol_version)
     if format_name in _PLAIN:
         return _as_it_is
     if format_name == "ArrowStream":
