@@ -199,6 +199,8 @@ class _Demo:
                 live.update(self._view(store, log_ends(), console), refresh=True)
                 left_s = _REFRESH_S if stop_at_s is None else stop_at_s - time.monotonic()
                 pause.wait(max(0.0, min(_REFRESH_S, left_s)))
+        if not console.is_terminal:
+            print_text("")  # Live ends its one drawing without a new line
 
     def _view(self, store: Store, ends: Mapping[int, int], console: Console) -> RenderableType:
         from rich.text import Text
@@ -226,16 +228,16 @@ def _live_table(values: Sequence[Value], shown: Sequence[Shown], now_ms: int, li
     found = {(value.model, value.metric, value.segment): value for value in values if value.window_ms == HOUR_MS}
     wanted = [(model.model.name, metric, "") for model in shown for metric in model.metrics]
     wanted += [(model.model.name, model.metrics[0], segment) for model in shown for segment in model.segments[1:]]
-    table = Table(
-        title="newest hour of each metric", title_justify="left", box=None, pad_edge=False, caption_justify="left"
-    )
+    title = "the newest hour of each metric, UTC"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, caption_justify="left")
     for name in ("model", "metric", "segment", "window", "value", "rows", "labelled", "status", "updated"):
-        table.add_column(name, justify="right" if name in ("value", "rows", "labelled", "updated") else "left")
+        right = name in ("value", "rows", "labelled", "updated")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     present = [found[key] for key in wanted if key in found]
     for value in present[: max(1, lines_max)]:
         table.add_row(
-            value.model, value.metric, value.segment or "all", _minute(value.window_start_ms), _number(value),
-            f"{value.rows:,}", f"{value.labelled_rows:,}", value.status, f"{(now_ms - value.updated_at_ms) / 1000:.1f} s ago",
+            value.model, value.metric, value.segment or "all", _minute(value.window_start_ms)[-5:], _number(value),
+            f"{value.rows:,}", f"{value.labelled_rows:,}", value.status, f"{(now_ms - value.updated_at_ms) / 1000:.0f} s ago",
         )  # fmt: skip
     return table
 
