@@ -14,9 +14,11 @@ from fqlstream.cli import definitions as cli
 from fqlstream.errors import BrokerError, DefinitionError, UsageError
 from fqlstream.events.documents import read_documents
 from fqlstream.ops.definition_log import DefinitionsReader, read_catalogue
+from fqlstream.ops.definition_mirror import mirror, prepare_store
 from fqlstream.ops.definitions import Applied, apply, delete
-from fqlstream.ops.kafka_options import producer_options
+from fqlstream.ops.kafka_options import librdkafka_options
 from fqlstream.settings import FqlSettings, KafkaSettings, Settings, load
+from fqlstream.store.client import Store
 
 MODEL = """\
 kind: model
@@ -66,11 +68,11 @@ def results(applied: Applied) -> list[str]:
     return [result.result for result in applied.results]
 
 
-def send(
-    settings: Settings, topic: str, key: str | None, value: bytes | None, headers: dict[str, bytes] | None = None
-) -> None:
-    producer = Producer(producer_options(settings.kafka))
-    producer.produce(topic, key=key, value=value, headers=list((headers or {}).items()))
+def send(settings: Settings, topic: str, *records: tuple[str, bytes]) -> None:
+    # without idempotence: asking for a producer id takes longer than sending
+    producer = Producer(librdkafka_options(settings.kafka))
+    for key, value in records:
+        producer.produce(topic, key=key, value=value)
     assert producer.flush(20) == 0
 
 
@@ -193,7 +195,7 @@ def test_a_deleted_metric_is_gone_and_its_revisions_are_not_used_again(
 ) -> None:
     applied(joined(model(), COST % "sum(age)"))
     applied(COST % "sum(score)")
-    assert delete(settings, "metric", "cost", model="churn", topic=topic) == ("metric/churn/cost",)
+    assert delete(settings, "metric", "cost", model="churn", topic=topic).keys == ("metric/churn/cost",)
     reader.read_to_end()
     assert reader.catalogue.models["churn"].metrics == {}
     applied(COST % "average(age)")
@@ -209,10 +211,10 @@ def test_a_model_goes_with_all_that_belongs_to_it(
     applied: Callable[..., Applied], settings: Settings, topic: str, reader: DefinitionsReader
 ) -> None:
     applied(joined(model("v1"), model("v2"), COST % "sum(age)", SENIORS))
-    assert delete(settings, "model", "churn", version="v1", topic=topic) == ("model/churn/v1",)
+    assert delete(settings, "model", "churn", version="v1", topic=topic).keys == ("model/churn/v1",)
     reader.read_to_end()
     assert list(reader.catalogue.models["churn"].metrics) == ["cost"]
-    gone = delete(settings, "model", "churn", topic=topic)
+    gone = delete(settings, "model", "churn", topic=topic).keys
     assert gone == ("metric/churn/cost", "segment/churn/seniors", "model/churn/v2")
     assert reader.read_to_end() == ()
     assert reader.catalogue.models == {}
@@ -224,7 +226,7 @@ def test_what_is_no_definition_is_refused_with_its_place_and_changes_nothing(
     applied(joined(model(), COST % "sum(age)"))
     metric = {"kind": "metric", "model": "churn", "name": "cost", "definition": "sum(aeg)"}
     orphan = {**metric, "model": "nobody"}
-    broken: list[tuple[str | None, bytes | None]] = [
+    broken: list[tuple[str, bytes]] = [
         ("metric/churn/cost", b"{"),
         ("metric/churn/cost", b"\xff\xfe"),
         ("metric/churn/cost", json.dumps({**metric, "name": "other"}).encode()),
@@ -233,22 +235,27 @@ def test_what_is_no_definition_is_refused_with_its_place_and_changes_nothing(
         ("metric/churn/cost", b"[" * 100_000),
     ]
     reader.read_to_end()
-    for key, value in broken:
-        send(settings, topic, key, value)
+    send(settings, topic, *broken)
     refused = reader.read_to_end()
     assert [(letter.code, letter.key, letter.value) for letter in refused] == [
-        ("bad_definition", key.encode() if key else None, value) for key, value in broken
+        ("bad_definition", key.encode(), value) for key, value in broken
     ]
     first = reader.catalogue.position - len(broken) + 1
     assert [letter.origin for letter in refused] == [f"{topic}[0]@{first + n}" for n in range(len(broken))]
     assert reader.catalogue.models["churn"].metrics["cost"].definition == "sum(age)"
 
-    send(settings, topic, "metric/churn/wrong", json.dumps({**metric, "name": "wrong"}).encode())
-    send(settings, topic, "metric/nobody/cost", json.dumps(orphan).encode())
+    wrong = {**metric, "name": "wrong"}
+    send(
+        settings,
+        topic,
+        ("metric/churn/wrong", json.dumps(wrong).encode()),
+        ("metric/nobody/cost", json.dumps(orphan).encode()),
+    )
     unfit = reader.read_to_end()
-    assert sorted(letter.code for letter in unfit) != []
-    assert {letter.key for letter in unfit} == {b"metric/churn/wrong", b"metric/nobody/cost"}
-    assert {letter.code for letter in unfit if letter.key == b"metric/nobody/cost"} == {"unknown_model"}
+    codes = {letter.key: letter.code for letter in unfit}
+    assert codes.keys() == {b"metric/churn/wrong", b"metric/nobody/cost"}
+    assert codes[b"metric/churn/wrong"].startswith("FQL")
+    assert codes[b"metric/nobody/cost"] == "unknown_model"
     assert list(reader.catalogue.models) == ["churn"]
     assert list(reader.catalogue.models["churn"].metrics) == ["cost"]
     applied(SENIORS)
@@ -261,8 +268,7 @@ def test_a_metric_whose_model_comes_later_is_adopted_then(
     send(
         settings,
         topic,
-        "metric/churn/cost",
-        b'{"kind": "metric", "model": "churn", "name": "cost", "definition": "sum(age)"}',
+        ("metric/churn/cost", b'{"kind": "metric", "model": "churn", "name": "cost", "definition": "sum(age)"}'),
     )
     assert [letter.code for letter in reader.read_to_end()] == ["unknown_model"]
     applied(model())
@@ -301,6 +307,26 @@ def test_a_reader_follows_within_a_moment(applied: Callable[..., Applied], reade
     while "churn" not in reader.catalogue.models:
         assert time.monotonic() < deadline
         reader.poll(0.05)
+
+
+def test_clickhouse_shows_what_stands(
+    applied: Callable[..., Applied], settings: Settings, topic: str, store: Store
+) -> None:
+    shown = (
+        "SELECT kind, model, name, JSONExtractString(definition, 'definition'), revision FROM definitions ORDER BY ALL"
+    )
+    applied(joined(model(), COST % "sum(age)"))
+    done = applied(joined(COST % "sum(score)", SENIORS))
+    prepare_store(store, done.folded, done.catalogue)
+    assert store.query_rows(shown) == [
+        ("metric", "churn", "cost", "sum(score)", 2), ("model", "churn", "v1", "", 1), ("segment", "churn", "seniors", "age >= 60", 1),
+    ]  # fmt: skip
+    assert mirror(store, done.folded) == 0, "nothing new, nothing written"
+    assert "events_churn" in {name for (name,) in store.query_rows("SHOW TABLES")}
+    gone = delete(settings, "metric", "cost", model="churn", topic=topic)
+    assert mirror(store, gone.folded) == 1
+    mirror(store, done.folded)  # late: somebody who read less
+    assert [row[:3] for row in store.query_rows(shown)] == [("model", "churn", "v1"), ("segment", "churn", "seniors")]
 
 
 def test_without_its_topic_it_says_what_to_do(settings: Settings) -> None:

@@ -9,12 +9,13 @@ import typer
 
 from fqlstream.cli.options import DataOption, JsonOption, settings_for
 from fqlstream.cli.output import print_json, print_note, print_table, print_text
-from fqlstream.errors import DefinitionError, UsageError
+from fqlstream.errors import DefinitionError, FqlstreamError, UsageError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import Definition, ModelDefinition
 from fqlstream.events.documents import KINDS, dump_definitions
 from fqlstream.ops import definitions as ops
 from fqlstream.ops.definition_log import DefinitionsReader
+from fqlstream.settings import Settings
 
 
 def apply(
@@ -37,6 +38,7 @@ def apply(
     applied = ops.apply(settings, documents)
     for warning in applied.warnings:
         print_note(warning)
+    _tell_store(settings, applied)
     if json:
         print_json([{"kind": r.kind, "name": r.name, "id": r.id, "result": r.result} for r in applied.results])
         return
@@ -85,12 +87,28 @@ def delete(
 
     Values and events that are stored stay.
     """
-    keys = ops.delete(settings_for(data), _kind(kind), name, model=model, version=version)
+    settings = settings_for(data)
+    deleted = ops.delete(settings, _kind(kind), name, model=model, version=version)
+    _tell_store(settings, deleted)
     if json:
-        print_json([{"id": key, "result": "deleted"} for key in keys])
+        print_json([{"id": key, "result": "deleted"} for key in deleted.keys])
         return
-    for key in keys:
+    for key in deleted.keys:
         print_text(f"deleted {key}")
+
+
+def _tell_store(settings: Settings, done: ops.Applied | ops.Deleted) -> None:
+    """Make tables and the copy of the definitions in ClickHouse now; where that fails a worker does it later."""
+    if settings.store.url is None:
+        return
+    from fqlstream.ops.definition_mirror import prepare_store
+    from fqlstream.store.client import Store
+
+    try:
+        with Store.connect(settings.store) as store:
+            prepare_store(store, done.folded, done.catalogue)
+    except FqlstreamError as error:
+        print_note(f"stored; but ClickHouse does not show it yet: {error.message}. A worker makes up for it.")
 
 
 def _kind(text: str) -> str:

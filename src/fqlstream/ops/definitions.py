@@ -55,11 +55,21 @@ class ApplyResult:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What `apply` did, in the order of the files. `catalogue` is what stands now."""
+    """What `apply` did, in the order of the files. `catalogue` and `folded` are what stands now."""
 
     results: tuple[ApplyResult, ...]
     warnings: tuple[str, ...]
     catalogue: Catalogue
+    folded: Folded
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What `delete` did: the keys that went. `catalogue` and `folded` are what stands now."""
+
+    keys: tuple[str, ...]
+    catalogue: Catalogue
+    folded: Folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +114,8 @@ def apply(
         writes.sort(key=lambda write: not write.key.startswith("model/"))
         return writes, (tuple(result for _, result in written), warnings)
 
-    (results, warnings), catalogue = _transact(settings, topic, decide)
-    return Applied(results, warnings, catalogue)
+    (results, warnings), catalogue, folded = _transact(settings, topic, decide)
+    return Applied(results, warnings, catalogue, folded)
 
 
 def delete(
@@ -116,10 +126,10 @@ def delete(
     model: str | None = None,
     version: str | None = None,
     topic: str = TOPIC,
-) -> tuple[str, ...]:
+) -> Deleted:
     """Delete a definition; a model goes with its metrics, segments and baselines when its last version goes.
 
-    `version` None: all versions of the model. Gives the keys that were deleted. Raises UsageError for a call that makes no
+    `version` None: all versions of the model. Raises UsageError for a call that makes no
     sense, DefinitionError where there is no such definition.
     """
     if kind not in KINDS:
@@ -134,7 +144,7 @@ def delete(
             raise DefinitionError("DEF030", f"there is no {kind} {name!r}{of}", f"see: fqlstream get {kind}")
         return [_tombstone(key, reader.folded) for key in keys], keys
 
-    return _transact(settings, topic, decide)[0]
+    return Deleted(*_transact(settings, topic, decide))
 
 
 def _doomed(folded: Folded, kind: str, name: str, model: str | None, version: str | None) -> tuple[str, ...]:
@@ -215,7 +225,7 @@ def _revision(definition: Definition, old: Stored | None, retired: int) -> int:
 
 def _transact(
     settings: Settings, topic: str, decide: Callable[[DefinitionsReader], tuple[list[_Write], T]]
-) -> tuple[T, Catalogue]:
+) -> tuple[T, Catalogue, Folded]:
     """Read what stands, decide, write; again from the start when somebody else wrote meanwhile.
 
     Gives what was decided and what stands after it.
@@ -244,7 +254,7 @@ def _transact(
                     raise _refused(topic, error) from error
                 time.sleep(0.05 * (attempt + 1))
                 continue
-            return decided, reader.catalogue
+            return decided, reader.catalogue, reader.folded
     raise AssertionError  # the last attempt returned or raised
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Final
+
 from fqlstream.errors import Diagnostic
 from fqlstream.events.catalogue import ModelEntry
-from fqlstream.events.definitions import MetricDefinition, ModelDefinition, SegmentDefinition
-from fqlstream.fql.check import check
+from fqlstream.events.definitions import BaselineDefinition, MetricDefinition, ModelDefinition, SegmentDefinition
+from fqlstream.fql.check import CheckResult, Use, check
 from fqlstream.fql.plan import walk
 from fqlstream.functions.expression import Aggregate
 from fqlstream.settings import FqlSettings
+
+#: A change of one definition asks again about all others of its model: a check takes a millisecond, and a model has hundreds.
+_REMEMBERED: Final = 8192
 
 
 def check_expression(
     definition: MetricDefinition | SegmentDefinition, entry: ModelEntry, model: ModelDefinition, limits: FqlSettings
 ) -> tuple[Diagnostic, ...]:
     """Check a metric or segment against one version of its model; errors first, then warnings."""
-    result = check(definition.definition, model, definition.kind, baselines=entry.baselines, settings=limits)
+    result = _checked(definition.definition, definition.kind, model, tuple(entry.baselines.values()), limits)
     return (*result.errors, *result.warnings)
 
 
@@ -24,13 +30,22 @@ def cells_count(entry: ModelEntry, model: ModelDefinition, limits: FqlSettings) 
 
     Expressions that do not check count nothing.
     """
+    baselines = tuple(entry.baselines.values())
     aggregates: set[Aggregate] = set()
     for metric in entry.metrics.values():
-        expression = check(metric.definition, model, "metric", baselines=entry.baselines, settings=limits).expression
+        expression = _checked(metric.definition, "metric", model, baselines, limits).expression
         if expression is not None:
             aggregates.update(node for node in walk(expression) if isinstance(node, Aggregate))
     segments = {
-        check(segment.definition, model, "segment", settings=limits).expression for segment in entry.segments.values()
+        _checked(segment.definition, "segment", model, baselines, limits).expression
+        for segment in entry.segments.values()
     }
     # two more stand behind `rows` and `labelled_rows`, and all rows are a segment too
     return (len(aggregates) + 2) * (len(segments - {None}) + 1)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _checked(
+    text: str, kind: Use, model: ModelDefinition, baselines: tuple[BaselineDefinition, ...], limits: FqlSettings
+) -> CheckResult:
+    return check(text, model, kind, baselines={item.name: item for item in baselines}, settings=limits)
