@@ -211,7 +211,7 @@ def _publish_rows(
     if not columns:
         names = ", ".join(column.name for column in wanted)
         raise UsageError("PUB004", f"{plan.path} has no column that such an event carries", f"those are: {names}")
-    times = found.get(plan.event_at)
+    times = _times(found.get(plan.event_at))
     form, table = _as_table(ids, times, columns, plan)
     group_by = _group_by(plan.model)
     key = group_by if group_by in columns else None
@@ -233,6 +233,16 @@ def _ids(found: Mapping[str, Any], rows: int, plan: PublishPlan) -> tuple[Any, l
     # the same file gives the same names, so that sending it again counts nothing twice
     ids = [f"{plan.path.name}:{row}" for row in range(1, rows + 1)]
     return ids, [f"there is no column event_id: rows are named {ids[0]} to {ids[-1]}"]
+
+
+def _times(values: Any) -> Any:
+    """Give a column of times; a CSV's Unix milliseconds are texts until here."""
+    if isinstance(values, pa.Array | pa.ChunkedArray) and pa.types.is_string(values.type):
+        try:
+            return values.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return values
+    return values
 
 
 def _left_out(found: Mapping[str, Any], wanted: Sequence[Column], plan: PublishPlan) -> list[str]:
