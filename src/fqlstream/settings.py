@@ -275,6 +275,10 @@ class FqlSettings(_Group):
     quantile_kll_k: int = Field(
         200, ge=8, le=65535, description="KLL's k: 200 guarantees a rank error of 1.33 % at 99 %."
     )
+    quantile_sketch: str = Field(
+        "kll",
+        description="Sketch behind windowed quantiles: kll, river_histogram or river_histogram_asinh. Only kll guarantees an error.",
+    )
     score_values_max: int = Field(
         1_000,
         ge=2,

@@ -114,11 +114,13 @@ def repeatable(subject: Subject) -> None:
     def check(one: Batch, two: Batch) -> None:
         state, other = subject.state(one), subject.state(two)
         before, data = subject.readings(state), subject.aggregator.encode(state)
+        copy = subject.aggregator.decode(data)
         subject.aggregator.merge(state, other)
         subject.aggregator.update(state, two)
         subject.aggregator.retract(state, other)
         assert subject.readings(state) == before
         assert subject.aggregator.encode(state) == data
+        assert subject.same(state, copy)
         assert all(r.value is None or np.isfinite(r.value) for r in before)
         assert all(r.error_bound is None or not r.exact for r in before)
 

@@ -98,6 +98,8 @@ class GrowingQuantile(Quantile):
 def planted(name: str, broken: type, law: Law) -> Any:
     subject = BY_NAME[name]
     given = {field.name: getattr(subject.aggregator, field.name) for field in fields(broken)}
+    if "values_max" in given:
+        given["values_max"] = 2  # most batches then become sketches, where the bug lives
     return pytest.param(law, with_aggregator(subject, broken(**given)), id=f"{broken.__name__}-{law.__name__}")
 
 

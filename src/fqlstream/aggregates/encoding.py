@@ -18,3 +18,7 @@ def body(data: Any, kind: str, state_version: int) -> list[Any]:
             "a newer release of fqlstream has written it: run that one, or rebuild the states from history with `fqlstream repair`",
         )
     return list(data[1:])
+
+
+class ForeignStateError(FqlstreamError):
+    """A stored state is sound but of another make than these settings ask for: it cannot be merged with new ones."""

@@ -21,8 +21,8 @@ Doubles = npt.NDArray[np.float64]
 #: Rows of one block, and bits of one slice: 12 + 40 < 53, so that a block's sum of a slice is exact in float64.
 BLOCK_ROWS: Final = 4096
 SLICE_BITS: Final = 40
-#: Ordinary data needs two slices; wider spread is summed by another way.
-SLICES_MAX: Final = 6
+#: Ordinary data needs two slices; where eight do not suffice, numbers a hundred powers of ten apart, another way is taken.
+SLICES_MAX: Final = 8
 #: Below this the constant that rounds to a slice is still finite.
 _SLICED_BELOW: Final = 2.0**1000
 _EXPONENT_MIN: Final = -1074

@@ -15,7 +15,7 @@ from fqlstream.aggregates.moments import Moments
 from fqlstream.aggregates.protocol import Aggregator
 from fqlstream.aggregates.quantiles import Quantile
 from fqlstream.aggregates.score_pairs import ScorePairs
-from fqlstream.aggregates.sketches import SKETCHES
+from fqlstream.aggregates.sketches import SketchKind, sketch_kind
 from fqlstream.aggregates.sums import Sum
 from fqlstream.settings import FqlSettings
 
@@ -36,7 +36,12 @@ class AggregatorKind:
 
 def _quantile(params: Params, settings: FqlSettings) -> Quantile:
     del params
-    return Quantile(settings.quantile_values_max, replace(SKETCHES["kll"], size=settings.quantile_kll_k))
+    return Quantile(settings.quantile_values_max, _sketch(settings))
+
+
+def _sketch(settings: FqlSettings) -> SketchKind:
+    kind = sketch_kind(settings.quantile_sketch)
+    return replace(kind, size=settings.quantile_kll_k) if kind.name == "kll" else kind
 
 
 def _edges(params: Params) -> tuple[float, ...]:
@@ -76,7 +81,7 @@ _KINDS: Final[tuple[AggregatorKind, ...]] = (
         _quantile,
         1,
         ("quantile",),
-        lambda _p, s: 16 + max(18 * s.quantile_values_max, 40 * s.quantile_kll_k),
+        lambda _p, s: 16 + max(18 * s.quantile_values_max, _sketch(s).size * _sketch(s).bytes_per_size),
         "distinct values with counts up to a cap, then a KLL sketch of about 4.5 KB",
     ),
     AggregatorKind(

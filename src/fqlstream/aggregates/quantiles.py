@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fqlstream.aggregates.encoding import body
+from fqlstream.aggregates.encoding import ForeignStateError, body
 from fqlstream.aggregates.inputs import everything, numbers_and_valid
 from fqlstream.aggregates.protocol import Masks, Reading
-from fqlstream.aggregates.sketches import SKETCHES, Sketch, SketchKind
+from fqlstream.aggregates.sketches import Sketch, SketchKind
 
 Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -89,11 +89,7 @@ class Quantile:
         numbers, valid = numbers_and_valid(args[0])
         numbers = numbers + 0.0  # -0.0 is 0.0
         few = self._are_few(numbers if valid is None else numbers[valid])
-        states = []
-        for mask in masks:
-            kept = np.sort(numbers[mask if valid is None else mask & valid])
-            states.append(self._of_sorted(kept, few=few))
-        return states
+        return [self._of_numbers(numbers[mask if valid is None else mask & valid], few=few) for mask in masks]
 
     def merge(self, left: QuantileState, right: QuantileState) -> QuantileState:
         """Give the state of both."""
@@ -148,17 +144,24 @@ class Quantile:
         form, *rest = body(data, self.kind, self.state_version)
         if form == "exact":
             return ExactValues(np.array(rest[0], dtype=np.float64), np.array(rest[1], dtype=np.int64))
-        return Sketched(SKETCHES[form].decode(rest[0]))
+        if form != self.sketch.name:
+            raise ForeignStateError(
+                "STA003",
+                f"a stored quantile state is a sketch of kind {form!r}, the settings say {self.sketch.name!r}",
+                "set FQLSTREAM_FQL__QUANTILE_SKETCH back, or rebuild the states from history with `fqlstream repair`",
+            )
+        return Sketched(self.sketch.decode(rest[0]))
 
     def _are_few(self, numbers: Doubles) -> bool:
         sample = numbers[: _SAMPLE_FACTOR * self.values_max]
         return len(np.unique(sample)) <= self.values_max
 
-    def _of_sorted(self, kept: Doubles, *, few: bool) -> QuantileState:
+    def _of_numbers(self, kept: Doubles, *, few: bool) -> QuantileState:
         if few or len(kept) <= _SAMPLE_FACTOR * self.values_max:
-            starts = np.flatnonzero(np.diff(kept, prepend=-np.inf))
+            rising = np.sort(kept)
+            starts = np.flatnonzero(np.diff(rising, prepend=-np.inf))
             if len(starts) <= self.values_max:
-                return ExactValues(kept[starts], np.diff(starts, append=len(kept)))
+                return ExactValues(rising[starts], np.diff(starts, append=len(rising)))
         return Sketched(self.sketch.make().update_many(kept))
 
     def _merge_exact(self, left: ExactValues, right: ExactValues) -> QuantileState:

@@ -1,17 +1,26 @@
-"""Quantile sketches behind one interface, river's: `update`, `get`, `quantile`, `cdf`, `+`; chosen by name.
+"""Quantile sketches behind one interface, river's: `update`, `get`, `quantile`, `cdf`, `+`, `clone`; chosen by name.
 
-KLL of Apache DataSketches is the default. Only this module knows a sketch library.
+KLL of Apache DataSketches is the default: it merges, and guarantees a rank error. river's own histogram can be chosen in
+its place, raw or on asinh scale; it guarantees nothing. Only this module knows a sketch library; river is imported on use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 from datasketches import kll_doubles_sketch
+
+from fqlstream.errors import SettingsError
+
+if TYPE_CHECKING:
+    from river.sketch import Histogram
+    from river.stats import Quantile
 
 Doubles = npt.NDArray[np.float64]
 
@@ -30,7 +39,7 @@ class Sketch(Protocol):
         ...
 
     def update(self, x: float) -> Self:
-        """Take one number in."""
+        """Take one finite number in."""
         ...
 
     def update_many(self, values: Doubles) -> Self:
@@ -63,8 +72,13 @@ class KllSketch:
 
     __slots__ = ("_sketch",)
 
-    def __init__(self, k: int = 200, sketch: kll_doubles_sketch | None = None) -> None:
-        self._sketch = kll_doubles_sketch(k) if sketch is None else sketch
+    def __init__(self, k: int = 200) -> None:
+        self._sketch = kll_doubles_sketch(k)
+
+    @property
+    def k(self) -> int:
+        """KLL's k, which its size and its error follow from."""
+        return int(self._sketch.k)
 
     @property
     def n(self) -> int:
@@ -77,14 +91,14 @@ class KllSketch:
         return float(self._sketch.normalized_rank_error(False))
 
     def update(self, x: float) -> Self:
-        """Take one number in."""
+        """Take one finite number in."""
         self._sketch.update(x)
         return self
 
     def update_many(self, values: Doubles) -> Self:
-        """Take finite numbers in. In rising order is three times as fast, and as good: the guarantee knows no order."""
+        """Take finite numbers in. Sorting them first is three times as fast, and as good: the guarantee knows no order."""
         if len(values):
-            self._sketch.update(values)
+            self._sketch.update(np.sort(values))
         return self
 
     def get(self) -> float | None:
@@ -101,13 +115,19 @@ class KllSketch:
 
     def __add__(self, other: Self) -> Self:
         """Give the sketch of both; neither changes."""
-        merged = self.copy()
+        merged = self.from_data(self.to_data())
         merged._sketch.merge(other._sketch)
         return merged
 
-    def copy(self) -> Self:
-        """Give an equal sketch that grows on its own."""
-        return type(self)(sketch=kll_doubles_sketch.deserialize(self._sketch.serialize()))
+    def __repr__(self) -> str:
+        return f"KllSketch(k={self.k}) of {self.n:,} numbers"
+
+    def __reduce__(self) -> tuple[Callable[[bytes], KllSketch], tuple[bytes]]:
+        return KllSketch.from_data, (self.to_data(),)
+
+    def clone(self, new_params: Mapping[str, Any] | None = None) -> Self:
+        """Give an empty sketch of the same k, or of another: `{"k": 400}`."""
+        return type(self)(**{"k": self.k, **(new_params or {})})
 
     def to_data(self) -> bytes:
         """Give DataSketches' own serialised form, which its C++, Java and Python libraries read."""
@@ -116,7 +136,118 @@ class KllSketch:
     @classmethod
     def from_data(cls, data: bytes) -> Self:
         """Read the serialised form."""
-        return cls(sketch=kll_doubles_sketch.deserialize(data))
+        sketch = cls.__new__(cls)
+        sketch._sketch = kll_doubles_sketch.deserialize(data)
+        return sketch
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A rising function that numbers go through on their way into a histogram, and back."""
+
+    name: str
+    there: Callable[[float], float]
+    back: Callable[[float], float]
+
+
+#: The whole range of doubles is 1,420 wide on asinh scale: bins are relative for large numbers, absolute near 0.
+SCALES: Final[Mapping[str, Scale]] = {
+    "raw": Scale("raw", float, float),
+    "asinh": Scale("asinh", math.asinh, lambda y: math.sinh(min(max(y, -710.0), 710.0))),
+}
+
+
+class RiverHistogram:
+    """river's streaming histogram. Merges; guarantees no error, and is misled by sorted input and few distinct values."""
+
+    __slots__ = ("_histogram", "_scale")
+
+    def __init__(self, max_bins: int = 256, scale: str = "raw", histogram: Histogram | None = None) -> None:
+        if histogram is None:
+            from river.sketch import Histogram as MakeHistogram
+
+            histogram = MakeHistogram(max_bins=max_bins)
+        self._histogram = histogram
+        self._scale = SCALES[scale]
+
+    @property
+    def n(self) -> int:
+        """How many numbers it has seen."""
+        return int(self._histogram.n)
+
+    @property
+    def rank_error(self) -> None:
+        """None: the method guarantees nothing."""
+        return
+
+    def update(self, x: float) -> Self:
+        """Take one finite number in."""
+        self._histogram.update(self._scale.there(x))
+        return self
+
+    def update_many(self, values: Doubles) -> Self:
+        """Take finite numbers in, one after the other, in the order given: a million a second at best."""
+        for value in values.tolist():
+            self._histogram.update(self._scale.there(value))
+        return self
+
+    def get(self) -> float | None:
+        """Give the median; None of nothing."""
+        return self.quantile(0.5)
+
+    def quantile(self, q: float) -> float | None:
+        """Give the number at rank q in [0, 1], numbers of a bin spread evenly over it; None of nothing."""
+        bins = self._histogram.data
+        if not bins:
+            return None
+        ends = list(accumulate(item.count for item in bins))
+        wanted = q * ends[-1]
+        place = next((i for i, end in enumerate(ends) if end >= wanted), len(bins) - 1)
+        item = bins[place]
+        part = (wanted - (ends[place] - item.count)) / item.count if item.count else 0.0
+        return self._scale.back(item.left + (item.right - item.left) * min(max(part, 0.0), 1.0))
+
+    def cdf(self, x: float) -> float:
+        """Give the share of numbers up to x; 0 of nothing."""
+        return float(self._histogram.cdf(self._scale.there(x)))
+
+    def __add__(self, other: Self) -> Self:
+        """Give the histogram of both; neither changes."""
+        # never river's +=, which is a list's and only joins the bins
+        return type(self)(scale=self._scale.name, histogram=self._histogram + other._histogram)
+
+    def to_data(self) -> list[Any]:
+        """Give [scale, max_bins, n, left edges, right edges, counts]."""
+        bins = self._histogram.data
+        return [
+            self._scale.name,
+            self._histogram.max_bins,
+            self._histogram.n,
+            [float(item.left) for item in bins],
+            [float(item.right) for item in bins],
+            [float(item.count) for item in bins],
+        ]
+
+    @classmethod
+    def from_data(cls, data: Sequence[Any]) -> Self:
+        """Read plain data."""
+        from river.sketch.histogram import Bin
+
+        scale, max_bins, n, lefts, rights, counts = data
+        made = cls(max_bins, scale)
+        made._histogram.data = [Bin(*edges) for edges in zip(lefts, rights, counts, strict=True)]
+        made._histogram.n = n
+        return made
+
+
+def running_quantile(level: float) -> Quantile:
+    """Give river's own running quantile (P2) at a level between 0 and 1, both excluded, for what has one writer.
+
+    It keeps five numbers and cannot merge: list metrics are summarised by it, windows are not.
+    """
+    from river.stats import Quantile as MakeQuantile
+
+    return MakeQuantile(level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +258,7 @@ class SketchKind:
     make_sized: Callable[[int], Sketch]
     decode: Callable[[Any], Sketch]
     size: int  # KLL's k, a histogram's bins
+    bytes_per_size: int
     summary: str
 
     def make(self) -> Sketch:
@@ -134,6 +266,36 @@ class SketchKind:
         return self.make_sized(self.size)
 
 
-SKETCHES: Final[Mapping[str, SketchKind]] = {
-    "kll": SketchKind("kll", KllSketch, KllSketch.from_data, 200, "Apache DataSketches KLL; guaranteed rank error"),
-}
+_KINDS: Final = (
+    SketchKind(
+        "kll", KllSketch, KllSketch.from_data, 200, 40, "Apache DataSketches KLL: guaranteed rank error, merges"
+    ),
+    SketchKind(
+        "river_histogram",
+        lambda bins: RiverHistogram(bins, "raw"),
+        RiverHistogram.from_data,
+        256,
+        28,
+        "river's sketch.Histogram: no guarantee; for evenly spread numbers",
+    ),
+    SketchKind(
+        "river_histogram_asinh",
+        lambda bins: RiverHistogram(bins, "asinh"),
+        RiverHistogram.from_data,
+        256,
+        28,
+        "the same on asinh scale: no guarantee; for numbers of very different size",
+    ),
+)
+SKETCHES: Final[Mapping[str, SketchKind]] = {kind.name: kind for kind in _KINDS}
+
+
+def sketch_kind(name: str) -> SketchKind:
+    """Give a kind by its name in settings."""
+    if name not in SKETCHES:
+        raise SettingsError(
+            "SET002",
+            f"setting FQLSTREAM_FQL__QUANTILE_SKETCH: there is no sketch {name!r}",
+            f"choose {', '.join(SKETCHES)}",
+        )
+    return SKETCHES[name]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from fqlstream.aggregates.encoding import ForeignStateError
 from fqlstream.aggregates.exact import ExactNumber, Slices, block_totals, exact_total
 from fqlstream.aggregates.index import make_aggregator
 from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, Reading
@@ -203,12 +204,16 @@ class Engine:
     def decode(self, lane: Lane, data: bytes) -> tuple[Cells, frozenset[str]]:
         """Give the states by cell key, and the keys of this plan's lane that the record does not cover."""
         encoded = _decode_record(data)
-        missing = frozenset(cell.key for cell in self._cells[lane] if cell.key not in encoded)
+        missing = {cell.key for cell in self._cells[lane] if cell.key not in encoded}
         states = []
         for cell, aggregator, nothing in zip(self._cells[lane], self.aggregators(lane), self._init[lane], strict=True):
             state = encoded.get(cell.key)
-            states.append(nothing if state is None else aggregator.decode(state))
-        return tuple(states), missing
+            try:
+                states.append(nothing if state is None else aggregator.decode(state))
+            except ForeignStateError:  # as good as not there: it is rebuilt like that of a new definition
+                states.append(nothing)
+                missing.add(cell.key)
+        return tuple(states), frozenset(missing)
 
     def results(self, cells: Mapping[Lane, Cells]) -> list[Result]:
         """Give the value of each metric over each segment."""
