@@ -38,6 +38,8 @@ _PRECEDENCE: Final = {
     **dict.fromkeys("*/%", _MULTIPLY),
     "^": _POWER,
 }
+#: Words without a part of their own: parentheses, commas, names of arguments, and what is skipped after an error.
+_WORDS_PER_NODE: Final = 20
 _RUNS: Final = frozenset({"and", "or"})
 
 #: Words of SQL and Python in an operator's place.
@@ -143,6 +145,7 @@ class _Parser:
         self.pending: list[_Pending] = []
         self.nesting = 0
         self.nodes = 0
+        self.words = 0
 
     # ---------------------------------------------------------------------------------------- words and findings
 
@@ -155,6 +158,10 @@ class _Parser:
         token = self.peek()
         if token.kind is not Kind.END:
             del self.ahead[0]
+            self.words += 1
+            if self.words > _WORDS_PER_NODE * self.limits.nodes_max:
+                message = f"the expression has more than {_WORDS_PER_NODE * self.limits.nodes_max} words"
+                self.stop("FQL022", message, token, "split it into several metrics")
         return token
 
     def report(self, item: Diagnostic) -> None:

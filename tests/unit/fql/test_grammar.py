@@ -107,7 +107,7 @@ WORDS = ["1", "2.5", ".5", "1e-3", "'a'", "''", "'it''s'", '"q c"', '"a""b"', "x
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=12), st.sampled_from([" ", "", "\t"]))
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=800, deadline=None)
 @example(["not", "x", "==", "1"], " ")
 @example(["2", "^", "-", "1", "^", "2"], "")
 @example(["f(", "k=", "k=", "1", ")"], " ")
@@ -133,7 +133,7 @@ EXPRESSIONS = st.recursive(_LEAVES, _grown, max_leaves=25)
 
 
 @given(EXPRESSIONS)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_parser_agrees_with_the_grammar_on_expressions(text: str) -> None:
     compare(text)
 
