@@ -22,7 +22,7 @@ from fqlstream.packaged import packaged
 
 _DOWNLOADED = re.compile(r"Downloaded from \S+: \S+\.jar \(([\d.]+) (kB|MB|B)")
 _MEGABYTES = {"B": 1e-6, "kB": 1e-3, "MB": 1.0}
-#: Seconds without a line from Maven after which it is taken for stuck; a jar of 15 MB on a slow line takes a minute.
+_FETCHING = "fetching-"
 _TAIL_LINES = 8
 
 
@@ -40,7 +40,9 @@ def kafka_jars(java: Java, progress: Progress, *, cache: Path | None = None) -> 
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root / "lock", progress):
         if not libs.is_dir():
-            with tempfile.TemporaryDirectory(dir=root, prefix="fetching-") as temporary:
+            for left in root.glob(f"{_FETCHING}*"):  # by a process that was killed: we alone may fetch now
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=root, prefix=_FETCHING) as temporary:
                 _resolve(pom, Path(temporary), java, progress)
                 (Path(temporary) / "libs").rename(libs)
     return libs

@@ -5,15 +5,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from pydantic import SecretStr
 
 from fqlstream.errors import UsageError
 from fqlstream.settings import Settings
+
+_LOCK_TRIES: Final = 10
+_LOCK_WAIT_S: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +102,25 @@ def hold(data: Path) -> Iterator[None]:
     """
     data.mkdir(parents=True, exist_ok=True)
     with (data / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locks(file.fileno()):
             raise UsageError(
                 "LOC011",
                 f"a stack already runs in {data}",
                 f"its addresses are in {stack_path(data)}; use it, stop it, or give another directory with --data",
-            ) from None
+            )
         yield
+
+
+def _locks(descriptor: int) -> bool:
+    """Take the lock. Who only looks whether it is taken (`is_locked`) holds it for a moment: then try again."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_WAIT_S)
+        else:
+            return True
+    return False
 
 
 def is_locked(data: Path) -> bool:

@@ -24,6 +24,8 @@ _VERSION = re.compile(r"kafka-clients-(\d+)\.(\d+)\.(\d+)[^/]*\.jar")
 #: The first version whose servers are configured the way we do it (KRaft only, log4j 2).
 VERSION_MIN: Final = (4, 0, 0)
 _ANSWER_S = 2.0
+#: Takes less than a second; a machine under load needs ten times that.
+_FORMAT_S: Final = 120.0
 
 _PROPERTIES = """\
 # written at each start by fqlstream
@@ -137,7 +139,10 @@ def _format(base: tuple[str, ...], properties: Path) -> None:
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     # a leading dash would read as an option
     command = [*base, "kafka.tools.StorageTool", "format", "-t", cluster_id.replace("-", "_"), "-c", str(properties)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_S, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise BrokerError("KFK015", f"Kafka did not format its storage directory within {_FORMAT_S:.0f} s") from None
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines()[-12:]
         raise BrokerError(

@@ -24,7 +24,9 @@ def keep_port(data: Path, name: str, preferred: int | None, *, host: str = "127.
     port = next((port for port in candidates if is_free(port, host)), None) or find_free_port(host, taken)
     if kept.get(name) != port:
         data.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**kept, name: port}, indent=1) + "\n")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({**kept, name: port}, indent=1) + "\n")
+        temporary.replace(path)
     return port
 
 

@@ -214,7 +214,10 @@ class _Building:
 
         def look() -> None:
             while not ended.wait(_TICK_S):
-                self._supervisor.tick()
+                try:
+                    self._supervisor.tick()
+                except Exception as error:  # what cannot be started now is tried again; looking must not end
+                    self._progress.line(f"supervising: {type(error).__name__}: {error}")
 
         thread = threading.Thread(target=look, name="supervisor", daemon=True)
         thread.start()

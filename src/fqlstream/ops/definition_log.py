@@ -40,6 +40,8 @@ READ_S: Final = 30.0
 _ASK_S: Final = 10.0
 _RECORDS_PER_CALL: Final = 1_000
 _FETCH_WAIT_S: Final = 0.05
+#: What the store's column holds, with room to count on.
+_REVISION_MAX: Final = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def fold(
             if record.value is None:
                 gone = stored.pop(key, None)
                 if kind == "metric":
-                    retired[key] = max(_header(record, "revision"), gone.revision if gone else 0)
+                    retired[key] = max(min(_header(record, "revision"), _REVISION_MAX), gone.revision if gone else 0)
             else:
                 stored[key] = _parse(key, record)
         except ValidationError as error:
@@ -119,12 +121,13 @@ def _parse(key: str, record: Record) -> Stored:
     if definition_key(definition) != key:
         message = f"the key {key!r} is not the definition's own, {definition_key(definition)!r}"
         raise ValueError(message)
-    revision = max(1, _header(record, "revision"))
+    revision = min(max(1, _header(record, "revision")), _REVISION_MAX)
     return Stored(definition, revision, _header(record, "first_at") or record.record_at_ms, record)
 
 
 def _header(record: Record, name: str) -> int:
     text = record.headers.get(name, b"0")
+    # anybody may write to the topic: a number that fits nowhere is none
     return int(text) if text.isdigit() and len(text) < 20 else 0
 
 

@@ -36,6 +36,8 @@ def maven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_jars_are_fetched_once_with_progress(tmp_path: Path, maven: Path) -> None:
+    left_by_a_killed_process = tmp_path / "cache" / "kafka" / "fetching-1"
+    left_by_a_killed_process.mkdir(parents=True)
     said: list[str] = []
     progress = Progress(status=said.append)
     libs = kafka_jars(JAVA, progress, cache=tmp_path / "cache")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,12 @@ class TestSettingsFor:
             kafka=KafkaSettings(sasl_password=SecretStr("hush")), store=StoreSettings(password=SecretStr("hush"))
         )
         assert "hush" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+def test_who_only_looks_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    with (tmp_path / "lock").open("a") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.05, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        with hold(tmp_path):
+            assert is_locked(tmp_path)
