@@ -33,6 +33,10 @@ TOPIC = "inference-events"
 _ROW_FIELDS = ("offset", "row", "record_at", "event_at", "event_id")
 
 
+#: A worker that has read and written everything.
+AT_REST = "at rest"
+
+
 class Step:
     """Awaiting this hands control to the scheduler."""
 
@@ -335,12 +339,15 @@ async def work(world: World, partition: int, name: str, settings: StreamSettings
     engines = world.engines
     owner = await take_over(TOPIC, partition, name, world.catalogue, engines, ports, Lock())
     while True:
+        if owner.superseded:
+            owner = await take_over(TOPIC, partition, name, world.catalogue, engines, ports, Lock())
         fetch = fetch_of(world, owner, rng)
         if fetch is not None:
             await owner.apply(fetch, caught_up=fetch.next_offset == len(world.log.get(partition, [])))
         if fetch is None or rng.random() < 0.4:
-            await flush([owner], ports, labels=rng.random() < 0.3)
-        await Step("idle")
+            await flush([owner], ports, labels=fetch is None or rng.random() < 0.3)
+        done = fetch is None and not owner.superseded
+        await Step(AT_REST if done else "idle")
 
 
 async def finish(world: World, partition: int, name: str, settings: StreamSettings) -> Owner:
@@ -352,6 +359,14 @@ async def finish(world: World, partition: int, name: str, settings: StreamSettin
         await owner.apply(fetch, caught_up=True)
     await flush([owner], ports, labels=True)
     return owner
+
+
+def settle(task: Coroutine[Any, Any, Any]) -> None:
+    """Run a worker until it has read and written everything twice over."""
+    rests = 0
+    while rests < 2:
+        if step(task) == AT_REST:
+            rests += 1
 
 
 async def publish(world: World, model: str, settings: StreamSettings, *, times: int | None = None) -> None:

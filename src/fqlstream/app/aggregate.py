@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -55,6 +56,7 @@ class _Held:
     owner: Owner
     lock: asyncio.Lock
     source: SourcePartition
+    reading: bool = True  # False while fetches from before a second takeover may still arrive
 
 
 class AggregateAgent:
@@ -85,6 +87,7 @@ class AggregateAgent:
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._flushed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.progressed_at_s = time.monotonic()
 
@@ -100,7 +103,7 @@ class AggregateAgent:
 
     # -- assignment ------------------------------------------------------------------------------------------------
 
-    async def take(self, source: SourcePartition) -> int:
+    async def take(self, source: SourcePartition, *, again: bool = False) -> int:
         """Take a partition over; gives the first offset to read."""
         started_s = time.monotonic()
         partition = source.partition
@@ -110,7 +113,7 @@ class AggregateAgent:
         )
         # Definitions may have moved on while the takeover read its rows.
         owner.state.catalogue, owner.state.engine_of = self.engines.catalogue, self.engines
-        self._held[partition] = _Held(owner, lock, source)
+        self._held[partition] = _Held(owner, lock, source, reading=not again)
         log.info(
             "took over %s[%d] at offset %d as epoch %d in %.2f s",
             self.topic,
@@ -120,6 +123,21 @@ class AggregateAgent:
             time.monotonic() - started_s,
         )
         return owner.state.next_offset
+
+    async def _take_again(self, held: _Held) -> None:
+        """Take a partition over anew, from what is durable, because somebody claimed it while it stayed ours."""
+        source = held.source
+        log.warning("%s[%d] was claimed by another worker: taking it over again", self.topic, source.partition)
+        # whoever claimed it in error is told by the group in the meantime
+        await asyncio.sleep(random.uniform(0.2, 2.0))  # noqa: S311  # jitter, not a secret
+        if source.lost or self._held.get(source.partition) is not held:
+            return
+        try:
+            offset = await self.take(source, again=True)
+            await source.begin(offset)
+            self._held[source.partition].reading = True
+        except Exception as error:
+            self.on_failure(error)
 
     def lose(self, source: SourcePartition) -> None:
         """Forget a partition at once: its next owner goes on from what is durable."""
@@ -138,8 +156,8 @@ class AggregateAgent:
     async def apply(self, fetch: Fetch) -> None:
         """Apply one fetch; returns when it is in memory. Waits while too much is unwritten."""
         held = self._held.get(fetch.partition)
-        if held is None:
-            return  # lost in the meantime
+        if held is None or not held.reading:
+            return  # lost, or about to be read again from an earlier offset
         await self._room()
         started_s = time.process_time()
         caught_up = self._caught_up(held, fetch.next_offset)
@@ -193,6 +211,11 @@ class AggregateAgent:
                 held.owner.read_end = self._caught_up(held, held.owner.state.next_offset)
             await flush([held.owner for held in parts], self.ports, labels=labels)
             await self.commit()
+            for held in parts:
+                if held.owner.superseded and held.reading:
+                    held.reading = False
+                    self._tasks.add(task := asyncio.create_task(self._take_again(held)))
+                    task.add_done_callback(self._tasks.discard)
             self.meter.flush_s += time.process_time() - started_s
             self.meter.flushes += 1
         async with self._flushed:

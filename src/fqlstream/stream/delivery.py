@@ -5,10 +5,13 @@ Written against two ports, so that the simulator runs these very functions. Any 
     FLUSH  1 dead letters, event rows, label rows    keyed by position: writing them again changes nothing
            2 changed states with their fence and version
            3 the flush row: what is durable now, and under which version
-           4 notices, acknowledgement, commit        losing these loses nothing
+           4 look for a higher epoch                 somebody else has claimed the partition: our states lose from here on
+           5 notices, acknowledgement, commit        losing these loses nothing
 
 A crash after 1 brings the same rows again; after 2 the fences skip them, and their panes are published again; after 3 there
-is nothing to redo. A paused owner that wakes has a lower epoch: its states lose against its successor's.
+is nothing to redo. A paused owner that wakes has a lower epoch: its states lose against its successor's. An owner that finds a
+higher epoch must take the partition over again, from what is durable: a claimer may have come and gone without the group ever
+taking the partition away from us.
 """
 
 from __future__ import annotations
@@ -45,6 +48,10 @@ class StorePort(Protocol):
 
     async def newest_flush(self, topic: str, partition: int) -> FlushRow | None:
         """Give the row of the highest version."""
+        ...
+
+    async def newest_flushes(self, topic: str) -> Sequence[FlushRow]:
+        """Give every partition's row of the highest version, read in one query."""
         ...
 
     async def owners_from(self, topic: str, partition: int, epoch: int) -> Mapping[str, int]:
@@ -110,7 +117,6 @@ class StorePort(Protocol):
     async def request_repairs(self, requests: Sequence[tuple[int, PaneKey]], reason: str) -> None:
         """Ask the owners of these partitions to rebuild panes."""
         ...
-
 
 
 class LogPort(Protocol):
@@ -179,6 +185,7 @@ class Owner:
         self.flushed_offset = state.next_offset  # rows below it are durable
         self.touched_at_ms: dict[str, int] = {}
         self.read_end = False
+        self.superseded = False  # somebody claimed a higher epoch: this memory must not be written any more
         self.said_something = False  # the first flush of an owner always speaks: a predecessor's commit may be missing
         self.labels_flushed_at_ms = ports.clock.now_ms()
         self.counted_from = base.fences.get(Lane.EVENTS, NO_FENCE) + 1
@@ -456,8 +463,11 @@ async def write_history(
 
 
 async def flush(owners: Sequence[Owner], ports: Ports, *, labels: bool = False) -> None:
-    """Make everything that these owners applied durable, in the order that the promise needs."""
-    taken = [(owner, await owner.cut(labels=labels)) for owner in owners]
+    """Make everything that these owners applied durable, in the order that the promise needs.
+
+    An owner that is `superseded` afterwards must be dropped, and the partition taken over again if it is still ours.
+    """
+    taken = [(owner, await owner.cut(labels=labels)) for owner in owners if not owner.superseded]
     cuts = [(owner, cut) for owner, cut in taken if cut is not None]
     if not cuts:
         return
@@ -470,10 +480,13 @@ async def flush(owners: Sequence[Owner], ports: Ports, *, labels: bool = False) 
     if records:
         await ports.store.write_states(records)
     await ports.store.write_flushes([cut.row for _, cut in cuts])
+    epochs = {row.partition: row.version.epoch for row in await ports.store.newest_flushes(cuts[0][1].row.topic)}
     for owner, cut in cuts:
+        owner.superseded = epochs.get(owner.partition, 0) > cut.row.version.epoch
         owner.flushed(cut)
-    await ports.log.send_notices([cut.row for _, cut in cuts])
-    for _, cut in cuts:
+    kept = [cut for owner, cut in cuts if not owner.superseded]
+    await ports.log.send_notices([cut.row for cut in kept])
+    for cut in kept:
         ports.log.acknowledge(cut.row.topic, cut.row.partition, cut.next_offset)
 
 
