@@ -210,6 +210,16 @@ def dump_definitions(definitions: Iterable[Definition]) -> str:
     return str(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
+def dump_inline(value: Any) -> str:
+    """Write a value as YAML on one line, such as a column of a model that a person is to read."""
+    text = str(
+        yaml.dump(
+            value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
+        )
+    )
+    return text.removesuffix("...\n").strip()
+
+
 def _plain(definition: Definition) -> dict[str, Any]:
     data = definition.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     first: dict[str, Any] = {"kind": definition.kind}
