@@ -157,7 +157,7 @@ def test_a_recreated_topic_has_another_id(kafka_settings: KafkaSettings, make_to
     assert topic_ids(kafka_settings, [topic]) == {topic: before[topic]}
     client = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
     client.delete_topics([topic])[topic].result(20)
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while topic_ids(kafka_settings, [topic]):
         assert time.monotonic() < deadline_s
     client.create_topics([NewTopic(topic, 1, 1)])[topic].result(20)

@@ -101,7 +101,7 @@ class OutboxProducer:
         The future may be ignored: `flush` raises what failed. Raises BrokerError at once for a record that Kafka
         would never take (KFK111).
         """
-        producer = self._require()
+        self._require()
         future: asyncio.Future[int] = self._loop.create_future()
         place: dict[str, Any] = {}
         if partition is not None:
@@ -111,7 +111,7 @@ class OutboxProducer:
         while True:
             self._room.clear()
             try:
-                producer.produce(
+                self._require().produce(
                     topic,
                     value=value,
                     key=key,

@@ -1,0 +1,72 @@
+"""The benchmarks behind `fqlstream bench`: what is measured, on what machine, and whether the answers were right."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fqlstream.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One benchmark's result. `checked`: every answer was compared with the right one, so the figures mean something."""
+
+    name: str
+    machine: str
+    checked: bool
+    figures: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the keys of the JSON contract."""
+        return {"name": self.name, "machine": self.machine, "checked": self.checked, "figures": dict(self.figures)}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How large, and which figures (none named: all). `say` tells a person what is going on."""
+
+    events_count: int
+    figures: frozenset[str]
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One benchmark: where its `run(request)` is, and what it measures."""
+
+    name: str
+    target: str
+    help: str
+
+
+BENCHES: Final = (
+    Bench("pipeline", "fqlstream.bench.pipeline:run", "Events per second and core through the whole pipeline, and what compares."),
+)  # fmt: skip
+
+
+def run_bench(name: str, request: Request) -> Report:
+    """Run a benchmark by name. Raises UsageError where there is none of that name."""
+    for bench in BENCHES:
+        if bench.name == name:
+            module, _, attribute = bench.target.partition(":")
+            report: Report = getattr(importlib.import_module(module), attribute)(request)
+            return report
+    known = ", ".join(bench.name for bench in BENCHES)
+    raise UsageError("BEN001", f"there is no benchmark {name!r}", f"there are: {known}")
+
+
+def machine() -> str:
+    """Describe this machine in one line: processor, cores that this process may use, system, Python."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor}, {cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"

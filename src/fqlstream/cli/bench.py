@@ -1,0 +1,33 @@
+"""`fqlstream bench`: measure speed on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fqlstream.cli.options import JsonOption
+from fqlstream.cli.output import print_json, print_note, print_table
+
+
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Which benchmark: pipeline.")],
+    events: Annotated[int, typer.Option("--events", min=1_000, help="How many events are sent.")] = 1_000_000,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="FIGURE", help="Only this figure; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a benchmark. Exit code 1 if an answer was wrong: its figures are then worth nothing."""
+    from fqlstream.bench import Request, run_bench
+
+    report = run_bench(name, Request(events, frozenset(only or ()), print_note))
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_note(report.machine)
+        print_table(("figure", "value"), [(figure, f"{value:,.0f}") for figure, value in report.figures.items()])
+        if not report.checked:
+            print_note("an answer was wrong: the figures are worth nothing")
+    if not report.checked:
+        raise typer.Exit(1)
