@@ -8,29 +8,31 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tests.laws.catalogue import Batch, Subject
 
 from fqlstream.aggregates.exact import block_totals, exact_total
 from fqlstream.aggregates.protocol import Additive
 
-Law = Callable[[Subject], None]
+Law = Callable[..., None]
 
 #: Few rows and small integers make most examples hit an edge; ten subjects times eight laws must stay a matter of seconds.
 QUICK = settings(database=None, max_examples=40, report_multiple_bugs=False)
+#: For what must be found, and need not be shown small.
+THOROUGH = settings(database=None, max_examples=2_000, report_multiple_bugs=False, phases=[Phase.generate])
 
 
 def _joined(left: Batch, right: Batch) -> Batch:
     return tuple(pa.concat_arrays([a, b]) for a, b in zip(left, right, strict=True))
 
 
-def _run(subject: Subject, check: Callable[..., None], count: int) -> None:
+def _run(subject: Subject, how: settings, check: Callable[..., None], count: int) -> None:
     batches = [subject.batches() for _ in range(count)]
-    QUICK(given(*batches)(check))()
+    how(given(*batches)(check))()
 
 
-def identity(subject: Subject) -> None:
+def identity(subject: Subject, how: settings = QUICK) -> None:
     """Merging with the state of no rows changes nothing, on either side."""
 
     def check(batch: Batch) -> None:
@@ -39,10 +41,10 @@ def identity(subject: Subject) -> None:
         assert subject.same(subject.aggregator.merge(nothing, state), state)
         assert subject.same(subject.aggregator.update(state, tuple(column[:0] for column in batch)), state)
 
-    _run(subject, check, 1)
+    _run(subject, how, check, 1)
 
 
-def associativity(subject: Subject) -> None:
+def associativity(subject: Subject, how: settings = QUICK) -> None:
     """(a + b) + c is a + (b + c)."""
 
     def check(one: Batch, two: Batch, three: Batch) -> None:
@@ -52,20 +54,20 @@ def associativity(subject: Subject) -> None:
         assert subject.same(left, right), (left, right)
         assert subject.readings(left) == subject.readings(right)
 
-    _run(subject, check, 3)
+    _run(subject, how, check, 3)
 
 
-def commutativity(subject: Subject) -> None:
+def commutativity(subject: Subject, how: settings = QUICK) -> None:
     """a + b is b + a."""
 
     def check(one: Batch, two: Batch) -> None:
         a, b = subject.state(one), subject.state(two)
         assert subject.same(subject.aggregator.merge(a, b), subject.aggregator.merge(b, a))
 
-    _run(subject, check, 2)
+    _run(subject, how, check, 2)
 
 
-def split_is_whole(subject: Subject) -> None:
+def split_is_whole(subject: Subject, how: settings = QUICK) -> None:
     """However rows are cut into batches, and in whatever order these come, the state is the same."""
 
     def check(one: Batch, two: Batch) -> None:
@@ -76,10 +78,10 @@ def split_is_whole(subject: Subject) -> None:
         assert subject.same(subject.aggregator.merge(subject.state(one), subject.state(two)), whole)
         assert subject.readings(whole) == subject.readings(update(subject.state(two), one))
 
-    _run(subject, check, 2)
+    _run(subject, how, check, 2)
 
 
-def retract_undoes(subject: Subject) -> None:
+def retract_undoes(subject: Subject, how: settings = QUICK) -> None:
     """Taking away what was put in gives the state before, or None where that cannot be told; nothing can always go."""
 
     def check(one: Batch, two: Batch) -> None:
@@ -88,10 +90,10 @@ def retract_undoes(subject: Subject) -> None:
         assert undone is None or (subject.undone or subject.same)(undone, kept), (undone, kept)
         assert subject.same(subject.aggregator.retract(kept, subject.aggregator.init()), kept)
 
-    _run(subject, check, 2)
+    _run(subject, how, check, 2)
 
 
-def round_trip(subject: Subject) -> None:
+def round_trip(subject: Subject, how: settings = QUICK) -> None:
     """A state comes back from its encoding, which is plain msgpack, begins with a version, and has one form."""
 
     def check(batch: Batch) -> None:
@@ -105,10 +107,10 @@ def round_trip(subject: Subject) -> None:
         assert subject.readings(again) == subject.readings(state)
         assert msgspec.msgpack.encode(subject.aggregator.encode(again)) == data
 
-    _run(subject, check, 1)
+    _run(subject, how, check, 1)
 
 
-def repeatable(subject: Subject) -> None:
+def repeatable(subject: Subject, how: settings = QUICK) -> None:
     """Reading, merging and updating leave a state as it was; a reading repeats itself and is finite or null."""
 
     def check(one: Batch, two: Batch) -> None:
@@ -124,13 +126,13 @@ def repeatable(subject: Subject) -> None:
         assert all(r.value is None or np.isfinite(r.value) for r in before)
         assert all(r.error_bound is None or not r.exact for r in before)
 
-    _run(subject, check, 2)
+    _run(subject, how, check, 2)
 
 
-def masks_select(subject: Subject) -> None:
+def masks_select(subject: Subject, how: settings = QUICK) -> None:
     """Reducing under a mask is the state of the rows that it lets in; so are the totals of what adds up."""
 
-    @QUICK
+    @how
     @given(st.data())
     def check(data: st.DataObject) -> None:
         batch = data.draw(subject.batches())

@@ -6,7 +6,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
-from tests.laws.aggregate_laws import LAWS, Law, identity, repeatable, retract_undoes, round_trip, split_is_whole
+from tests.laws.aggregate_laws import (
+    LAWS,
+    THOROUGH,
+    Law,
+    identity,
+    repeatable,
+    retract_undoes,
+    round_trip,
+    split_is_whole,
+)
 from tests.laws.catalogue import SUBJECTS, Subject, kinds_without_a_subject, with_aggregator
 
 from fqlstream.aggregates.counts import Count
@@ -117,7 +126,7 @@ def planted(name: str, broken: type, law: Law) -> Any:
 )
 def test_planted_bug_is_caught(law: Law, subject: Subject) -> None:
     with pytest.raises(AssertionError):
-        law(subject)
+        law(subject, THOROUGH)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
