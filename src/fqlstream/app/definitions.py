@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from functools import partial
 
 from fqlstream.app.retries import patiently
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.ops.definition_log import DefinitionsReader
+from fqlstream.ops.definition_mirror import prepare_store
 from fqlstream.store.client import Store
 from fqlstream.store.history import known_dead_letters
-from fqlstream.store.model_tables import ensure
 from fqlstream.stream.batches import DeadLetter
 from fqlstream.stream.delivery import LogPort, StorePort
 from fqlstream.stream.engines import changed_models
@@ -47,10 +46,9 @@ class DefinitionsFollower:
         if refused:
             await self._refuse(refused)
         catalogue = self._reader.catalogue
-        for name in sorted(changed_models(self.catalogue, catalogue) & catalogue.models.keys()):
-            versions = list(catalogue.models[name].versions.values())
-            if versions:
-                await patiently(f"tables of model {name}", partial(ensure, self._store, versions))
+        if changed_models(self.catalogue, catalogue):
+            folded = self._reader.folded
+            await patiently("tables of the models", lambda: prepare_store(self._store, folded, catalogue))
         self.catalogue = catalogue
 
     async def _refuse(self, refused: Sequence[DeadLetter]) -> None:
