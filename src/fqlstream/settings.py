@@ -6,7 +6,7 @@ Read from the environment as `FQLSTREAM_<GROUP>__<NAME>`, for example `FQLSTREAM
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -283,6 +283,36 @@ class FqlSettings(_Group):
         1_000,
         ge=2,
         description="Distinct scores that AUROC, calibrated threshold and gini keep exactly, then bins: AUROC within 6e-4, often 4e-6.",
+    )
+    threshold: float = Field(
+        0.5, description="Scores from it on are positive, where neither call nor task_params.threshold says."
+    )
+    calibration_bins: int = Field(
+        10, ge=1, le=1_000, description="Bins of equal width behind expected_calibration_error. A model may override it."
+    )
+    probability_epsilon: float = Field(
+        2.220446049250313e-16,
+        gt=0,
+        lt=0.5,
+        description="log_loss keeps probabilities so far from 0 and 1, as scikit-learn does. A model may override it.",
+    )
+    drift_bins: int = Field(
+        10,
+        ge=1,
+        le=1_000,
+        description="Bins of equal width between a column's min and max, for jsd and psi, where it has no bins of its own. A model may override it.",
+    )
+    psi_increment: float = Field(
+        1.0,
+        ge=0,
+        description="Added to every bin by psi, on both sides, so that empty bins have a logarithm. A model may override it.",
+    )
+    ranking_top_k: int = Field(
+        50, ge=1, description="Items that map and ndcg_mean look at, where task_params.top_k is absent."
+    )
+    null_condition: Literal["else", "null"] = Field(
+        "else",
+        description="What if() gives where its condition is null, e.g. of a row without a label: its last value, or null. A model may override it.",
     )
 
 

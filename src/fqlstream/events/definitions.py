@@ -101,6 +101,16 @@ class TaskParams(_Definition):
         return data
 
 
+class Choices(_Definition):
+    """What FQL's documentation leaves open, decided for one model; what is absent follows the settings of the same names."""
+
+    calibration_bins: int | None = Field(None, ge=1, le=1_000)
+    probability_epsilon: float | None = Field(None, gt=0, lt=0.5)
+    drift_bins: int | None = Field(None, ge=1, le=1_000)
+    psi_increment: float | None = Field(None, ge=0)
+    null_condition: Literal["else", "null"] | None = None
+
+
 class Window(_Definition):
     """One window size; `every_ms` below `size_ms` makes it hop."""
 
@@ -167,6 +177,7 @@ class ModelDefinition(_Definition):
     task: Task = Task.NOT_SET
     columns: tuple[Column, ...]
     task_params: TaskParams = TaskParams()
+    choices: Choices = Choices()
     windows: Windows = Field(default_factory=lambda: Windows.model_validate({}))
     retention_ms: DurationMs = Field(90 * DAY_MS, alias="retention", validate_default=False)
 
@@ -267,7 +278,7 @@ def parse_key(key: str) -> tuple[str, str, str]:
 
 
 __all__ = [
-    "DAY_MS", "DEFINITION", "HOUR_MS", "RESERVED_COLUMNS", "BaselineDefinition", "Column", "ColumnType", "Definition", "DurationMs",
+    "DAY_MS", "DEFINITION", "HOUR_MS", "RESERVED_COLUMNS", "BaselineDefinition", "Choices", "Column", "ColumnType", "Definition", "DurationMs",
     "MetricDefinition", "ModelDefinition", "Role", "SegmentDefinition", "Task", "TaskParams", "Window", "Windows", "definition_key",
     "key_of", "parse_duration_ms", "parse_key",
 ]  # fmt: skip

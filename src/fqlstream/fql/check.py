@@ -30,6 +30,7 @@ from fqlstream.fql.ast import (
 from fqlstream.fql.parse import parse
 from fqlstream.fql.suggest import ELSEWHERE, did_you_mean
 from fqlstream.fql.traps import find_traps
+from fqlstream.functions.choices import choose
 from fqlstream.functions.expression import Apply, ColumnRef, DType, Expression, Level
 from fqlstream.functions.expression import Literal as LiteralNode
 from fqlstream.functions.fold import fold
@@ -104,7 +105,8 @@ def check(
     try:
         typed = checker.run(parsed.node)
         checker.check_use(typed, parsed.node, kind)
-        checker.warnings.extend(find_traps(parsed.node, model, kind))
+        unlabelled = choose(model, limits).null_condition == "else"
+        checker.warnings.extend(find_traps(parsed.node, model, kind, unlabelled=unlabelled))
     except _Enough:
         typed = _UNKNOWN
     errors = tuple(sorted(checker.errors, key=_place))
@@ -393,7 +395,7 @@ class _Checker:
         known = [(param, typed.expression) for param, _, typed in args if typed.expression is not None]
         arguments = {param.name: expression for param, expression in known if not param.repeats_min}
         repeated = tuple(expression for param, expression in known if param.repeats_min)
-        call = Call(spec, self.model, arguments, repeated, self.baselines)
+        call = Call(spec, self.model, arguments, repeated, self.baselines, settings=self.limits)
         spans = {param.name: value.span for param, value, _ in args}
         try:
             expression = fold(lower_call(call))

@@ -36,8 +36,8 @@ class _Place:
     rest: bool = False  # the else branch of an `if` that asked for a confusion state
 
 
-def find_traps(root: Node, model: ModelDefinition, kind: str) -> Iterator[Diagnostic]:
-    """Give a warning for each trap, in no order."""
+def find_traps(root: Node, model: ModelDefinition, kind: str, *, unlabelled: bool = True) -> Iterator[Diagnostic]:
+    """Give a warning for each trap, in no order. `unlabelled`: whether rows without a label take the else branch."""
     targets = frozenset(column.name for column in model.role(Role.TARGET))
     reads = _reading(root, targets)
     stack = [_Place(root, "segment" if kind == "segment" else None)]
@@ -49,7 +49,7 @@ def find_traps(root: Node, model: ModelDefinition, kind: str) -> Iterator[Diagno
                 asks = reads[id(condition.value)]
                 guarded = place.guarded or asks.null_test
                 rest = (asks.states or place.rest) and not guarded
-                if rest and _counts(otherwise.value, place.aggregate):
+                if unlabelled and rest and _counts(otherwise.value, place.aggregate):
                     yield _unlabelled(otherwise.value.span, model)
                 stack.append(_Place(condition.value, place.aggregate, place.guarded))
                 stack.append(_Place(value.value, place.aggregate, guarded))

@@ -45,6 +45,16 @@ def as_texts(datum: Datum) -> Datum:
     return datum.dictionary_decode().cast(UTF8) if pa.types.is_dictionary(kind) else datum.cast(UTF8)
 
 
+def one_type(value: Datum, otherwise: Datum) -> tuple[Datum, Datum]:
+    """Give both values in the form that their common FQL type is computed in."""
+    kind = value.type
+    if pa.types.is_boolean(kind):
+        return value, otherwise
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return as_numbers(value), as_numbers(otherwise)
+    return as_texts(value), as_texts(otherwise)
+
+
 def validity(args: tuple[Datum, ...]) -> pa.BooleanArray | None:
     """Give where every array argument is non-null; None where that is everywhere."""
     valid = None

@@ -17,6 +17,7 @@ from fqlstream.functions.arrays import (
     doubles,
     numbers_from,
     numeric,
+    one_type,
     row_count,
     validity,
 )
@@ -48,9 +49,10 @@ def _columns(outputs: tuple[Datum, ...]) -> np.ndarray:
     return np.column_stack([doubles(output) for output in outputs])
 
 
-def _select(condition: Datum, value: Datum, otherwise: Datum) -> pa.Array:
+def _strict_if(condition: Datum, value: Datum, otherwise: Datum) -> pa.Array:
     # not FQL's `if`: a null condition gives null
-    return pc.if_else(condition, as_numbers(value), as_numbers(otherwise))
+    value, otherwise = one_type(value, otherwise)
+    return pc.if_else(condition, value, otherwise)
 
 
 def _bin_index(value: Datum, *edges: pa.Scalar) -> pa.Array:
@@ -91,7 +93,7 @@ BLOCKS: Final[tuple[Kernel, ...]] = (
     Kernel("argmax", _argmax, _sql_argmax),  # (output...): place of the highest, the first of equals
     Kernel("pick", _pick, _sql_pick),  # (index, output...): the output at that place
     Kernel("both", pc.and_, lambda a, b: f"if(isNull({a}) or isNull({b}), NULL, ({a}) and ({b}))"),
-    Kernel("select", _select, lambda c, a, b: f"if(isNull({c}), NULL, if({c}, {a}, {b}))", nulls=Nulls.OWN),
+    Kernel("strict_if", _strict_if, lambda c, a, b: f"if(isNull({c}), NULL, if({c}, {a}, {b}))", nulls=Nulls.OWN),
     Kernel("bin_index", _bin_index, _sql_bin_index),  # (value, literal edge...): which bin, values outside in the end bins
     Kernel("clip", numeric(np.clip), lambda x, low, high: f"least(greatest({x}, {low}), {high})"),
     Kernel("to_number", lambda flag: pc.cast(flag, FLOAT64), lambda flag: f"toFloat64({flag})"),

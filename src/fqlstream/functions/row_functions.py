@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fqlstream.functions import texts
-from fqlstream.functions.arrays import Datum, as_numbers, as_texts, numeric
+from fqlstream.functions.arrays import Datum, as_texts, numeric, one_type
 from fqlstream.functions.expression import Apply, DType, Expression, Literal
 from fqlstream.functions.spec import (
     ANY,
@@ -62,17 +62,8 @@ def _numeric(
 
 
 def _choose(condition: Datum, value: Datum, otherwise: Datum) -> pa.Array:
-    value, otherwise = _one_type(value, otherwise)
+    value, otherwise = one_type(value, otherwise)
     return pc.if_else(pc.fill_null(condition, False), value, otherwise)
-
-
-def _one_type(value: Datum, otherwise: Datum) -> tuple[Datum, Datum]:
-    kind = value.type
-    if pa.types.is_boolean(kind):
-        return value, otherwise
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return as_numbers(value), as_numbers(otherwise)
-    return as_texts(value), as_texts(otherwise)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -109,6 +100,12 @@ def _sql_substring(text: str, offset: str, size: str) -> str:
     return f"if({offset} >= 1, substringUTF8({text}, {first}, {count}), NULL)"
 
 
+def _lower_if(call: Call) -> Expression:
+    value, otherwise = call["value1"], call["value2"]
+    op = "if" if call.chosen.null_condition == "else" else "strict_if"
+    return Apply(op, (call["condition"], value, otherwise), value.dtype)
+
+
 IF: Final = FunctionSpec(
     name="if",
     params=(
@@ -125,8 +122,9 @@ IF: Final = FunctionSpec(
         Example("if(is_null(x), null, x * 2)", (2.0, None), {"x": (1.0, None)}),
         Example("if(false, 'yes', 'no') == 'no'", True),
     ),
-    source="documented; a null condition chosen here, as in ClickHouse",
+    source="documented; a null condition chosen here (the setting null_condition), as in ClickHouse",
     kernel=Kernel("if", _choose, lambda c, a, b: f"if({c}, {a}, {b})", nulls=Nulls.OWN),
+    lower=_lower_if,
 )
 
 LENGTH: Final = FunctionSpec(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import reduce
 from typing import Final
 
 from fqlstream.events.definitions import Task
@@ -24,10 +23,6 @@ from fqlstream.functions.spec import (
 )
 from fqlstream.functions.targets import TARGET, actual_positive, class_index, class_outputs, score, target_column
 
-#: Probabilities are kept this far from 0 and 1, as scikit-learn does for doubles.
-EPSILON: Final = 2.220446049250313e-16
-CALIBRATION_BINS: Final = 10
-
 
 def _score_pairs(call: Call) -> Aggregate:
     return Aggregate("score_pairs", (score(call), actual_positive(call)))
@@ -41,35 +36,47 @@ def _lower_calibrated_threshold(call: Call) -> Expression:
     return AggregateValue(_score_pairs(call), "calibrated_threshold")
 
 
-def _surprise(probability: Expression) -> Expression:
-    clipped = apply_number("clip", probability, number(EPSILON), number(1.0 - EPSILON))
+def _surprise(call: Call, probability: Expression) -> Expression:
+    epsilon = call.chosen.probability_epsilon
+    clipped = apply_number("clip", probability, number(epsilon), number(1.0 - epsilon))
     return apply_number("negate", apply_number("log", clipped))
 
 
 def _lower_log_loss(call: Call) -> Expression:
     if call.model.task is Task.MULTICLASS:
         column = target_column(call)
-        return average_of(_surprise(apply_number("pick", class_index(call, column), *class_outputs(call, column))))
+        return average_of(
+            _surprise(call, apply_number("pick", class_index(call, column), *class_outputs(call, column)))
+        )
     probability = score(call)
-    of_truth = apply_number("select", actual_positive(call), probability, apply_number("-", number(1), probability))
-    return average_of(_surprise(of_truth))
+    of_truth = apply_number("strict_if", actual_positive(call), probability, apply_number("-", number(1), probability))
+    return average_of(_surprise(call, of_truth))
 
 
 def _lower_calibration_error(call: Call) -> Expression:
     # n_b/n * |mean p - mean y| is |sum of (p - y) in b| / n: one sum for each bin
     probability, positive = score(call), actual_positive(call)
-    edges = [number(place / CALIBRATION_BINS) for place in range(CALIBRATION_BINS + 1)]
+    bins = call.chosen.calibration_bins
+    edges = [number(edge / bins) for edge in range(bins + 1)]
     place = apply_number("bin_index", probability, *edges)
     gap = apply_number("-", probability, apply_number("to_number", positive))
-    gaps = [apply_number("abs", sum_of(_where_in_bin(place, index, gap))) for index in range(CALIBRATION_BINS)]
-    total = reduce(lambda a, b: apply_number("+", a, b), gaps)
+    gaps: list[Expression] = [apply_number("abs", sum_of(_where_in_bin(place, index, gap))) for index in range(bins)]
+    total = _added(gaps)
     return apply_number("/", total, count_present(gap))
+
+
+def _added(parts: list[Expression]) -> Expression:
+    """Add up, as a balanced tree: there may be a thousand bins."""
+    while len(parts) > 1:
+        pairs = [parts[place : place + 2] for place in range(0, len(parts), 2)]
+        parts = [apply_number("+", *pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return parts[0]
 
 
 def _where_in_bin(place: Expression, index: int, gap: Expression) -> Expression:
     # 0 elsewhere, so that an empty bin adds nothing; null stays null
     outside = apply_number("*", gap, number(0))
-    return apply_number("select", class_is(place, index), gap, outside)
+    return apply_number("strict_if", class_is(place, index), gap, outside)
 
 
 def _lower_gini(call: Call) -> Expression:
@@ -106,7 +113,7 @@ SCORES: Final[tuple[FunctionSpec, ...]] = (
     _metric(
         "expected_calibration_error",
         _lower_calibration_error,
-        "Mean distance of scores and truths over 10 bins of equal width, weighted by rows; null where there are none.",
+        "Mean distance of scores and truths over bins of equal width (10, a setting), weighted by rows; null where there are none.",
         0.38,
         "documented; the bins chosen here",
     ),

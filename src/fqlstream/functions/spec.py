@@ -14,8 +14,10 @@ from typing import Final, Literal
 import pyarrow as pa
 
 from fqlstream.events.definitions import BaselineDefinition, ModelDefinition, Task
+from fqlstream.functions.choices import Chosen, choose
 from fqlstream.functions.expression import Apply, ColumnRef, DType, Expression
 from fqlstream.functions.expression import Literal as LiteralNode
+from fqlstream.settings import FqlSettings
 
 
 class Passing(StrEnum):
@@ -140,6 +142,12 @@ class Call:
     repeated: tuple[Expression, ...] = ()
     baselines: Mapping[str, BaselineDefinition] = field(default_factory=dict)
     warnings: list[CallWarning] = field(default_factory=list)
+    settings: FqlSettings = field(default_factory=FqlSettings)
+
+    @property
+    def chosen(self) -> Chosen:
+        """What the documentation leaves open, as it holds for this model."""
+        return choose(self.model, self.settings)
 
     def __getitem__(self, name: str) -> Expression:
         return self.arguments[name]

@@ -11,7 +11,6 @@ from fqlstream.functions.building_blocks import apply_boolean, apply_number, cla
 from fqlstream.functions.expression import ColumnRef, DType, Expression, Literal
 from fqlstream.functions.spec import VALUES, Call, CallError, Parameter, Passing, Takes
 
-THRESHOLD_DEFAULT: Final = 0.5
 _NUMBERS: Final = (ColumnType.INT, ColumnType.FLOAT)
 
 TARGET: Final = Parameter(
@@ -175,8 +174,7 @@ def _threshold(call: Call) -> float:
         if given is None:
             raise CallError("FQL047", "a threshold cannot be null", None, "threshold")
         return given
-    own = call.model.task_params.threshold
-    return THRESHOLD_DEFAULT if own is None else own
+    return call.chosen.threshold
 
 
 def class_outputs(call: Call, column: Column) -> tuple[ColumnRef, ...]:

@@ -59,7 +59,7 @@ def test_strict_blocks_give_null_where_any_argument_is() -> None:
     flags = pa.array([True, False, None])
     assert run("both", flags, pa.array([None, None, None], pa.bool_())) == [None, None, None]
     assert run("both", flags, pa.array([True, True, True])) == [True, False, None]
-    assert run("select", flags, pa.scalar(1.0), pa.array([5.0, 6.0, 7.0])) == [1.0, 6.0, None]
+    assert run("strict_if", flags, pa.scalar(1.0), pa.array([5.0, 6.0, 7.0])) == [1.0, 6.0, None]
     assert run("to_number", flags) == [1.0, 0.0, None]
     assert run("clip", pa.array([-1.0, 0.5, 9.0, None]), pa.scalar(0.0), pa.scalar(1.0)) == [0.0, 0.5, 1.0, None]
 
@@ -78,7 +78,7 @@ def test_kernels_take_arrays_of_no_rows(name: str) -> None:
     arguments: dict[str, list[Any]] = {
         "if": [flag, number, number], "match": [text, pa.scalar("a")], "substring": [text, number, number],
         "startswith": [text, text], "length": [text], "class_index": [text, pa.scalar("a")], "not": [flag], "and": [flag, flag],
-        "or": [flag, flag], "both": [flag, flag], "select": [flag, number, number], "to_number": [flag],
+        "or": [flag, flag], "both": [flag, flag], "strict_if": [flag, number, number], "to_number": [flag],
         "type_violation": [flag], "range_violation": [flag], "bin_index": [number, pa.scalar(0.0), pa.scalar(1.0)],
         "clip": [number, pa.scalar(0.0), pa.scalar(1.0)],
         **{one: [number] for one in ("abs", "exp", "log", "log2", "log10", "sqrt", "negate", "to_string", "is_null", "is_not_null")},
