@@ -9,11 +9,13 @@ import typer
 
 from fqlstream.cli.options import JsonOption
 from fqlstream.cli.output import print_json, print_text
+from fqlstream.cli.readme_tables import stale_tables, write_tables
 from fqlstream.events.schemas import stale_schemas, write_schemas
 from fqlstream.packaged import packaged
 
 app = typer.Typer(
-    no_args_is_help=True, help="Files that are generated from the code: the JSON Schemas of all payloads."
+    no_args_is_help=True,
+    help="What is generated from the code: the JSON Schemas of all payloads, and tables of the README.",
 )
 
 SchemasOption = Annotated[
@@ -26,12 +28,15 @@ def write(schemas: SchemasOption = None, json: JsonOption = False) -> None:
     """Generate the files again, and say which changed."""
     directory = schemas or packaged("schemas")
     written = write_schemas(directory)
+    tables = write_tables(readme) if (readme := _readme(schemas)) else []
     if json:
-        print_json({"written": written})
+        print_json({"written": written + tables})
         return
     for name in written:
         print_text(f"wrote {name}" if (directory / name).exists() else f"deleted {name}")
-    if not written:
+    for name in tables:
+        print_text(f"wrote {name}")
+    if not written and not tables:
         print_text("everything was current")
 
 
@@ -39,6 +44,8 @@ def write(schemas: SchemasOption = None, json: JsonOption = False) -> None:
 def check(schemas: SchemasOption = None, json: JsonOption = False) -> None:
     """Say whether the files are current. Exit code 1 where one is not."""
     stale = stale_schemas(schemas or packaged("schemas"))
+    if readme := _readme(schemas):
+        stale += stale_tables(readme)
     if json:
         print_json({"stale": stale})
     else:
@@ -47,3 +54,9 @@ def check(schemas: SchemasOption = None, json: JsonOption = False) -> None:
         if not stale:
             print_text("everything is current")
     raise typer.Exit(1 if stale else 0)
+
+
+def _readme(schemas: Path | None) -> Path | None:
+    """Give the README of a checkout; a wheel has none, and other schemas belong to no README of ours."""
+    path = packaged("README.md")
+    return path if schemas is None and path.exists() else None

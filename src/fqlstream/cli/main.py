@@ -42,7 +42,7 @@ COMMANDS: Final[tuple[CommandRow, ...]] = (
     CommandRow("topics", "fqlstream.cli.topics:app", "Compare topics with their declarations; apply them.", OPERATE),
     CommandRow("schema", "fqlstream.cli.schema:app", "Apply ClickHouse's tables; write the schemas of payloads.", OPERATE),
     CommandRow("dead-letters", "fqlstream.cli.dead_letters:app", "Show what was refused, and why.", OPERATE),
-    CommandRow("docs", "fqlstream.cli.docs:app", "Generate the JSON Schemas of all payloads; say whether they are current.", OPERATE),
+    CommandRow("docs", "fqlstream.cli.docs:app", "Generate schemas and the README's tables; say whether they are current.", OPERATE),
     CommandRow("bench", "fqlstream.cli.bench:bench", "Measure speed.", OPERATE),
 )  # fmt: skip
 
