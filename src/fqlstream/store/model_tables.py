@@ -88,11 +88,15 @@ def _ensure_model(store: Store, versions: Sequence[ModelDefinition]) -> None:
 
 
 def _table_sql(table: str, model: str, kind: RowKind, retention_s: int, engine: str) -> str:
-    duplicate = (
-        "    duplicate Bool COMMENT 'the same event_id came before: kept, not counted',\n"
-        if kind is RowKind.INFERENCE
-        else ""
-    )
+    # events are read by ranges of the log, labels by the ids of events; both orders hold (partition, offset, row), the key
+    if kind is RowKind.INFERENCE:
+        own = "duplicate Bool COMMENT 'the same event_id came before: kept, not counted',"
+        indexes = "INDEX by_id event_id TYPE bloom_filter(0.001) GRANULARITY 1,\n    INDEX by_time event_at TYPE minmax GRANULARITY 1"
+        order = "(partition, offset, row)"
+    else:
+        own = ""
+        indexes = "INDEX by_place offset TYPE minmax GRANULARITY 1"
+        order = "(event_id, partition, offset, row)"
     return f"""CREATE TABLE IF NOT EXISTS {identifier(table)} (
     partition Int32 COMMENT 'source partition',
     offset Int64 CODEC(Delta, LZ4) COMMENT 'offset of the record in its partition',
@@ -102,12 +106,13 @@ def _table_sql(table: str, model: str, kind: RowKind, retention_s: int, engine: 
     event_id String,
     version LowCardinality(String) COMMENT 'model version',
     written_at DateTime('UTC') DEFAULT now() COMMENT 'a replay of old records is kept as long as new ones',
-{duplicate}    {TYPE_VIOLATIONS} Array(LowCardinality(String)) COMMENT 'columns whose value did not fit their type',
+    {own}
+    {TYPE_VIOLATIONS} Array(LowCardinality(String)) COMMENT 'columns whose value did not fit their type',
     {RANGE_VIOLATIONS} Array(LowCardinality(String)) COMMENT 'columns whose value was out of range',
-    INDEX by_id event_id TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX by_time event_at TYPE minmax GRANULARITY 1
-) ENGINE = {engine} ORDER BY (partition, offset, row)
+    {indexes}
+) ENGINE = {engine} ORDER BY {order}
 TTL {_ttl(retention_s)}
+SETTINGS index_granularity = {8192 if kind is RowKind.INFERENCE else 1024}
 COMMENT {literal(f"{kind} rows of model {model!r}; read {event_view(model)}")}"""
 
 
