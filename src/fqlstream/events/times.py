@@ -112,40 +112,55 @@ def _same_length(texts: pa.StringArray, length: int) -> tuple[Ints, Mask]:
 def _columns_ms(letters: npt.NDArray[np.uint8], tail: int, digits: int) -> tuple[Ints, Mask]:
     """Give Unix milliseconds, and which texts are plain RFC 3339; `letters[i]` holds the i-th letter of every text."""
     numbers = letters - np.uint8(ord("0"))  # what is no digit wraps to 10 or more
-    places = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18]
-    places += range(_SECONDS_LENGTH + 1, _SECONDS_LENGTH + 1 + digits)
-    plain: Mask = (
-        (letters[4] == ord("-")) & (letters[7] == ord("-")) & (letters[13] == ord(":")) & (letters[16] == ord(":"))
-    )
+    # most texts of a fetch are of one day, which then is read once
+    dates = numbers[:10, :1] if (letters[:10] == letters[:10, :1]).all() else numbers[:10]
+    days, plain = _days(dates)
+    plain = plain & (letters[13] == ord(":")) & (letters[16] == ord(":"))
     plain &= (letters[10] == ord("T")) | (letters[10] == ord(" ")) | (letters[10] == ord("t"))
-    if digits > 0:
-        plain &= letters[_SECONDS_LENGTH] == ord(".")
-
-    def two(place: int) -> Ints:
-        both: Ints = (numbers[place] * np.uint8(10) + numbers[place + 1]).astype(np.int64)
-        return both
-
+    hour, minute, second = (_two(numbers, place) for place in (11, 14, 17))
+    plain &= (hour < 24) & (minute < 60) & (second < 60)
+    seconds = (hour.astype(np.int32) * 60 + minute) * 60 + second
     if tail == _ZULU_TAIL:
         plain &= np.isin(letters[-1], _ZULU)
-        offset_minutes: Any = 0
     else:
-        places += [len(letters) - 5, len(letters) - 4, len(letters) - 2, len(letters) - 1]
-        plain &= ((letters[-6] == ord("+")) | (letters[-6] == ord("-"))) & (letters[-3] == ord(":"))
-        hours, minutes = two(len(letters) - 5), two(len(letters) - 2)
-        plain &= (hours < 24) & (minutes < 60)
-        offset_minutes = np.where(letters[-6] == ord("-"), -1, 1) * (hours * 60 + minutes)
-    plain &= (numbers[places] <= 9).all(axis=0)
-    year, month, day = two(0) * 100 + two(2), two(5), two(8)
-    hour, minute, second = two(11), two(14), two(17)
-    plain &= (year >= 1) & (month >= 1) & (month <= 12) & (hour < 24) & (minute < 60) & (second < 60)
-    months = np.where(plain, (year - 1970) * 12 + month - 1, 0)
-    first = _month_days(months)
-    plain &= (day >= 1) & (day <= _month_days(months + 1) - first)
-    minutes = ((first + day - 1) * 24 + hour) * 60 + minute - offset_minutes
-    ms: Ints = (minutes * 60 + second) * 1000
-    for place, weight in zip(range(digits), (100, 10, 1), strict=False):
-        ms += numbers[_SECONDS_LENGTH + 1 + place] * np.int64(weight)
+        offset, is_offset = _offset_seconds(letters, numbers)
+        plain &= is_offset
+        seconds -= offset
+    ms: Ints = (days * 86_400 + seconds) * 1000
+    if digits > 0:
+        fraction = numbers[_SECONDS_LENGTH + 1 : _SECONDS_LENGTH + 1 + digits]
+        plain &= (letters[_SECONDS_LENGTH] == ord(".")) & (fraction <= 9).all(axis=0)
+        for digit, weight in zip(fraction, (100, 10, 1), strict=False):
+            ms += digit * np.int64(weight)
     return ms, plain
+
+
+def _two(numbers: npt.NDArray[np.uint8], place: int) -> npt.NDArray[np.uint8]:
+    """Give the number of two digits, 200 where one is none: more than any field of a time may hold."""
+    tens, ones = numbers[place], numbers[place + 1]
+    return np.where((tens <= 9) & (ones <= 9), tens * np.uint8(10) + ones, np.uint8(200))
+
+
+def _days(numbers: npt.NDArray[np.uint8]) -> tuple[Ints, Mask]:
+    """Give the days since 1970 of dates, and which of them exist."""
+    century, year, month, day = (_two(numbers, place).astype(np.int64) for place in (0, 2, 5, 8))
+    dash = (ord("-") - ord("0")) % 256
+    plain = (century < 100) & (year < 100) & (century + year > 0) & (month >= 1) & (month <= 12)
+    plain &= (numbers[4] == dash) & (numbers[7] == dash)
+    months = np.where(plain, (century * 100 + year - 1970) * 12 + month - 1, 0)
+    first = _month_days(months)
+    return first + day - 1, plain & (day >= 1) & (day <= _month_days(months + 1) - first)
+
+
+def _offset_seconds(
+    letters: npt.NDArray[np.uint8], numbers: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.int32], Mask]:
+    """Give the seconds that texts which end in `+hh:mm` are ahead of UTC, and which do end so."""
+    hours, minutes = _two(numbers, len(numbers) - 5), _two(numbers, len(numbers) - 2)
+    behind = letters[-6] == ord("-")
+    plain = (behind | (letters[-6] == ord("+"))) & (letters[-3] == ord(":")) & (hours < 24) & (minutes < 60)
+    offset = (hours.astype(np.int32) * 60 + minutes) * 60
+    return np.where(behind, -offset, offset), plain
 
 
 def _month_days(months: Ints) -> Ints:
