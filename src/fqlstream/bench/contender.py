@@ -6,9 +6,11 @@ Its module is run as `python -m MODULE TASK`, the task as JSON, and prints one `
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -65,11 +67,20 @@ class Meter:
         return Measurement(events_count, cpu_s, time.perf_counter() - self._wall_s, checked)
 
 
-def run_contender(module: str, task: Task, timeout_s: float) -> Measurement:
+def run_contender(
+    module: str, task: Task, timeout_s: float, environment: Sequence[tuple[str, str]] = ()
+) -> Measurement:
     """Run a contender to its end. Raises FqlstreamError where it fails, with the last it said."""
     command = [sys.executable, "-m", module, json.dumps(asdict(task))]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)  # noqa: S603
+        ended = subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env={**os.environ, **dict(environment)},
+        )
     except subprocess.TimeoutExpired as error:
         raise FqlstreamError("BEN002", f"{module} did not end within {timeout_s:.0f} s", _last(error.stderr)) from error
     if ended.returncode != 0 or not ended.stdout.strip():

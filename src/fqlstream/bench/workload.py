@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 MODEL: Final = "churn"
 VERSION: Final = "v1"
@@ -20,7 +21,7 @@ _STARTS_AT_MS: Final = 1_795_255_200_000
 _COUNTRIES: Final = ("FR", "DE", "IT", "ES", "GB")
 _SHARES: Final = (0.35, 0.25, 0.2, 0.15, 0.05)
 
-#: The model, ten metrics and five segments (the whole of the rows is the first).
+#: The model, ten metrics, and five segments beside all rows.
 DEFINITIONS: Final[tuple[dict[str, Any], ...]] = (
     {
         "kind": "model",
@@ -59,6 +60,7 @@ DEFINITIONS: Final[tuple[dict[str, Any], ...]] = (
             ("france", "country == 'FR'"),
             ("slow", "latency_ms > 40"),
             ("likely", "score >= 0.5"),
+            ("italy_or_spain", "country == 'IT' or country == 'ES'"),
         )
     ),
 )
@@ -92,6 +94,20 @@ class Workload:
                 "churned": pa.array(np.where(churned, "yes", "no")),
             }
         )
+
+    def rows_of(self, segment: str) -> pa.Table:
+        """Give the events of a segment, by conditions written here once more."""
+        table = self.table
+        country = table.column("country")
+        conditions = {
+            "": pc.is_valid(country),
+            "seniors": pc.greater_equal(table.column("age"), 60),
+            "france": pc.equal(country, "FR"),
+            "slow": pc.greater(table.column("latency_ms"), 40),
+            "likely": pc.greater_equal(table.column("score"), 0.5),
+            "italy_or_spain": pc.is_in(country, pa.array(["IT", "ES"])),
+        }
+        return table.filter(conditions[segment])
 
     def json_records(self) -> Iterator[tuple[str, int, bytes]]:
         """Give (event_id, event_at in Unix ms, JSON event) of each event; an event is about 200 bytes."""
