@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tests.laws.catalogue import Batch, Subject
 
-from fqlstream.aggregates.exact import block_totals, exact_total
+from fqlstream.aggregates.exact import weighted_totals
 from fqlstream.aggregates.protocol import Additive
 
 Law = Callable[..., None]
@@ -156,13 +156,7 @@ def _added(aggregator: Any, batch: Batch, mask: np.ndarray) -> list[Any]:
     counts = [
         int((np.array(column.fill_null(False).to_pylist(), dtype=bool) & mask).sum()) for column in addends.counts
     ]
-    sums = []
-    for slices in addends.sums:
-        if slices.columns:
-            totals = block_totals(np.stack(slices.columns), slices.exponents, mask[None].astype(float))[0].tolist()
-        else:
-            totals = []
-        sums.append(exact_total(zip(totals, slices.exponents, strict=True)))
+    sums = [weighted_totals(slices, mask[None].astype(float))[0] for slices in addends.sums]
     return [aggregator.from_totals(counts, sums)]
 
 

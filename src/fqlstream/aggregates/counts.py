@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from fqlstream.aggregates.encoding import body
 from fqlstream.aggregates.exact import ExactNumber
-from fqlstream.aggregates.inputs import flags
+from fqlstream.aggregates.masks import all_true, flags
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 
 
@@ -79,4 +79,4 @@ def is_given(array: pa.Array) -> pa.BooleanArray:
         return pc.greater(pc.binary_length(array), 0)
     if pa.types.is_floating(array.type):
         return pc.is_finite(array)
-    return pc.is_valid(array)
+    return pc.is_valid(array) if array.null_count else all_true(len(array))

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 Doubles = npt.NDArray[np.float64]
 
-#: Rows of one block, and bits of one slice: 12 + 40 < 53, so that a block's sum of a slice is exact in float64.
-BLOCK_ROWS: Final = 4096
-SLICE_BITS: Final = 40
+#: Rows of one block, and bits of one slice: 15 + 37 < 53, so that a block's sum of a slice is exact in float64.
+BLOCK_ROWS: Final = 2**15
+SLICE_BITS: Final = 37
 #: Ordinary data needs two slices; where eight do not suffice, numbers a hundred powers of ten apart, another way is taken.
 SLICES_MAX: Final = 8
 #: Below this the constant that rounds to a slice is still finite.
@@ -85,53 +85,58 @@ def exact_number(value: float) -> ExactNumber:
     return exact_total(((numerator, 1 - denominator.bit_length()),))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Slices:
-    """Values as a sum of columns; column i holds integer multiples of 2^exponents[i], at most 2^SLICE_BITS of them."""
+    """Values as a sum of columns: `columns` has shape (slices, values); row i holds integer multiples of 2^exponents[i].
 
-    columns: tuple[Doubles, ...]
+    Each is at most 2^SLICE_BITS such units.
+    """
+
+    columns: Doubles
     exponents: tuple[int, ...]
 
 
 def slice_exactly(numbers: Doubles, bits: int = SLICE_BITS) -> Slices | None:
     """Cut values into slices of so many bits; None where they are not finite, too large, or too widely spread."""
-    if not len(numbers):
-        return Slices((), ())
-    top = max(float(numbers.max()), -float(numbers.min()))
+    top = max(float(numbers.max()), -float(numbers.min())) if len(numbers) else 0.0
     if top == 0.0:
-        return Slices((), ())
+        return Slices(np.zeros((0, len(numbers))), ())
     if not top < _SLICED_BELOW:
         return None
-    columns: list[Doubles] = []
+    columns = np.empty((2, len(numbers)))
     exponents: list[int] = []
     rest = numbers
     above = math.frexp(top)[1]  # |rest| < 2^above
-    while len(columns) < SLICES_MAX:
+    while len(exponents) < SLICES_MAX:
+        place = len(exponents)
+        if place == len(columns):
+            columns = np.concatenate((columns, np.empty_like(columns)))
         exponent = max(above - bits, _EXPONENT_MIN)
         rounder = math.ldexp(1.5, exponent + 52)
-        part = rest + rounder
+        part = np.add(rest, rounder, out=columns[place])
         part -= rounder  # rest, rounded to a multiple of 2^exponent
-        columns.append(part)
         exponents.append(exponent)
         rest = rest - part
         if not rest.any():
-            return Slices(tuple(columns), tuple(exponents))
+            return Slices(columns[: place + 1], tuple(exponents))
         above = exponent  # what is left is at most half a step
     return None
 
 
-def block_totals(columns: Doubles, exponents: Sequence[int], weights: Doubles) -> npt.NDArray[np.int64]:
-    """Give weights @ columns.T in units of 2^exponents, exactly: shape (weights, columns).
+def weighted_totals(slices: Slices, weights: Doubles, start: int = 0, stop: int | None = None) -> list[ExactNumber]:
+    """Give the exact sum of the values from `start` to `stop` that each row of weights (0 or 1) lets in.
 
-    `columns` (one slice per row of the matrix) and `weights` (0 or 1) have one entry per event in their second axis.
+    `weights` has shape (sums, values), the values those between `start` and `stop`.
     """
+    columns = slices.columns[:, start:stop]
+    if not len(columns):
+        return [ZERO] * len(weights)
+    shift = np.negative(np.asarray(slices.exponents, dtype=np.int64))
     totals = np.zeros((len(weights), len(columns)), dtype=np.int64)
-    shift = np.negative(np.asarray(exponents, dtype=np.int64))
-    for start in range(0, columns.shape[1], BLOCK_ROWS):
-        stop = start + BLOCK_ROWS
-        block = weights[:, start:stop] @ columns[:, start:stop].T
+    for at in range(0, columns.shape[1], BLOCK_ROWS):
+        block = weights[:, at : at + BLOCK_ROWS] @ columns[:, at : at + BLOCK_ROWS].T
         totals += np.ldexp(block, shift).astype(np.int64)
-    return totals
+    return [exact_total(zip(of, slices.exponents, strict=True)) for of in totals.tolist()]
 
 
 def exact_sum(numbers: Doubles) -> ExactNumber:

@@ -66,7 +66,7 @@ class Gini:
         states = []
         for mask in masks:
             kept = (mask if valid is None else mask & valid)[order]
-            states.append(self._of_rows(keys[kept], actual[kept]))
+            states.append(self._of_rows(np.compress(kept, keys), np.compress(kept, actual)))
         return states
 
     def merge(self, left: GiniState, right: GiniState) -> GiniState:

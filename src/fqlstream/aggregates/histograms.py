@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fqlstream.aggregates.encoding import body
 from fqlstream.aggregates.exact import ExactNumber
-from fqlstream.aggregates.inputs import everything, numbers_and_valid
+from fqlstream.aggregates.inputs import everything, numbers_and_valid, selected
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 
 #: Up to so many bins, one Boolean column each is counted faster than by bin number.
@@ -56,9 +56,7 @@ class Histogram:
         numbers, valid = numbers_and_valid(args[0])
         place = self._places(numbers)
         return [
-            HistogramState(
-                tuple(np.bincount(place[mask if valid is None else mask & valid], minlength=self.bins).tolist())
-            )
+            HistogramState(tuple(np.bincount(selected(place, valid, mask), minlength=self.bins).tolist()))
             for mask in masks
         ]
 

@@ -14,6 +14,7 @@ from fqlstream.aggregates.histograms import Histogram
 from fqlstream.aggregates.moments import Moments
 from fqlstream.aggregates.protocol import Aggregator
 from fqlstream.aggregates.quantiles import Quantile
+from fqlstream.aggregates.rankings import Queries
 from fqlstream.aggregates.score_pairs import ScorePairs
 from fqlstream.aggregates.sketches import SketchKind, sketch_kind
 from fqlstream.aggregates.sums import Sum
@@ -107,6 +108,14 @@ _KINDS: Final[tuple[AggregatorKind, ...]] = (
         ("gini",),
         lambda _p, s: 32 + (20 + _EXACT_BYTES) * s.score_values_max,
         "rows and exact sum of actual values per distinct prediction up to a cap, then per bin",
+    ),
+    AggregatorKind(
+        "queries",
+        lambda _p, s: Queries(s.ranking_items_max),
+        3,
+        ("map", "ndcg", "count"),
+        lambda _p, s: 16 + 36 * s.ranking_items_max,
+        "items of ranking queries up to a cap, then those of a sample of whole queries",
     ),
     AggregatorKind(
         "moments", lambda _p, _s: Moments(), 2, ("r2",), lambda _p, _s: 12 + 8 * _EXACT_BYTES, "exact sums behind r2"

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from fqlstream.aggregates.masks import Mask, valid_mask
 
 Doubles = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+Values = TypeVar("Values", npt.NDArray[np.float64], npt.NDArray[np.int64])
 
 
 def numbers_and_valid(array: pa.Array) -> tuple[Doubles, Mask | None]:
     """Give a Number array's values and where they count (None: everywhere); 0 stands where they do not."""
     if not pa.types.is_float64(array.type):
         array = array.cast(pa.float64(), safe=False)
-    if array.null_count:
-        valid: Mask | None = flags(pc.is_valid(array))
-        numbers = np.asarray(pc.fill_null(array, 0.0).to_numpy())
-    else:
-        valid, numbers = None, np.asarray(array.to_numpy())
+    numbers = np.frombuffer(array.buffers()[1], np.float64)[array.offset : array.offset + len(array)]
+    valid = valid_mask(array)
+    if valid is not None:
+        numbers = np.where(valid, numbers, 0.0)
     if len(numbers) and not math.isfinite(max(float(numbers.max()), -float(numbers.min()))):
         finite = np.isfinite(numbers)
         numbers = np.where(finite, numbers, 0.0)
@@ -38,11 +39,9 @@ def all_numbers_and_valid(args: tuple[pa.Array, ...]) -> tuple[tuple[Doubles, ..
     return tuple(np.where(valid, numbers, 0.0) for numbers, _ in pairs), valid
 
 
-def flags(array: pa.Array) -> Mask:
-    """Give a Boolean array as NumPy Booleans, null as false."""
-    if array.null_count:
-        array = pc.fill_null(array, False)
-    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
+def selected(values: Values, valid: Mask | None, mask: Mask) -> Values:
+    """Give what both masks let in; a third of the time that indexing by a mask takes."""
+    return np.compress(mask if valid is None else mask & valid, values)
 
 
 def both(*masks: Mask | None) -> Mask | None:

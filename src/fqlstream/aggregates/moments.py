@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import body
@@ -21,7 +22,7 @@ from fqlstream.aggregates.exact import (
     exact_sum,
     slice_exactly,
 )
-from fqlstream.aggregates.inputs import all_numbers_and_valid, everything
+from fqlstream.aggregates.inputs import all_numbers_and_valid, everything, selected
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 from fqlstream.aggregates.sums import given
 
@@ -61,8 +62,7 @@ class Moments:
         (y, f), valid = all_numbers_and_valid(args)
         states = []
         for mask in masks:
-            kept = mask if valid is None else mask & valid
-            a, b = y[kept], f[kept]
+            a, b = selected(y, valid, mask), selected(f, valid, mask)
             products = (exact_product_sum(a, a), exact_product_sum(a, b), exact_product_sum(b, b))
             states.append(MomentsState(len(a), exact_sum(a), *products))
         return states
@@ -127,4 +127,4 @@ def _slices_of(parts: tuple[Doubles, Doubles]) -> Slices | None:
     high, low = (slice_exactly(part) for part in parts)
     if high is None or low is None:
         return None
-    return Slices((*high.columns, *low.columns), (*high.exponents, *low.exponents))
+    return Slices(np.concatenate((high.columns, low.columns)), (*high.exponents, *low.exponents))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import ForeignStateError, body
-from fqlstream.aggregates.inputs import everything, numbers_and_valid
+from fqlstream.aggregates.inputs import everything, numbers_and_valid, selected
 from fqlstream.aggregates.protocol import Masks, Reading
 from fqlstream.aggregates.sketches import Sketch, SketchKind
 
@@ -88,8 +88,8 @@ class Quantile:
         """Summarise under each mask."""
         numbers, valid = numbers_and_valid(args[0])
         numbers = numbers + 0.0  # -0.0 is 0.0
-        few = self._are_few(numbers if valid is None else numbers[valid])
-        return [self._of_numbers(numbers[mask if valid is None else mask & valid], few=few) for mask in masks]
+        few = self._are_few(numbers if valid is None else np.compress(valid, numbers))
+        return [self._of_numbers(selected(numbers, valid, mask), few=few) for mask in masks]
 
     def merge(self, left: QuantileState, right: QuantileState) -> QuantileState:
         """Give the state of both."""

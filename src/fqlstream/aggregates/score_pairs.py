@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fqlstream.aggregates.encoding import body
 from fqlstream.aggregates.grids import Grid, Keys, keys_of, values_of
-from fqlstream.aggregates.inputs import both, everything, flags, numbers_and_valid
+from fqlstream.aggregates.inputs import both, everything, numbers_and_valid
+from fqlstream.aggregates.masks import flags, valid_mask
 from fqlstream.aggregates.protocol import Masks, Reading
 
 Counts = npt.NDArray[np.int64]
@@ -69,14 +69,13 @@ class ScorePairs:
     def reduce(self, args: tuple[pa.Array, ...], masks: Masks) -> list[ScorePairsState]:
         """Count under each mask."""
         scores, valid = numbers_and_valid(args[0])
-        labelled = flags(pc.is_valid(args[1])) if args[1].null_count else None
-        valid = both(valid, labelled)
+        valid = both(valid, valid_mask(args[1]))
         order = np.argsort(scores)
         keys, positive = keys_of(scores)[order], flags(args[1])[order].astype(np.int64)
         states = []
         for mask in masks:
             kept = (mask if valid is None else mask & valid)[order]
-            states.append(self._of_sorted(0, keys[kept], positive[kept], None))
+            states.append(self._of_sorted(0, np.compress(kept, keys), np.compress(kept, positive), None))
         return states
 
     def merge(self, left: ScorePairsState, right: ScorePairsState) -> ScorePairsState:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import body
 from fqlstream.aggregates.exact import ZERO, ExactNumber, decode_exact, encode_exact, exact_sum, slice_exactly
-from fqlstream.aggregates.inputs import everything, numbers_and_valid
+from fqlstream.aggregates.inputs import everything, numbers_and_valid, selected
+from fqlstream.aggregates.masks import Mask, all_true
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 
 
@@ -48,7 +48,7 @@ class Sum:
         numbers, valid = numbers_and_valid(args[0])
         states = []
         for mask in masks:
-            kept = numbers[mask if valid is None else mask & valid]
+            kept = selected(numbers, valid, mask)
             states.append(SumState(len(kept), exact_sum(kept)))
         return states
 
@@ -92,6 +92,6 @@ class Sum:
         return SumState(counts[0], sums[0]) if counts[0] else _EMPTY
 
 
-def given(valid: np.ndarray | None, rows: int) -> pa.BooleanArray:
+def given(valid: Mask | None, rows: int) -> pa.BooleanArray:
     """Give a mask as Arrow's Booleans; None is everywhere."""
-    return pa.array(np.ones(rows, dtype=np.bool_) if valid is None else valid)
+    return all_true(rows) if valid is None else pa.array(valid)

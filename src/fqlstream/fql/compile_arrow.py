@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -19,12 +20,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import ForeignStateError
-from fqlstream.aggregates.exact import ExactNumber, Slices, block_totals, exact_total
+from fqlstream.aggregates.exact import ExactNumber, Slices, weighted_totals
 from fqlstream.aggregates.index import make_aggregator
+from fqlstream.aggregates.masks import Bits, Mask, count_common, pack, pack_mask, unpack
 from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, Reading
 from fqlstream.errors import FqlstreamError
 from fqlstream.fql.bounds import enclose
-from fqlstream.fql.masks import Bits, Mask, count_common, pack, pack_mask, unpack
 from fqlstream.fql.plan import Cell, Lane, ModelPlan, walk
 from fqlstream.fql.programs import Program, ProgramBuilder, load_row
 from fqlstream.functions.expression import AggregateValue, Expression
@@ -41,8 +42,6 @@ _ROWS_MAX: Final = 2**15
 _ROWS_MIN: Final = 2**12
 #: Segments times rows of one pass: bounds the memory of masks to a few dozen megabytes.
 _MASKED_MAX: Final = 2**22
-#: Sum columns of one matrix product.
-_COLUMNS_MAX: Final = 64
 #: A batch out of time order is taken pane by pane with masks up to so many panes; beyond, it is put in order first.
 _MASKED_PANES_MAX: Final = 6
 
@@ -109,6 +108,9 @@ class Engine:
         self._aggregators: tuple[Aggregator[Any], ...] = tuple(
             make_aggregator(item.kind, dict(item.params), settings) for item in self._aggregates
         )
+        self._additive = {
+            index: aggregator for index, aggregator in enumerate(self._aggregators) if isinstance(aggregator, Additive)
+        }
         builder = ProgramBuilder()
         self._arguments = tuple(tuple(map(builder.add, item.args)) for item in self._aggregates)
         self._conditions = tuple(map(builder.add, self._segments))
@@ -258,7 +260,7 @@ class Engine:
         for index in work.aggregates:
             args = tuple(registers[register] for register in self._arguments[index])
             aggregator = self._aggregators[index]
-            addends = aggregator.addends(args) if isinstance(aggregator, Additive) else None
+            addends = self._additive[index].addends(args) if index in self._additive else None
             if addends is not None:
                 additive[index] = addends
                 continue
@@ -292,9 +294,10 @@ class Engine:
             count_at = sum_at = 0
             for index, addends in additive.items():
                 count_to, sum_to = count_at + len(addends.counts), sum_at + len(addends.sums)
-                make = self._aggregators[index].from_totals  # type: ignore[attr-defined]  # it is Additive
+                make = self._additive[index].from_totals
+                totals = zip(*sums[sum_at:sum_to], strict=True) if addends.sums else repeat(())
                 states[pane.code][index] = [
-                    make(of[count_at:count_to], totals[sum_at:sum_to]) for of, totals in zip(counts, sums, strict=True)
+                    make(of[count_at:count_to], total) for of, total in zip(counts, totals, strict=False)
                 ]
                 count_at, sum_at = count_to, sum_to
 
@@ -340,25 +343,11 @@ class _Batch:
         return of if pane.mask is None else of & pane.mask
 
     def sums(self, pane: _Pane, sums: Sequence[Slices]) -> list[list[ExactNumber]]:
-        """Give per segment the exact sums over a pane's rows."""
-        result: list[list[ExactNumber]] = [[] for _ in self.bits]
+        """Give per sum and segment the exact sum over a pane's rows."""
         if not sums:
-            return result
+            return []
         weights = self._weights_of(pane)
-        for group in _grouped(sums):
-            columns = [column[pane.start : pane.stop] for item in group for column in item.columns]
-            exponents = [exponent for item in group for exponent in item.exponents]
-            if columns:
-                totals = block_totals(np.stack(columns), exponents, weights).tolist()
-            else:
-                totals = [[] for _ in self.bits]
-            for found, of in zip(result, totals, strict=True):
-                start = 0
-                for item in group:
-                    stop = start + len(item.columns)
-                    found.append(exact_total(zip(of[start:stop], item.exponents, strict=True)))
-                    start = stop
-        return result
+        return [weighted_totals(item, weights, pane.start, pane.stop) for item in sums]
 
     def _weights_of(self, pane: _Pane) -> npt.NDArray[np.float64]:
         if pane.mask is not None:
@@ -367,18 +356,6 @@ class _Batch:
             whole = _Pane(0, 0, self.rows, None)
             self._weights.append(self.masks(whole).astype(np.float64))
         return self._weights[0][:, pane.start : pane.stop]
-
-
-def _grouped(sums: Sequence[Slices]) -> Iterable[list[Slices]]:
-    group: list[Slices] = []
-    columns = 0
-    for item in sums:
-        if group and columns + len(item.columns) > _COLUMNS_MAX:
-            yield group
-            group, columns = [], 0
-        group.append(item)
-        columns += len(item.columns)
-    yield group
 
 
 class _Counted:

@@ -1,8 +1,9 @@
-"""Which rows count, as bits: segments and Booleans are counted 64 rows at a time."""
+"""Which rows count, as bits: Arrow keeps Booleans so, and segments are counted 64 rows at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -48,18 +49,44 @@ def count_common(left: Bits, right: Bits) -> npt.NDArray[np.int64]:
     return counts
 
 
+def flags(array: pa.BooleanArray) -> Mask:
+    """Give a Boolean array as NumPy Booleans, null as false."""
+    return np.asarray(unpack(pack([array], len(array)), len(array))[0])
+
+
+def valid_mask(array: pa.Array) -> Mask | None:
+    """Give where an array is not null; None where that is everywhere."""
+    if not array.null_count:
+        return None
+    bitmap = np.frombuffer(array.buffers()[0], np.uint8)
+    first = array.offset // 8
+    bits = np.unpackbits(bitmap[first:], count=array.offset % 8 + len(array), bitorder="little")
+    return bits[array.offset % 8 :].view(np.bool_)
+
+
+@lru_cache(maxsize=64)
+def all_true(rows: int) -> pa.BooleanArray:
+    """Give a Boolean array of nothing but true; the same object for the same length."""
+    return pa.BooleanArray.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(b"\xff" * -(-rows // 8))])
+
+
 def _pack_into(target: npt.NDArray[np.uint8], array: pa.BooleanArray, rows: int) -> None:
     size = -(-rows // 8)
-    if array.offset % 8:
-        values = np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
-        target[:size] = np.packbits(values, bitorder="little")
-        return
-    validity, values = array.buffers()
     if not size:
         return
-    start = array.offset // 8
-    target[:size] = np.frombuffer(values, np.uint8)[start : start + size]
+    validity, values = array.buffers()
+    target[:size] = _bits_from(values, array.offset, rows)
     if validity is not None:
-        target[:size] &= np.frombuffer(validity, np.uint8)[start : start + size]
+        target[:size] &= _bits_from(validity, array.offset, rows)
     if rows % 8:
         target[size - 1] &= (1 << rows % 8) - 1
+
+
+def _bits_from(buffer: pa.Buffer, offset: int, rows: int) -> npt.NDArray[np.uint8]:
+    """Give a bitmap's bytes from an offset on, which may lie inside a byte."""
+    stored = np.frombuffer(buffer, np.uint8)[offset // 8 :]
+    inside = offset % 8
+    if not inside:
+        return stored[: -(-rows // 8)]
+    bits = np.unpackbits(stored, count=inside + rows, bitorder="little")
+    return np.packbits(bits[inside:], bitorder="little")

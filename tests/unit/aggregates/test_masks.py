@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fqlstream.fql import masks
-from fqlstream.fql.masks import count_common, pack, pack_mask, unpack
+from fqlstream.aggregates import masks
+from fqlstream.aggregates.masks import count_common, pack, pack_mask, unpack
 
 FLAGS = st.lists(st.sampled_from([True, False, None]), max_size=200)
 
