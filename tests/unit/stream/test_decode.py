@@ -172,6 +172,7 @@ FINE = [
     ("endless integer", b'{"model":"fraud","event_id":"a","columns":{"score":' + b"9" * 1500 + b"}}"),
     ("escaped keys", b'{"\\u006dodel":"churn","event_id":"a","columns":{"\\u0061ge":20}}'),
     ("a pair of surrogates", b'{"model":"churn","event_id":"\\ud83d\\ude00","columns":{}}'),
+    ("wide is not deep", event(columns={"other": [[]] * 300, "age": 20})),
     ("brackets in texts are no nesting", event(columns={"plan name (x)": "[" * 500 + '"{\\' * 30})),
 ]  # fmt: skip
 
@@ -185,6 +186,8 @@ DEAD = [
     ("DLQ004", b'{"model":"churn","event_id":"a","columns":{"embedding":' + b"[" * 63 + b"]" * 63 + b"}}"),
     ("DLQ004", b"[" * 1900),
     ("DLQ005", b"{"),
+    ("DLQ005", b"[]" * 900),
+    ("DLQ005", b'{"a":"' + b'\\"[' * 600),
     ("DLQ005", b" "),
     ("DLQ005", encoded(event()) + b"x"),
     ("DLQ005", encoded(event()) * 2),
