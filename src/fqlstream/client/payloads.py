@@ -12,6 +12,7 @@ from fqlstream.errors import UsageError
 
 #: JSON has no infinity, but a number beyond every double: which the engine reads as one, and counts as a violation.
 _INFINITIES: Final = {float("inf"): msgspec.Raw(b"1e999"), float("-inf"): msgspec.Raw(b"-1e999")}
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
 _JSON_HINT: Final = "columns hold numbers, texts, Booleans, times, lists of numbers, or None"
 
 
@@ -36,7 +37,7 @@ def event_json(
     if event_at is not None:
         event["event_at"] = event_time(event_at)
     try:
-        event["columns"] = {name: _value(value) for name, value in columns.items()}
+        event["columns"] = {name: value if type(value) in _PLAIN else _value(value) for name, value in columns.items()}
         return _ENCODER.encode(event)
     except (TypeError, ValueError, OverflowError, RecursionError, UnicodeEncodeError) as error:
         raise UsageError("SDK004", f"event {event_id!r} of model {model!r} is no JSON: {error}", _JSON_HINT) from None
