@@ -284,11 +284,19 @@ class FqlSettings(_Group):
         ge=2,
         description="Distinct scores that AUROC, calibrated threshold and gini keep exactly, then bins: AUROC within 6e-4, often 4e-6.",
     )
+    ranking_items_max: int = Field(
+        20_000,
+        ge=2,
+        description="Items of flat ranking events that map, ndcg_mean and query_count keep of a pane or window, 30 bytes each; beyond, a sample of whole queries.",
+    )
     threshold: float = Field(
         0.5, description="Scores from it on are positive, where neither call nor task_params.threshold says."
     )
     calibration_bins: int = Field(
-        10, ge=1, le=1_000, description="Bins of equal width behind expected_calibration_error. A model may override it."
+        10,
+        ge=1,
+        le=1_000,
+        description="Bins of equal width behind expected_calibration_error. A model may override it.",
     )
     probability_epsilon: float = Field(
         2.220446049250313e-16,

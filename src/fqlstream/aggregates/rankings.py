@@ -12,12 +12,15 @@ import pyarrow as pa
 import xxhash
 
 from fqlstream.aggregates.encoding import body
-from fqlstream.aggregates.inputs import Mask, both, everything, numbers_and_valid
+from fqlstream.aggregates.inputs import both, everything, numbers_and_valid
+from fqlstream.aggregates.masks import Mask
 from fqlstream.aggregates.protocol import Masks, Reading
 
 Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
+#: Query, score, relevance, count.
+Items = tuple[Hashes, Doubles, Doubles, Counts]
 
 _HASH_BITS: Final = 64
 
@@ -56,14 +59,14 @@ def normalised_gains(sizes: Counts, relevance: Doubles, top_k: int) -> Doubles:
 
 
 def _places(sizes: Counts) -> Doubles:
-    """Number the items of each list from 1."""
+    """Give the place of each item in its list, from 1."""
     starts = np.cumsum(sizes) - sizes
-    return np.arange(1, int(sizes.sum()) + 1) - np.repeat(starts, sizes).astype(np.float64)
+    return np.asarray(np.arange(1, int(sizes.sum()) + 1) - np.repeat(starts, sizes), dtype=np.float64)
 
 
 def _before(totals: Doubles, sizes: Counts) -> Doubles:
     """Give the running total in front of each list."""
-    return np.concatenate([[0.0], totals])[np.cumsum(sizes) - sizes]
+    return np.asarray(np.concatenate([[0.0], totals])[np.cumsum(sizes) - sizes])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +93,7 @@ class QueriesState:
         return hash((self.level, *(column.tobytes() for column in self.columns)))
 
     @property
-    def columns(self) -> tuple[npt.NDArray[Any], ...]:
+    def columns(self) -> Items:
         """The four columns, of one length."""
         return self.queries, self.scores, self.relevance, self.counts
 
@@ -129,25 +132,23 @@ class Queries:
         for mask in masks:
             kept = mask if valid is None else mask & valid
             # adding 0.0 makes -0.0 the same number as 0.0
-            states.append(self._of(0, queries[kept], scores[kept] + 0.0, relevance[kept] + 0.0, ones[kept]))
+            items = (queries[kept], scores[kept] + 0.0, relevance[kept] + 0.0, ones[kept])
+            states.append(self._of(0, items))
         return states
 
     def merge(self, left: QueriesState, right: QueriesState) -> QueriesState:
         """Give the state of both."""
-        columns = (np.concatenate(pair) for pair in zip(left.columns, right.columns, strict=True))
-        return self._of(max(left.level, right.level), *columns)
+        return self._of(max(left.level, right.level), _joined(left.columns, right.columns))
 
     def retract(self, state: QueriesState, gone: QueriesState) -> QueriesState | None:
         """Take rows away; None where they cannot have been in. A sample does not grow again."""
         if gone.level > state.level:
             return None
-        signs = np.concatenate([state.counts, -gone.counts])
-        columns = [np.concatenate(pair) for pair in zip(state.columns[:3], gone.columns[:3], strict=True)]
-        left = self._of(state.level, *columns, signs)
+        queries, scores, relevance, counts = gone.columns
+        left = self._of(state.level, _joined(state.columns, (queries, scores, relevance, -counts)))
         if (left.counts < 0).any():
             return None
-        rest = left.counts > 0
-        return QueriesState(left.level, *(column[rest] for column in left.columns))
+        return QueriesState(left.level, *_taken(left.columns, left.counts > 0))
 
     def read(self, state: QueriesState, name: str, params: Mapping[str, float]) -> Reading:
         """Read `map` or `ndcg` at `top_k`, means over queries, or their `count`. Of a sample, estimates of unknown error."""
@@ -177,28 +178,35 @@ class Queries:
             np.array(counts, dtype=np.int64),
         )
 
-    def _of(self, level: int, queries: Hashes, scores: Doubles, relevance: Doubles, counts: Counts) -> QueriesState:
+    def _of(self, level: int, items: Items) -> QueriesState:
         """Bring items into their one order, equal ones together, and sample until they fit."""
-        columns = _kept_at(level, queries, scores, relevance, counts)
-        order = np.lexsort((columns[2], -columns[1], columns[0]))
-        queries, scores, relevance, counts = (column[order] for column in columns)
-        new = _changes(queries) | _changes(scores) | _changes(relevance)
-        starts = np.flatnonzero(new)
+        items = _sampled(level, items)
+        items = _taken(items, np.lexsort((items[2], -items[1], items[0])))
+        queries, scores, relevance, counts = items
+        starts = np.flatnonzero(_changes(queries) | _changes(scores) | _changes(relevance))
         totals = np.add.reduceat(counts, starts) if len(starts) else counts
-        columns = (queries[starts], scores[starts], relevance[starts], totals)
-        while len(columns[0]) > self.items_max and level < _HASH_BITS:
+        items = (queries[starts], scores[starts], relevance[starts], totals)
+        while len(items[0]) > self.items_max and level < _HASH_BITS:
             level += 1
-            columns = _kept_at(level, *columns)
-        return QueriesState(level, *columns)
+            items = _sampled(level, items)
+        return QueriesState(level, *items)
 
 
-def _kept_at(
-    level: int, queries: Hashes, scores: Doubles, relevance: Doubles, counts: Counts
-) -> tuple[Hashes, Doubles, Doubles, Counts]:
+def _joined(left: Items, right: Items) -> Items:
+    queries, scores, relevance, counts = (np.concatenate(pair) for pair in zip(left, right, strict=True))
+    return queries, scores, relevance, counts
+
+
+def _taken(items: Items, rows: npt.NDArray[Any]) -> Items:
+    queries, scores, relevance, counts = items
+    return queries[rows], scores[rows], relevance[rows], counts[rows]
+
+
+def _sampled(level: int, items: Items) -> Items:
+    """Keep queries whose hash begins with so many zero bits."""
     if level == 0:
-        return queries, scores, relevance, counts
-    kept = queries >> np.uint64(_HASH_BITS - level) == 0
-    return queries[kept], scores[kept], relevance[kept], counts[kept]
+        return items
+    return _taken(items, items[0] >> np.uint64(_HASH_BITS - level) == 0)
 
 
 def _changes(column: npt.NDArray[Any]) -> Mask:
@@ -210,7 +218,7 @@ def _hashes(ids: pa.Array) -> tuple[Hashes, Mask | None]:
     """Give the hash of each query id, and where there is one ('' is none)."""
     coded = ids.dictionary_encode()
     texts = coded.dictionary.to_pylist()
-    hashes = np.array([xxhash.xxh3_64_intdigest(text) for text in texts] or [0], dtype=np.uint64)
+    hashes = np.array([xxhash.xxh3_64_intdigest(text.encode()) for text in texts] or [0], dtype=np.uint64)
     codes = np.asarray(coded.indices.fill_null(0).to_numpy(zero_copy_only=False))
     present = np.array([text != "" for text in texts] or [False])[codes]
     valid = present & np.asarray(coded.indices.is_valid().to_numpy(zero_copy_only=False))

@@ -238,8 +238,8 @@ def functions_command(
     json: JsonOption = False,
 ) -> None:
     """List all functions and operators."""
-    from fqlstream.fql.suggest import did_you_mean
     from fqlstream.functions.index import FUNCTION_BY_NAME, FUNCTIONS, OPERATOR_BY_NAME
+    from fqlstream.functions.nearest import did_you_mean
     from fqlstream.functions.operators import OPERATORS
     from fqlstream.functions.reference import spec_as_dict, spec_as_text
 

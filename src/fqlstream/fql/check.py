@@ -27,14 +27,15 @@ from fqlstream.fql.ast import (
     children,
     postorder,
 )
+from fqlstream.fql.elsewhere import ELSEWHERE
 from fqlstream.fql.parse import parse
-from fqlstream.fql.suggest import ELSEWHERE, did_you_mean
 from fqlstream.fql.traps import find_traps
 from fqlstream.functions.choices import choose
 from fqlstream.functions.expression import Apply, ColumnRef, DType, Expression, Level
 from fqlstream.functions.expression import Literal as LiteralNode
 from fqlstream.functions.fold import fold
 from fqlstream.functions.index import FUNCTION_BY_NAME, OPERATOR_BY_NAME
+from fqlstream.functions.nearest import did_you_mean
 from fqlstream.functions.spec import (
     Call,
     CallError,

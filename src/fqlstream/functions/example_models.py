@@ -56,5 +56,18 @@ EXAMPLE_MODELS: Final[Mapping[str, ModelDefinition]] = MappingProxyType(
                 {"name": "price", "type": "float", "role": "target"},
             ],
         ),
+        "ranking": _model(
+            "ranking",
+            "ranking",
+            [
+                {"name": "query", "type": "string", "role": "metadata"},
+                {"name": "score", "type": "float", "role": "output"},
+                {"name": "clicked", "type": "int", "role": "target"},
+            ],
+            group_by="query",
+            top_k=10,
+            is_binary_ranking_model=True,
+        ),
+        "llm": _model("llm", "llm", [{"name": "tokens", "type": "float", "source": "system", "scope": "span"}]),
     }
 )

@@ -7,10 +7,12 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from fqlstream.functions.aggregates import AGGREGATES
+from fqlstream.functions.attributes import ATTRIBUTES
 from fqlstream.functions.building_blocks import BLOCKS
 from fqlstream.functions.confusion import CONFUSION
 from fqlstream.functions.integrity import INTEGRITY
 from fqlstream.functions.operators import OPERATORS
+from fqlstream.functions.ranking import RANKING, RANKING_KERNELS
 from fqlstream.functions.regression import REGRESSION
 from fqlstream.functions.row_functions import ROW_FUNCTIONS
 from fqlstream.functions.scores import RANKS, SCORES
@@ -26,6 +28,8 @@ FUNCTIONS: Final[tuple[FunctionSpec, ...]] = (
     *SCORES,
     *RANKS,
     *REGRESSION,
+    *RANKING,
+    *ATTRIBUTES,
 )
 
 
@@ -46,4 +50,6 @@ def indexed(items: Iterable[T]) -> Mapping[str, T]:
 OPERATOR_BY_NAME: Final = indexed(OPERATORS)
 FUNCTION_BY_NAME: Final = indexed(FUNCTIONS)
 #: Everything an `Apply` node can name.
-KERNELS: Final = indexed([*(spec.kernel for spec in (*OPERATORS, *FUNCTIONS) if spec.kernel is not None), *BLOCKS])
+KERNELS: Final = indexed(
+    [*(spec.kernel for spec in (*OPERATORS, *FUNCTIONS) if spec.kernel is not None), *BLOCKS, *RANKING_KERNELS]
+)

@@ -183,7 +183,7 @@ class FunctionSpec:
     name: str
     params: tuple[Parameter, ...]
     level: LevelRule
-    result: DType | Literal["same"]  # "same": the type that its `same` parameters share
+    result: DType | Literal["same"]  # "same": that of its `same` parameters, or of the column it names
     summary: str
     nulls: Nulls
     examples: tuple[Example, ...]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Final
 
 from fqlstream.events.columns import scalar_text
 from fqlstream.events.definitions import Column, ColumnType, ModelDefinition, Role, Task
 from fqlstream.functions.building_blocks import apply_boolean, apply_number, class_is, number
 from fqlstream.functions.expression import ColumnRef, DType, Expression, Literal
+from fqlstream.functions.nearest import did_you_mean
 from fqlstream.functions.spec import VALUES, Call, CallError, Parameter, Passing, Takes
 
 _NUMBERS: Final = (ColumnType.INT, ColumnType.FLOAT)
@@ -209,8 +209,8 @@ def class_place(call: Call, column: Column) -> int:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    near = get_close_matches(name[:256], known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"its classes: {', '.join(known[:20])}"
+    near = did_you_mean(name, known)
+    return f"did you mean '{near}'?" if near else f"its classes: {', '.join(known[:20])}"
 
 
 def _has_parameter(call: Call, name: str) -> bool:

@@ -74,6 +74,7 @@ def test_violation_blocks_pass_on_what_the_engine_found() -> None:
 
 @pytest.mark.parametrize("name", sorted(KERNELS))
 def test_kernels_take_arrays_of_no_rows(name: str) -> None:
+    lists = pa.array([], pa.list_(pa.float64()))
     text, number, flag = pa.array([], pa.string()), pa.array([], pa.float64()), pa.array([], pa.bool_())
     arguments: dict[str, list[Any]] = {
         "if": [flag, number, number], "match": [text, pa.scalar("a")], "substring": [text, number, number],
@@ -81,6 +82,7 @@ def test_kernels_take_arrays_of_no_rows(name: str) -> None:
         "or": [flag, flag], "both": [flag, flag], "strict_if": [flag, number, number], "to_number": [flag],
         "type_violation": [flag], "range_violation": [flag], "bin_index": [number, pa.scalar(0.0), pa.scalar(1.0)],
         "clip": [number, pa.scalar(0.0), pa.scalar(1.0)],
+        "average_precision": [lists, lists, pa.scalar(5.0)], "normalised_gain": [lists, lists, pa.scalar(5.0)],
         **{one: [number] for one in ("abs", "exp", "log", "log2", "log10", "sqrt", "negate", "to_string", "is_null", "is_not_null")},
     }  # fmt: skip
     assert len(KERNELS[name].arrow(*arguments.get(name, [number, number]))) == 0

@@ -9,8 +9,8 @@ from tests.unit.functions.rows import rows_of
 from fqlstream import evaluate
 from fqlstream.aggregates.index import AGGREGATORS
 from fqlstream.fql.check import check
+from fqlstream.fql.elsewhere import ELSEWHERE
 from fqlstream.fql.plan import walk
-from fqlstream.fql.suggest import ELSEWHERE
 from fqlstream.functions.example_models import EXAMPLE_MODELS
 from fqlstream.functions.expression import Aggregate, AggregateValue, Apply, DType, Level, Literal
 from fqlstream.functions.index import FUNCTIONS, KERNELS, OPERATOR_BY_NAME, indexed

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fqlstream.fql.suggest import did_you_mean
+from fqlstream.functions.nearest import did_you_mean
 
 
 @pytest.mark.parametrize(
