@@ -28,10 +28,14 @@ class EngineLimits:
     fsync: bool
 
 
+#: What chDB sets for a command line and a server does not.
+_AS_A_SERVER = "<implicit_select>0</implicit_select><allow_introspection_functions>0</allow_introspection_functions>"
+
+
 def _users() -> str:
     constraints = "".join(f"<{name}><const/></{name}>" for name in _FIXED_SETTINGS)
     return f"""<clickhouse>
-<profiles><default><constraints>{constraints}</constraints></default></profiles>
+<profiles><default>{_AS_A_SERVER}<constraints>{constraints}</constraints></default></profiles>
 <quotas><default></default></quotas>
 <roles>
 <{READER}><grants><query>GRANT SELECT, SHOW, CHECK, dictGet ON *.*</query></grants></{READER}>

@@ -20,11 +20,11 @@ _BEFORE_DATA = re.compile(rb"[ \t\f]*\r?\n?")
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """An INSERT whose data follows it: `sql` ends before FORMAT or VALUES, `data_start` is where the data begins."""
+    """An INSERT whose data follows it: `sql` ends before FORMAT or VALUES, on a line of its own: a comment may stand last."""
 
     sql: bytes
     format: str
-    data_start: int
+    data_start: int  # where in the text the data begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def split_insert(text: bytes) -> Insert | None:
         if waiting is not None:
             if token.kind == "word":
                 end = _BEFORE_DATA.match(text, token.end)
-                return Insert(text[: waiting.start].rstrip(), token.text.decode(), end.end() if end else token.end)
+                return Insert(text[: waiting.start] + b"\n", token.text.decode(), end.end() if end else token.end)
             waiting = None
         is_name = (
             not named and previous in (b"INTO", b"TABLE", b"FUNCTION", b"INSERT") and token.word not in _AFTER_INTO
@@ -80,7 +80,7 @@ def split_insert(text: bytes) -> Insert | None:
         named = named or is_name
         if token.depth == 0 and named and not is_name and previous != b".":
             if token.word == b"VALUES":
-                return Insert(text[: token.start].rstrip(), "Values", token.end)
+                return Insert(text[: token.start] + b"\n", "Values", token.end)
             if token.word in (b"SELECT", b"WITH", b"FROM", b"WATCH"):
                 return None
             if token.word == b"FORMAT":
