@@ -86,6 +86,8 @@ def _value(value: Any) -> Any:
     """Give a column's value as it is encoded; what JSON or its encoder would say in another sense is turned here."""
     if isinstance(value, float):
         return _INFINITIES.get(value, value)
+    if isinstance(value, list | tuple):
+        return [_value(item) for item in value] if any(infinity in value for infinity in _INFINITIES) else value
     if isinstance(value, dt.datetime):
         if value != value:  # pandas' NaT is a datetime that equals nothing, not even itself
             return None

@@ -138,10 +138,7 @@ def cell(value: Any, column: Column) -> tuple[Any, str | None]:
             return value, None if value in (*(column.categories or ()), "") else "range"
         case "timestamp":
             at = time_of(value)
-            ok = at is not None and datetime(1900, 1, 1, tzinfo=UTC) <= _EPOCH + timedelta(
-                milliseconds=min(max(at, -(10**14)), 10**14)
-            ) < datetime(2300, 1, 1, tzinfo=UTC)
-            return (at, None) if ok else (None, "type")
+            return (at, None) if at is not None and _ms(1900) <= at < _ms(2300) else (None, "type")
         case "vector":
             numbers = isinstance(value, list) and all(
                 isinstance(x, (int, float)) and not isinstance(x, bool) for x in value
@@ -184,6 +181,10 @@ def _double(value: float) -> float:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _ms(year: int) -> int:
+    return (datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 
 
 def time_of(value: Any) -> int | None:
