@@ -15,7 +15,7 @@ from fqlstream.aggregates.index import AGGREGATORS, make_aggregator
 from fqlstream.aggregates.protocol import Aggregator, Reading
 from fqlstream.settings import FqlSettings
 
-SMALL = FqlSettings(quantile_values_max=8, score_values_max=8)
+SMALL = FqlSettings(quantile_values_max=8, score_values_max=8, ranking_items_max=8)
 
 NUMBERS = st.one_of(
     st.none(),
@@ -26,7 +26,7 @@ NUMBERS = st.one_of(
 )
 SCORES = st.one_of(st.none(), st.floats(0, 1), st.integers(0, 4).map(lambda n: n / 4))
 FLAGS = st.one_of(st.none(), st.booleans())
-TEXTS = st.one_of(st.none(), st.sampled_from(["", "a", "b", "é"]))
+TEXTS = st.one_of(st.none(), st.sampled_from(["", "a", "b", "é", "c", "d", "e", "f"]))
 
 Batch = tuple[pa.Array, ...]
 
@@ -77,6 +77,13 @@ def same_at_one_level(a: Any, b: Any) -> bool:
     return bool(aggregator.merge(a, level) == aggregator.merge(b, level))
 
 
+def same_in_one_sample(a: Any, b: Any) -> bool:
+    """States that only differ in how far they were sampled: a sample does not grow again when rows go."""
+    aggregator = make_aggregator("queries", {}, SMALL)
+    level = replace(aggregator.init(), level=max(a.level, b.level))
+    return bool(aggregator.merge(a, level) == aggregator.merge(b, level))
+
+
 def _subject(kind: str, columns: Any, reads: Any, name: str | None = None, **more: Any) -> Subject:
     params = more.pop("params", {})
     settings = more.pop("settings", SMALL)
@@ -107,6 +114,12 @@ SUBJECTS = (
         undone=same_at_one_level,
     ),
     _subject("gini", (FLOAT, FLOAT), (("gini", {}),), undone=same_at_one_level),
+    _subject(
+        "queries",
+        ((TEXTS, pa.string()), (SCORES, pa.float64()), FLOAT),
+        (("map", {"top_k": 2.0}), ("ndcg", {"top_k": 2.0}), ("count", {})),
+        undone=same_in_one_sample,
+    ),
     _subject("moments", (FLOAT, FLOAT), (("r2", {}),)),
 )
 
