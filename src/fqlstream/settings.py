@@ -214,6 +214,11 @@ class StreamSettings(_Group):
         ge=100,
         description="How long a worker may write what it has before it gives up partitions: the whole group waits for it.",
     )
+    stop_wait_ms: int = Field(
+        28_000,
+        ge=1_000,
+        description="A worker that has not stopped so long after it was told to is ended: a supervisor's own patience is often 30 s.",
+    )
     sink_backlog_bytes_max: int = Field(
         256 * 2**20, ge=2**20, description="Rows waiting for a slow ClickHouse; beyond them consumption pauses."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import time
 import uuid
@@ -393,6 +394,78 @@ def test_workers_come_and_go_and_nothing_is_lost_or_given_twice(
     assert sorted(second.drops) == sorted(set(second.takeovers))
     for part in range(4):
         assert sorted(first.offsets(part) + second.offsets(part)) == list(range(sent))
+    assert committed(kafka_settings, group, topic, 4) == [sent] * 4
+
+
+def test_a_static_member_that_restarts_disturbs_nobody(
+    kafka_settings: KafkaSettings, make_topic: MakeTopic, group: str, tmp_path: Path
+) -> None:
+    topic = make_topic(4)
+    first, second, again = Seen(), Seen(), Seen()
+
+    async def main() -> None:
+        one = worker_settings(kafka_settings, group, instance_id="one")
+        two = worker_settings(kafka_settings, group, instance_id="two")
+        async with running(one, topic, lambda partition: Recorder(partition, first), tmp_path / "1") as stays:
+            async with running(two, topic, lambda partition: Recorder(partition, second), tmp_path / "2"):
+                await until(lambda: len(second.partitions) == 2, "the second worker's share")
+                await until(lambda: len(stays.consumer.ledger.all_held()) == 2, "the first worker's new share")
+            generation = stays.consumer.ledger.generation
+            async with running(two, topic, lambda partition: Recorder(partition, again), tmp_path / "3"):
+                await until(lambda: set(again.partitions) == set(second.partitions), "the same share")
+                produce(kafka_settings, topic, [(part, {"value": b"x"}) for part in range(4)])
+                await until(lambda: first.count() + again.count() == 4, "all records")
+            assert stays.consumer.ledger.generation == generation
+            assert stays.crash_reason is None
+
+    asyncio.run(main())
+    assert len(first.takeovers) == 4
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_storm_of_rebalances_loses_and_repeats_nothing(
+    seed: int, kafka_settings: KafkaSettings, make_topic: MakeTopic, group: str, tmp_path: Path
+) -> None:
+    """Workers join and leave at any moment, in the middle of fetches, while records keep coming."""
+    chance = random.Random(seed)
+    topic = make_topic(4)
+    everything = Seen()
+    settings = worker_settings(kafka_settings, group, fetch_bytes_max=2**16, fetch_bytes_min=1)
+    sent = 0
+    storm = True
+
+    async def work(_: Fetch) -> None:
+        await asyncio.sleep(chance.random() * 0.05)
+
+    async def writer() -> None:
+        nonlocal sent
+        while storm:
+            records = [(part, {"value": b"%d" % (sent + index)}) for index in range(50) for part in range(4)]
+            await asyncio.to_thread(produce, kafka_settings, topic, records)
+            sent += 50
+
+    async def come_and_go(number: int) -> None:
+        await asyncio.sleep(chance.random())
+        for turn in range(3):
+            data_dir = tmp_path / f"{number}-{turn}"
+            async with running(settings, topic, lambda partition: Recorder(partition, everything, work), data_dir):
+                await asyncio.sleep(chance.random() * 2.5)
+
+    async def main() -> None:
+        nonlocal storm
+        writing = asyncio.create_task(writer())
+        await asyncio.gather(*(come_and_go(number) for number in range(3)))
+        storm = False
+        await writing
+        last = tmp_path / "last"
+        async with running(settings, topic, lambda partition: Recorder(partition, everything, work), last):
+            await until(lambda: all(everything.fences.get(part) == sent - 1 for part in range(4)), "the logs' ends")
+
+    asyncio.run(main())
+    for part in range(4):
+        assert everything.offsets(part) == list(range(sent))
+        assert everything.values(part) == [b"%d" % index for index in range(sent)]
+    assert sorted(everything.drops) == sorted(everything.takeovers)
     assert committed(kafka_settings, group, topic, 4) == [sent] * 4
 
 

@@ -28,6 +28,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -71,6 +73,7 @@ class PartitionOwner(Protocol):
     async def release(self) -> None:
         """Write and acknowledge what is taken in: the partition may be given up, or the worker stops.
 
+        Not called before the takeover is complete.
         Cancelled after `stream.release_wait_ms`. The partition may also stay; then fetches go on as before.
         """
         ...
@@ -98,11 +101,13 @@ class Desk:
 
     owner: PartitionOwner
     lock: asyncio.Lock
+    has_begun: bool = False
 
     async def release(self) -> None:
-        """Let the owner write what it has."""
+        """Let the owner write what it has; one that has not taken over yet has nothing."""
         async with self.lock:
-            await self.owner.release()
+            if self.has_begun:
+                await self.owner.release()
 
 
 class SourceApp(faust.App):
@@ -111,6 +116,8 @@ class SourceApp(faust.App):
     def __init__(self, app_id: str, *, settings: Settings, source_topics: Sequence[str], **options: Any) -> None:
         super().__init__(app_id, **options)
         self.source_topics = frozenset(source_topics)
+        #: Seconds that stopping may take before the process is ended; None: the process is not ours to end.
+        self.stop_wait_s: float | None = None
         self.desks: dict[Partition, Desk] = {}
         self.transport = SourceTransport(
             [URL(f"kafka://{bootstrap(settings.kafka)}")], self, settings=settings, source_topics=source_topics
@@ -119,15 +126,30 @@ class SourceApp(faust.App):
 
     async def release_owners(self) -> None:
         """Let every owner write what it has, each after the fetch in its hands. Raises the first error."""
-        async with asyncio.TaskGroup() as tasks:
-            for desk in self.desks.values():
-                tasks.create_task(desk.release())
+        ended = await asyncio.gather(*(desk.release() for desk in self.desks.values()), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
 
     async def on_stop(self) -> None:
         """Release the partitions, then leave the group. A crashed worker releases nothing: what it holds is in doubt."""
+        if self.stop_wait_s is not None:
+            _end_process_after(self.stop_wait_s)
         if self._consumer is not None and self._consumer.started and not self.crashed:
             await self._consumer.release()
         await super().on_stop()
+
+
+def _end_process_after(wait_s: float) -> None:
+    """End the process if it is still there then: one service that waits for ever must not keep a worker half alive."""
+
+    def end() -> None:
+        LOG.critical("the worker has not stopped within %.0f s; it is ended", wait_s)
+        os._exit(_UNKNOWN_EXIT_CODE)
+
+    timer = threading.Timer(wait_s, end)
+    timer.daemon = True
+    timer.start()
 
 
 def build_app(settings: Settings, *, source_topics: Sequence[str], data_dir: Path) -> SourceApp:
@@ -177,8 +199,11 @@ async def _serve(app: SourceApp, stream: Any, own: Callable[[SourcePartition], P
     partition: SourcePartition | None = None
     try:
         partition = await app.consumer.partition_of(stream.active_partitions)
+        if partition is None:
+            return
         desk = app.desks[partition.key] = Desk(own(partition), asyncio.Lock())
         await partition.begin(await desk.owner.take_over())
+        desk.has_begun = True
         stream = stream.noack()
         # Closed here and now, not when it is collected: Faust still counts the partition's channel in until then.
         async with aclosing(aiter(stream)) as fetches:
@@ -200,6 +225,7 @@ def run_worker(app: SourceApp) -> int:
     """
     worker = Worker(app, quiet=True, redirect_stdouts=False, override_logging=False, loop=asyncio.new_event_loop())
     worker.spinner = None
+    app.stop_wait_s = app.transport.settings.stream.stop_wait_ms / 1000
     # Modules and the app stay for ever: a collection need not walk them again and again.
     gc.collect()
     gc.freeze()

@@ -24,6 +24,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
+    CorruptRecordException,
     IllegalStateError,
     KafkaError,
     OffsetOutOfRangeError,
@@ -163,8 +164,18 @@ class SourceThread(driver.AIOKafkaConsumerThread):
         return settings
 
     async def on_start(self) -> None:
-        """Connect, and put the fetcher for source topics in the place of aiokafka's."""
-        await super().on_start()
+        """Connect, and put the fetcher for source topics in the place of aiokafka's.
+
+        Raises BrokerError KFK104 where no broker answers.
+        """
+        try:
+            await super().on_start()
+        except KafkaError as error:
+            raise BrokerError(
+                "KFK104",
+                f"no broker answers at {self._settings.kafka.bootstrap}: {error}",
+                "check FQLSTREAM_KAFKA__BOOTSTRAP, __SECURITY_PROTOCOL and the SASL and SSL settings",
+            ) from error
         consumer = self._ensure_consumer()
         await consumer._fetcher.close()
         kafka = self._settings.kafka
@@ -306,6 +317,7 @@ class SourceConsumer(driver.Consumer):
         self.ledger = Ledger(self.settings.stream.queued_bytes_max, self._fetchable_changed)
         self._assigned = asyncio.Event()
         self._resumed: dict[Partition, asyncio.Event] = {}
+        self._subscribed: frozenset[str] = frozenset()
         self._commits_open = False
         self._commit_lock = asyncio.Lock()
         super().__init__(transport, *args, **kwargs)
@@ -313,19 +325,24 @@ class SourceConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> SourceThread:
         return SourceThread(self, loop=self.loop, beacon=self.beacon)
 
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Subscribe, once: Faust asks again after every assignment, and even after the thread has ended."""
+        wanted = frozenset(topics)
+        if wanted != self._subscribed and not self.should_stop:
+            await super().subscribe(wanted)
+            self._subscribed = wanted
+
     # --- what an agent needs -------------------------------------------------------------------------------------
 
-    async def partition_of(self, active_partitions: Collection[TP]) -> SourcePartition:
-        """Give the partition that an isolated agent was started for, waiting until it has one."""
+    async def partition_of(self, active_partitions: Collection[TP]) -> SourcePartition | None:
+        """Give the partition that an isolated agent was started for, waiting until it has one; None: already lost."""
         while not active_partitions:
             # Faust starts an agent before it knows the assignment, and fills its set in later.
             self._assigned.clear()
             await self._assigned.wait()
         (tp,) = active_partitions
         held = self.ledger.held(Partition(*tp))
-        if held is None:
-            raise BrokerError("KFK103", f"{tp.topic}[{tp.partition}] was taken away again before its agent began")
-        return SourcePartition(self, held)
+        return SourcePartition(self, held) if held is not None else None
 
     async def begin(self, held: Held, offset: int) -> None:
         """Deliver the partition from `offset` on.
@@ -351,14 +368,15 @@ class SourceConsumer(driver.Consumer):
         gate.clear() if paused else gate.set()
 
     async def unpaused(self, held: Held) -> None:
-        """Wait until the partition is not paused."""
-        while held.paused:
+        """Wait until the partition is not paused, or not ours."""
+        while held.paused and not held.lost:
             await self._resumed[held.partition].wait()
 
     def progress(self, held: Held) -> Progress | None:
         """Say how far the partition's log reaches by the last fetch's answer."""
         consumer = self._thread._consumer
-        assignment = consumer._subscription.subscription.assignment if consumer is not None else None
+        subscription = consumer._subscription.subscription if consumer is not None else None
+        assignment = subscription.assignment if subscription is not None else None
         state = assignment.state_value(TopicPartition(*held.partition)) if assignment is not None else None
         if state is None or state.lso is None or held.position is None:
             return None
@@ -366,19 +384,39 @@ class SourceConsumer(driver.Consumer):
 
     async def log_start(self, partition: Partition) -> int:
         """Ask for the first offset that the log holds."""
-        return int(await self._thread.run(self._thread.offset_of(partition, end=False)))
+        return await self._ask_offset(partition, end=False)
 
     async def log_end(self, partition: Partition) -> int:
         """Ask for the end of the log that a read_committed reader sees."""
-        return int(await self._thread.run(self._thread.offset_of(partition, end=True)))
+        return await self._ask_offset(partition, end=True)
+
+    async def _ask_offset(self, partition: Partition, *, end: bool) -> int:
+        try:
+            return int(await self._thread.run(self._thread.offset_of(partition, end=end)))
+        except (KafkaError, ConsumerStoppedError) as error:
+            raise BrokerError(
+                "KFK102",
+                f"the broker did not say how far {partition} reaches: {error!r}",
+                "is it up, and may this user Describe and Read the topic?",
+            ) from error
 
     # --- fetching ------------------------------------------------------------------------------------------------
+
+    def stop_flow(self) -> None:
+        """Deliver nothing more, and drain nothing more: what is drained now could not be delivered."""
+        super().stop_flow()
+        self._fetchable_changed()
+
+    def resume_flow(self) -> None:
+        """Deliver again."""
+        super().resume_flow()
+        self._fetchable_changed()
 
     def _fetchable_changed(self) -> None:
         if self._thread._consumer is None or not isinstance(self._thread._consumer._fetcher, SourceFetcher):
             return
         others = {tp for tp in self._get_active_partitions() if tp.topic not in self.source_topics}
-        fetchable = frozenset(self.ledger.fetchable() | others)
+        fetchable = frozenset(self.ledger.fetchable() | others) if self.flow_active else frozenset()
         fetcher = self._thread.fetcher
         if fetchable != fetcher.fetchable:
             fetcher.fetchable = fetchable
@@ -411,6 +449,12 @@ class SourceConsumer(driver.Consumer):
         except OffsetOutOfRangeError as error:
             ((tp, offset),) = error.args[0].items()
             raise _left_log(Partition(*tp), offset, "it was deleted while it was waited for") from error
+        except CorruptRecordException as error:
+            raise BrokerError(
+                "KFK105",
+                f"the log is damaged: {error}",
+                "restore the partition from another replica; reading on would lose the batch in silence",
+            ) from error
         except KafkaError as error:
             if not error.retriable:
                 raise
