@@ -40,7 +40,7 @@ def poll(store: Store, partition: int) -> list[RepairRequest]:
     table = store.query_arrow(
         "SELECT id, model, version, toUnixTimestamp64Milli(pane_start) AS start_ms, any(reason) AS reason, "
         "min(requested_at) AS asked FROM repair_requests WHERE partition = {partition:Int32} "
-        "GROUP BY model, version, pane_start, id HAVING max(step) = 0 ORDER BY asked, id LIMIT {taken:UInt32}",
+        "GROUP BY model, version, pane_start, id HAVING max(step) = 0 ORDER BY asked, model, version, pane_start, id LIMIT {taken:UInt32}",
         {"partition": partition, "taken": _TAKEN_MAX},
         store.quorum_read(),
     )
