@@ -163,6 +163,22 @@ def test_sessions_are_tolerated_and_query_ids_come_back(client: Any) -> None:
     assert found.query_id == "my-query"
 
 
+def test_a_session_keeps_its_temporary_tables_and_settings(store_process: StoreProcess, client: Any) -> None:
+    client.command("CREATE TEMPORARY TABLE mine (a Int64)")
+    client.insert("mine", [[1], [2]], column_names=["a"])
+    client.command("SET max_block_size = 777")
+    asked = "SELECT (SELECT sum(a) FROM mine), getSetting('max_block_size')"
+
+    assert client.query(asked).result_rows == [(3, 777)]
+    assert client.query(asked, settings={"max_block_size": 5}).result_rows == [(3, 5)]
+    assert client.query(asked).result_rows == [(3, 777)]
+    other = clickhouse_connect.get_client(host=store_process.host, port=store_process.port, password=store_process.key)
+    with pytest.raises(DatabaseError, match="UNKNOWN_TABLE"):
+        other.query("SELECT * FROM mine")
+    assert other.query("SELECT getSetting('max_block_size') != 777").result_rows == [(True,)]
+    other.close()
+
+
 def test_errors_are_clickhouse_s_own(client: Any) -> None:
     cases = {
         "SELECT nope": 47, "SELECT * FROM nope": 60, "SELECT nope()": 46, "SELEC 1": 62, "SELECT 1 FORMAT Nope": 73,

@@ -7,6 +7,8 @@ A connection is a session: what changes a session (SET, USE, temporary tables) i
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import threading
@@ -20,13 +22,15 @@ from fqlstream.store.embedded import config
 from fqlstream.store.embedded.exceptions import (
     ACCESS_DENIED,
     INTO_OUTFILE_NOT_ALLOWED,
+    READONLY,
     SYNTAX_ERROR,
     UNKNOWN_SETTING,
     EngineError,
     engine_error,
     refusal,
 )
-from fqlstream.store.embedded.statements import names, names_server_file
+from fqlstream.store.embedded.sessions import Sessions
+from fqlstream.store.embedded.statements import first_word, names, names_server_file
 
 #: Idle connections kept per access: opening one takes 0.3 ms, holding one 0.1 MB.
 _IDLE_MAX = 16
@@ -84,6 +88,7 @@ class Engine:
         self._address = f"{directory}?config-file={config_file}"
         self._lock = threading.Lock()
         self._idle: dict[Access, list[Any]] = {access: [] for access in Access}
+        self._sessions = Sessions()
         try:
             self._base = self._connect(self._address)
         except RuntimeError as error:
@@ -92,6 +97,7 @@ class Engine:
 
     def close(self) -> None:
         """Close every idle connection; the engine ends with the last one."""
+        self._sessions.close()
         with self._lock:
             for connections in self._idle.values():
                 while connections:
@@ -123,8 +129,8 @@ class Engine:
             raise refusal(SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed)")
         return Kind(found["query_class"].name)
 
-    def admit(self, sql: bytes, access: Access) -> Kind:
-        """Refuse what the caller may not do; the roles in the engine refuse it again."""
+    def admit(self, sql: bytes, access: Access, *, read_only: bool) -> Kind:
+        """Refuse what the caller, or the method of the request, may not do; the roles in the engine refuse it again."""
         if names_server_file(sql):
             raise refusal(INTO_OUTFILE_NOT_ALLOWED, "INTO OUTFILE and FROM INFILE are not allowed over HTTP")
         kind = self.classify(sql)
@@ -133,6 +139,12 @@ class Engine:
                 ACCESS_DENIED,
                 "Not enough privileges: without the key of this store only reading is allowed. "
                 "Send the key of its data directory (file store.key) as the password or in X-ClickHouse-Key",
+            )
+        if read_only and kind not in (Kind.READ_ONLY, Kind.UNKNOWN) and first_word(sql) not in (b"SET", b"USE"):
+            raise refusal(
+                READONLY,
+                "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly. "
+                "You should use method POST for modifying queries",
             )
         if access is Access.READ and self._names_file(sql):
             raise refusal(
@@ -158,21 +170,19 @@ class Engine:
         access: Access,
         settings: Mapping[str, str] | None = None,
         database: str | None = None,
-        *,
-        read_only: bool = False,
+        session: SessionName | None = None,
     ) -> Lease:
-        """Take a connection with these rights and settings."""
+        """Take a connection with these rights and settings; with a session's name, the one that it kept."""
+        kept = self._sessions.take(session.name) if session else None
         with self._lock:
             idle = self._idle[access]
-            connection = idle.pop() if idle else None
-        lease = Lease(self, access, connection or self._open(access))
+            connection = kept or (idle.pop() if idle else None)
+        lease = Lease(self, access, connection or self._open(access), session, held=kept is not None)
         try:
             if database and database != "default":
                 lease.change(b"USE `" + database.replace("\\", "\\\\").replace("`", "\\`").encode() + b"`")
             if settings:
-                lease.change(_set_statement(settings))
-            if read_only and access is Access.WRITE:
-                lease.change(b"SET readonly = 2")
+                lease.set_for_now(settings)
         except EngineError:
             lease.close()
             raise
@@ -190,7 +200,11 @@ class Engine:
         return connection
 
     def give_back(self, lease: Lease) -> None:
-        """Keep a connection whose session is as it was; close any other."""
+        """Keep a connection for its session, or for anyone if its session is as it was; close any other."""
+        if lease.session and lease.held:
+            lease.undo()
+            if self._sessions.keep(lease.session.name, lease.connection, lease.session.timeout_s):
+                return
         with self._lock:
             idle = self._idle[lease.access]
             if lease.unchanged and len(idle) < _IDLE_MAX:
@@ -199,14 +213,27 @@ class Engine:
         lease.connection.close()
 
 
+@dataclass(frozen=True, slots=True)
+class SessionName:
+    """A session as its caller names it, and how long it is kept unused."""
+
+    name: str
+    timeout_s: float
+
+
 class Lease:
     """One connection in one caller's hands. One statement at a time."""
 
-    def __init__(self, engine: Engine, access: Access, connection: Any) -> None:
+    def __init__(
+        self, engine: Engine, access: Access, connection: Any, session: SessionName | None = None, *, held: bool = False
+    ) -> None:
         self.engine = engine
         self.access = access
         self.connection = connection
+        self.session = session
+        self.held = held  # it belongs to its session, now and afterwards
         self.unchanged = True
+        self._undo: list[bytes] = []
         self._closed = False
 
     def close(self) -> None:
@@ -220,10 +247,32 @@ class Lease:
         self.unchanged = False
         self._call(self.connection.query, sql, "Null")
 
+    def set_for_now(self, settings: Mapping[str, str]) -> None:
+        """Apply the settings of one statement; a session that is kept gets its own back afterwards."""
+        before = self._values(settings) if self.held else {}
+        self.change(_set_statement(settings))
+        for name in settings:
+            self._undo.append(
+                _set_statement({name: before[name]}) if name in before else f"SET {name} = DEFAULT".encode()
+            )
+
+    def undo(self) -> None:
+        """Take back the settings of one statement."""
+        while self._undo:
+            with contextlib.suppress(EngineError):
+                self.change(self._undo.pop())
+
+    def _values(self, settings: Mapping[str, str]) -> dict[str, str]:
+        names = ", ".join(f"'{name}'" for name in settings if _SETTING_NAME.fullmatch(name))
+        sql = f"SELECT name, value FROM system.settings WHERE changed AND name IN ({names})"
+        lines = bytes(self._call(self.connection.query, sql, "JSONEachRow").bytes() or b"").splitlines()
+        return {row["name"]: row["value"] for row in map(json.loads, lines)}
+
     def query(self, sql: bytes, format_name: str, parameters: Mapping[str, str], kind: Kind) -> Chunk:
         """Run a statement to its end and give its whole result."""
         if kind in (Kind.CONTROL, Kind.UNKNOWN):
             self.unchanged = False
+            self.held = self.session is not None
         result = self._call(self.connection.query, sql, format_name, params=dict(parameters))
         counts = Counts(
             result.storage_rows_read() or 0,

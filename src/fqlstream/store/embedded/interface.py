@@ -114,6 +114,8 @@ class HttpInterface:
             request.default_format,
             _HELD_BYTES_WAITING if request.is_set("wait_end_of_query") else _HELD_BYTES,
             request.protocol_version,
+            # without the key there is nothing that a session could keep
+            request.session if access is Access.WRITE else None,
         )
 
     # ---- reading -------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fqlstream.store.embedded.compression import body_decoder, too_large
+from fqlstream.store.embedded.engine import SessionName
 from fqlstream.store.embedded.exceptions import BAD_ARGUMENTS, NOT_IMPLEMENTED, refusal
+from fqlstream.store.embedded.sessions import TIMEOUT_S, TIMEOUT_S_MAX
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -57,6 +59,14 @@ class Request:
         """The revision of the native protocol whose blocks the client reads; 0: plain ones."""
         text = self.parameters.get("client_protocol_version", "0")
         return int(text) if text.isdigit() else 0
+
+    @property
+    def session(self) -> SessionName | None:
+        """The session that the request belongs to."""
+        name = self.parameters.get("session_id")
+        text = self.parameters.get("session_timeout", "")
+        timeout_s = min(int(text), TIMEOUT_S_MAX) if text.isdigit() else TIMEOUT_S
+        return SessionName(name, timeout_s) if name else None
 
     def is_set(self, name: str) -> bool:
         """Whether a parameter says yes."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fqlstream.store.embedded import formats
-from fqlstream.store.embedded.engine import Access, Counts, Engine, Inserting, Kind, Lease, Stream
+from fqlstream.store.embedded.engine import Access, Counts, Engine, Inserting, Kind, Lease, SessionName, Stream
 from fqlstream.store.embedded.native import all_with_revision
 from fqlstream.store.embedded.statements import Insert, output_format
 
@@ -27,6 +27,7 @@ class Call:
     default_format: str
     held_bytes_max: int
     protocol_version: int = 0
+    session: SessionName | None = None
 
 
 class Reading:
@@ -79,7 +80,7 @@ class Reading:
 
 def read(engine: Engine, call: Call) -> Reading:
     """Run a statement; give its whole result, or its beginning if it is longer than may be held."""
-    kind = engine.admit(call.sql, call.access)
+    kind = engine.admit(call.sql, call.access, read_only=call.read_only)
     format_name = output_format(call.sql) or call.default_format
     lease = _lease(engine, call)
     kept = False
@@ -134,7 +135,7 @@ class Writing:
 
 def write(engine: Engine, call: Call, insert: Insert, data: bytes, *, whole: bool) -> Writing | Counts:
     """Begin an INSERT with its first data; where that is all of it, finish it too."""
-    engine.admit(insert.sql, call.access)
+    engine.admit(insert.sql, call.access, read_only=call.read_only)
     lease = _lease(engine, call)
     try:
         writing = Writing(lease, lease.insert(insert.sql, insert.format))
@@ -151,7 +152,7 @@ def write(engine: Engine, call: Call, insert: Insert, data: bytes, *, whole: boo
 
 
 def _lease(engine: Engine, call: Call) -> Lease:
-    return engine.lease(call.access, call.settings, call.database, read_only=call.read_only)
+    return engine.lease(call.access, call.settings, call.database, call.session)
 
 
 def _added(left: Counts, right: Counts) -> Counts:
