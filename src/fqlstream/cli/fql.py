@@ -151,6 +151,10 @@ def eval_command(
     every: Annotated[
         str | None, typer.Option("--every", metavar="STEP", help="Let the window hop, such as 5m.")
     ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option("--baseline", metavar="NAME=FILE", help="Rows for jsd and psi to compare with; may be repeated."),
+    ] = None,
     event_at: Annotated[
         str, typer.Option("--event-at", metavar="COLUMN", help="Column of times, in flat rows.")
     ] = "event_at",
@@ -164,18 +168,22 @@ def eval_command(
     del engine  # there is one so far
     file = read_model_file(model)
     settings = load().fql
+    paths = {**_baseline_files(file, model.parent), **_named_files(baseline or [])}
+    known = {**file.baselines, **{name: _static(file.model, name) for name in paths}}
     for text, use in ((expression, Use.METRIC), (segment, Use.SEGMENT)):
         if text is not None:
-            result = check(text, file.model, use.value, baselines=file.baselines, settings=settings)
+            result = check(text, file.model, use.value, baselines=known, settings=settings)
             result.require()
             for warning in result.warnings:
-                print_note(render(text, warning))
+                if warning.code != "FQL105":  # it is about workers
+                    print_note(render(text, warning))
     if every is not None and window is None:
         raise UsageError("CLI013", "--every needs a --window to let hop")
     read = read_data(data, file.model, event_at=event_at)
     for note in read.notes:
         print_note(f"note: {note}")
     size: str | dict[str, str] | None = window if every is None or window is None else {"size": window, "every": every}
+    rows = {name: read_data(path, file.model).table for name, path in paths.items() if _is_named(name, expression)}
     found = evaluate_table(
         read.table,
         file.model,
@@ -183,6 +191,7 @@ def eval_command(
         segment=segment,
         window=size,
         event_at_ms=read.event_at_ms,
+        baselines=rows,
         settings=settings,
     )
     if json:
@@ -192,6 +201,30 @@ def eval_command(
         print_table(columns, ([row.get(name) for name in columns] for row in found))
     else:
         print_text(_value_text(found["value"], found["rows"], found["error_bound"], exact=found["exact"]))
+
+
+def _named_files(given: Iterable[str]) -> dict[str, Path]:
+    paths = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not name or not equals or not path:
+            raise UsageError("CLI014", f"--baseline {text}: this is no NAME=FILE")
+        paths[name] = Path(path)
+    return paths
+
+
+def _baseline_files(file: ModelFile, folder: Path) -> dict[str, Path]:
+    """Give the files of static baselines; they are named relative to the file that names them."""
+    return {item.name: folder / item.file for item in file.baselines.values() if item.file is not None}
+
+
+def _static(model: ModelDefinition, name: str) -> BaselineDefinition:
+    return BaselineDefinition(model=model.name, name=name, type="static")
+
+
+def _is_named(name: str, expression: str) -> bool:
+    """Whether an expression may speak of a baseline: files that it does not name are not read."""
+    return name.replace("'", "''") in expression
 
 
 def _value_text(value: float | None, rows: int, bound: float | None, *, exact: bool) -> str:

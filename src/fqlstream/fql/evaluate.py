@@ -23,6 +23,7 @@ from fqlstream.events.columns import (
     violation_lists,
 )
 from fqlstream.events.definitions import (
+    BaselineDefinition,
     Column,
     ColumnType,
     MetricDefinition,
@@ -33,8 +34,9 @@ from fqlstream.events.definitions import (
 from fqlstream.events.documents import load_definitions
 from fqlstream.events.durations import window_origin_ms
 from fqlstream.fql.compile_arrow import LANES, Cells, Engine, Result, compile_model
-from fqlstream.fql.plan import Lane
-from fqlstream.fql.planner import plan_model
+from fqlstream.fql.plan import Lane, MetricPlan, SegmentPlan
+from fqlstream.fql.planner import assemble, plan_model
+from fqlstream.functions.expression import Aggregate, AggregateValue
 from fqlstream.settings import FqlSettings
 
 EVENT_AT: Final = "event_at"
@@ -66,6 +68,7 @@ def evaluate(
     segment: str | None = None,
     window: None = None,
     event_at: str | None = None,
+    baselines: Mapping[str, Frame] | None = None,
     settings: FqlSettings | None = None,
 ) -> Evaluation: ...
 
@@ -79,6 +82,7 @@ def evaluate(
     segment: str | None = None,
     window: str | Mapping[str, str] | Window,
     event_at: str | None = None,
+    baselines: Mapping[str, Frame] | None = None,
     settings: FqlSettings | None = None,
 ) -> list[Evaluation]: ...
 
@@ -91,6 +95,7 @@ def evaluate(
     segment: str | None = None,
     window: str | Mapping[str, str] | Window | None = None,
     event_at: str | None = None,
+    baselines: Mapping[str, Frame] | None = None,
     settings: FqlSettings | None = None,
 ) -> Evaluation | list[Evaluation]:
     """Compute a metric over a DataFrame, an Arrow table, a dict of columns or a list of rows.
@@ -98,14 +103,22 @@ def evaluate(
     `model` is a definition, its fields as a dict, or a YAML file; without one, columns are taken as they are and functions
     that need a task are refused. `segment` is a Boolean row expression. With a `window` ("1h", or {"size": "1h", "every":
     "5m"}) the result is a list in time order, one item per window that holds a row; times come from the column `event_at`
-    (by default the one of that name, else a DataFrame's time index). Raises FqlError for a wrong expression.
+    (by default the one of that name, else a DataFrame's time index). `baselines` are the frames that `jsd` and `psi` compare
+    with, by name; a segment filters them too. Raises FqlError for a wrong expression.
     """
     columns = _columns_of(frame)
     definition = _model_of(model, columns, event_at)
     table = _typed(columns, definition)
     times = None if window is None else _times_of(frame, columns, event_at)
     return evaluate_table(
-        table, definition, expression, segment=segment, window=window, event_at_ms=times, settings=settings
+        table,
+        definition,
+        expression,
+        segment=segment,
+        window=window,
+        event_at_ms=times,
+        baselines={name: _typed(_columns_of(rows), definition) for name, rows in (baselines or {}).items()},
+        settings=settings,
     )
 
 
@@ -117,6 +130,7 @@ def evaluate_table(
     segment: str | None = None,
     window: str | Mapping[str, str] | Window | None = None,
     event_at_ms: npt.NDArray[np.int64] | None = None,
+    baselines: Mapping[str, pa.Table] | None = None,
     settings: FqlSettings | None = None,
 ) -> Evaluation | list[Evaluation]:
     """Compute a metric over a table of typed columns, as `events.columns.coerce_table` gives them.
@@ -124,7 +138,7 @@ def evaluate_table(
     `event_at_ms` has one Unix time in milliseconds per row; a `window` needs it.
     """
     limits = FqlSettings() if settings is None else settings
-    engine = _engine_of(model, expression, segment, limits)
+    engine = _engine_of(model, expression, segment, baselines or {}, limits)
     name = "" if segment is None else _SEGMENT
     if window is None:
         cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
@@ -139,12 +153,38 @@ def evaluate_table(
 _SEGMENT: Final = "segment"
 
 
-def _engine_of(model: ModelDefinition, expression: str, segment: str | None, settings: FqlSettings) -> Engine:
+def _engine_of(
+    model: ModelDefinition,
+    expression: str,
+    segment: str | None,
+    baselines: Mapping[str, pa.Table],
+    settings: FqlSettings,
+) -> Engine:
     metric = MetricDefinition.model_construct(model=model.name, name="metric", definition=expression)
     segments = []
     if segment is not None:
         segments.append(SegmentDefinition.model_construct(model=model.name, name=_SEGMENT, definition=segment))
-    return compile_model(plan_model(model, [metric], segments, settings=settings), settings)
+    named = {name: BaselineDefinition(model=model.name, name=name, type="static", file=name) for name in baselines}
+    rows = plan_model(model, [], segments, settings=settings).segments[-1]
+
+    def histogram(name: str, aggregate: Aggregate) -> Sequence[float] | None:
+        return _counts_of(baselines[name], model, aggregate, rows, settings) if name in baselines else None
+
+    plan = plan_model(model, [metric], segments, baselines=named, histograms=histogram, settings=settings)
+    return compile_model(plan, settings)
+
+
+def _counts_of(
+    table: pa.Table, model: ModelDefinition, aggregate: Aggregate, rows: SegmentPlan, settings: FqlSettings
+) -> Sequence[float]:
+    """Count a baseline's rows, those of the segment, in the bins of a histogram."""
+    edges = dict(aggregate.params)["edges"]
+    bins = len(edges) + 1 if isinstance(edges, tuple) else 0
+    values = [AggregateValue(aggregate, "bin", (("index", float(place)),)) for place in range(bins)]
+    metrics = tuple(MetricPlan(str(place), "", 1, value) for place, value in enumerate(values))
+    engine = compile_model(assemble(model, metrics, (rows,), settings), settings)
+    cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
+    return [result.value or 0.0 for result in engine.results({lane: cells[lane][0] for lane in LANES})]
 
 
 def _evaluation(results: Iterable[Result], segment: str) -> Evaluation:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, overload
 
 from fqlstream.aggregates.index import make_aggregator
-from fqlstream.errors import DefinitionError, FqlError
+from fqlstream.errors import DefinitionError, Diagnostic, FqlError
 from fqlstream.events.definitions import (
     BaselineDefinition,
     MetricDefinition,
@@ -18,10 +18,14 @@ from fqlstream.events.definitions import (
 from fqlstream.fql.check import check
 from fqlstream.fql.plan import Cell, Lane, MetricPlan, ModelPlan, SegmentPlan, cell_key, columns_of, walk
 from fqlstream.functions.aggregates import count_present, count_true, row_total
-from fqlstream.functions.building_blocks import apply_boolean, apply_number, either
-from fqlstream.functions.expression import Aggregate, AggregateValue, ColumnRef, DType, Expression
+from fqlstream.functions.building_blocks import apply_boolean, apply_number, either, number
+from fqlstream.functions.drift import BASELINE
+from fqlstream.functions.expression import Aggregate, AggregateValue, Apply, ColumnRef, DType, Expression
 from fqlstream.functions.expression import Literal as LiteralNode
 from fqlstream.settings import FqlSettings
+
+#: Gives the counts of a baseline in the bins of a histogram, outer ones included; None where it has none.
+Histograms = Callable[[str, Aggregate], Sequence[float] | None]
 
 ALL_ROWS: Final = SegmentPlan(name="", text="", expression=LiteralNode(True, DType.BOOLEAN))
 
@@ -43,6 +47,7 @@ def plan_model(
     *,
     revisions: Mapping[str, int] | None = None,
     baselines: Mapping[str, BaselineDefinition] | None = None,
+    histograms: Histograms | None = None,
     settings: FqlSettings | None = None,
     skip_invalid: Literal[False] = False,
 ) -> ModelPlan: ...
@@ -56,6 +61,7 @@ def plan_model(
     *,
     revisions: Mapping[str, int] | None = None,
     baselines: Mapping[str, BaselineDefinition] | None = None,
+    histograms: Histograms | None = None,
     settings: FqlSettings | None = None,
     skip_invalid: Literal[True],
 ) -> tuple[ModelPlan, tuple[Skipped, ...]]: ...
@@ -68,12 +74,14 @@ def plan_model(
     *,
     revisions: Mapping[str, int] | None = None,
     baselines: Mapping[str, BaselineDefinition] | None = None,
+    histograms: Histograms | None = None,
     settings: FqlSettings | None = None,
     skip_invalid: bool = False,
 ) -> ModelPlan | tuple[ModelPlan, tuple[Skipped, ...]]:
     """Plan all metrics and segments of one version of a model.
 
-    `revisions` are the metrics', by name; 1 where one is missing. Raises FqlError for a definition that does not fit (a note
+    `revisions` are the metrics', by name; 1 where one is missing. `histograms` give the counts of baselines: a metric of
+    drift whose baseline has none does not fit. Raises FqlError for a definition that does not fit (a note
     names it), DefinitionError beyond a limit. With `skip_invalid`, definitions that do not fit are left out and given back.
     """
     limits = settings if settings is not None else FqlSettings()
@@ -89,6 +97,8 @@ def plan_model(
             segment_plans.append(SegmentPlan(segment.name, segment.definition, found))
     for metric in metrics:
         found = _checked("metric", metric, model, baselines, limits)
+        if not isinstance(found, Skipped):
+            found = _with_baselines(metric, model, found, histograms)
         if isinstance(found, Skipped):
             skipped.append(found)
         else:
@@ -96,7 +106,7 @@ def plan_model(
     if skipped and not skip_invalid:
         raise _first_error(skipped)
     _check_limits(model, len(metric_plans), len(segment_plans) - 1, limits)
-    plan = _assemble(model, tuple(metric_plans), tuple(segment_plans), limits)
+    plan = assemble(model, tuple(metric_plans), tuple(segment_plans), limits)
     return (plan, tuple(skipped)) if skip_invalid else plan
 
 
@@ -110,10 +120,53 @@ def _checked(
     try:
         expression = check(definition.definition, model, kind, baselines=baselines, settings=limits).require()
     except FqlError as error:
-        error.add_note(f"in {kind} {definition.name!r} of model {model.name} {model.version}")
-        return Skipped(kind, definition.name, error)
+        return _skipped(kind, definition, model, error)
     if kind == "metric" and expression.dtype is DType.BOOLEAN:
         return apply_number("to_number", expression)  # published as 1 or 0
+    return expression
+
+
+def _skipped(
+    kind: Literal["metric", "segment"],
+    definition: MetricDefinition | SegmentDefinition,
+    model: ModelDefinition,
+    error: FqlError,
+) -> Skipped:
+    error.add_note(f"in {kind} {definition.name!r} of model {model.name} {model.version}")
+    return Skipped(kind, definition.name, error)
+
+
+def _with_baselines(
+    metric: MetricDefinition, model: ModelDefinition, expression: Expression, histograms: Histograms | None
+) -> Expression | Skipped:
+    """Put the counts of baselines in their places."""
+    found: dict[Expression, Expression] = {}
+    for node in walk(expression):
+        if not isinstance(node, AggregateValue):
+            continue
+        name = dict(node.aggregate.params).get(BASELINE)
+        if name is None:
+            continue
+        own = tuple(item for item in node.aggregate.params if item[0] != BASELINE)
+        counts = (
+            None
+            if histograms is None
+            else histograms(str(name), Aggregate(node.aggregate.kind, node.aggregate.args, own))
+        )
+        if counts is None:
+            message = f"the rows of baseline {name!r} are not at hand"
+            hint = "`fqlstream fql eval --baseline NAME=FILE` reads them from a file"
+            item = Diagnostic("FQL064", message, 0, len(metric.definition), hint)
+            return _skipped("metric", metric, model, FqlError(metric.definition, [item]))
+        found[node] = number(counts[int(dict(node.params)["index"])])
+    return _replaced(expression, found) if found else expression
+
+
+def _replaced(expression: Expression, found: Mapping[Expression, Expression]) -> Expression:
+    if expression in found:
+        return found[expression]
+    if isinstance(expression, Apply):
+        return Apply(expression.op, tuple(_replaced(arg, found) for arg in expression.args), expression.dtype)
     return expression
 
 
@@ -152,9 +205,13 @@ def aggregates_of(expression: Expression) -> Iterable[Aggregate]:
     return dict.fromkeys(node.aggregate for node in walk(expression) if isinstance(node, AggregateValue))
 
 
-def _assemble(
+def assemble(
     model: ModelDefinition, metrics: tuple[MetricPlan, ...], segments: tuple[SegmentPlan, ...], limits: FqlSettings
 ) -> ModelPlan:
+    """Give the plan of expressions that are checked already.
+
+    Raises DefinitionError where it would hold too many states.
+    """
     traffic, labelled = row_total(), labelled_rows(model)
     wanted: dict[Aggregate, None] = {traffic.aggregate: None, labelled.aggregate: None}
     for metric in metrics:

@@ -10,6 +10,7 @@ from fqlstream.functions.aggregates import AGGREGATES
 from fqlstream.functions.attributes import ATTRIBUTES
 from fqlstream.functions.building_blocks import BLOCKS
 from fqlstream.functions.confusion import CONFUSION
+from fqlstream.functions.drift import DRIFT, DRIFT_KERNELS
 from fqlstream.functions.integrity import INTEGRITY
 from fqlstream.functions.operators import OPERATORS
 from fqlstream.functions.ranking import RANKING, RANKING_KERNELS
@@ -23,6 +24,7 @@ T = TypeVar("T", FunctionSpec, Kernel)
 FUNCTIONS: Final[tuple[FunctionSpec, ...]] = (
     *ROW_FUNCTIONS,
     *AGGREGATES,
+    *DRIFT,
     *INTEGRITY,
     *CONFUSION,
     *SCORES,
@@ -51,5 +53,10 @@ OPERATOR_BY_NAME: Final = indexed(OPERATORS)
 FUNCTION_BY_NAME: Final = indexed(FUNCTIONS)
 #: Everything an `Apply` node can name.
 KERNELS: Final = indexed(
-    [*(spec.kernel for spec in (*OPERATORS, *FUNCTIONS) if spec.kernel is not None), *BLOCKS, *RANKING_KERNELS]
+    [
+        *(spec.kernel for spec in (*OPERATORS, *FUNCTIONS) if spec.kernel is not None),
+        *BLOCKS,
+        *DRIFT_KERNELS,
+        *RANKING_KERNELS,
+    ]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fqlstream.events.definitions import Task
@@ -44,6 +45,7 @@ def _example_as_dict(example: Example) -> dict[str, Any]:
         "call": example.call,
         "columns": {name: list(values) for name, values in example.columns.items()},
         "model": example.model,
+        "baseline": None if example.baseline is None else {name: list(rows) for name, rows in example.baseline.items()},
         "result": list(example.result) if isinstance(example.result, tuple) else example.result,
     }
 
@@ -77,10 +79,16 @@ def spec_as_text(spec: FunctionSpec) -> str:
 
 
 def _example_text(example: Example) -> str:
-    given = "; ".join(f"{name} = {', '.join(map(_value_text, values))}" for name, values in example.columns.items())
+    given = _rows_text(example.columns)
+    if example.baseline is not None:
+        given += f"; in the baseline {_rows_text(example.baseline)}"
     results = example.result if isinstance(example.result, tuple) else (example.result,)
     where = f"   where {given}" if given else ""
     return f"example  {example.call}  gives {', '.join(map(_value_text, results))}{where}"
+
+
+def _rows_text(columns: Mapping[str, Sequence[float | bool | str | None]]) -> str:
+    return "; ".join(f"{name} = {', '.join(map(_value_text, values))}" for name, values in columns.items())
 
 
 def _value_text(value: float | bool | str | None) -> str:  # noqa: FBT001 (a value, not a switch)

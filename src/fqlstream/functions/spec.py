@@ -90,6 +90,7 @@ class Example:
     result: float | bool | str | tuple[float | bool | str | None, ...] | None
     columns: Mapping[str, tuple[float | bool | str | None, ...]] = field(default_factory=dict)
     model: str = "table"  # a name of EXAMPLE_MODELS
+    baseline: Mapping[str, tuple[float | bool | str | None, ...]] | None = None  # rows of the baseline 'training'
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,23 @@ def test_eval_of_hopping_windows(model: Path, rows: Path) -> None:
         invoke(app, "eval", "--model", model, "--data", rows, "--every", "30m", "traffic()")
 
 
+def test_eval_of_drift(model: Path, rows: Path, tmp_path: Path) -> None:
+    other = tmp_path / "old.csv"
+    other.write_text("age\n41\n65\n70\n")
+    same = answer(
+        "eval", "--model", model, "--data", rows, "--baseline", f"training={other}", "--json", "jsd(age, 'training')"
+    )
+    assert same["value"] == 0.0
+    model.write_text(
+        model.read_text() + "---\n{kind: baseline, model: churn, name: old, type: static, file: old.csv}\n"
+    )
+    assert answer("eval", "--model", model, "--data", rows, "--json", "psi(age, 'old')")["value"] == 0.0
+    with pytest.raises(UsageError, match="no NAME=FILE"):
+        invoke(app, "eval", "--model", model, "--data", rows, "--baseline", "old.csv", "traffic()")
+    with pytest.raises(FqlError, match="no baseline 'oldest'"):
+        invoke(app, "eval", "--model", model, "--data", rows, "jsd(age, 'oldest')")
+
+
 def test_eval_for_people(model: Path, rows: Path) -> None:
     result = invoke(app, "eval", "--model", model, "--data", rows, "average(if(fp(), 1, 0))")
     assert "0.3333333333333333  (exact, over 3 rows)" in result.stdout

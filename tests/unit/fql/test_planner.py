@@ -4,7 +4,7 @@ import pytest
 
 from fqlstream.aggregates.index import make_aggregator
 from fqlstream.errors import DefinitionError, FqlError
-from fqlstream.events.definitions import MetricDefinition, ModelDefinition, SegmentDefinition
+from fqlstream.events.definitions import BaselineDefinition, MetricDefinition, ModelDefinition, SegmentDefinition
 from fqlstream.fql.plan import Cell, Lane, ModelPlan, cell_key
 from fqlstream.fql.planner import aggregates_of, plan_model
 from fqlstream.functions.aggregates import row_total
@@ -154,3 +154,22 @@ def test_limits() -> None:
     assert caught.value.code == "DEF041"
     assert caught.value.hint is not None
     assert "FQLSTREAM_FQL__CELLS_MAX" in caught.value.hint
+
+
+def test_drift_needs_the_counts_of_its_baseline() -> None:
+    table = EXAMPLE_MODELS["table"]
+    baselines = {"training": BaselineDefinition(model="table", name="training", type="static")}
+    drift = [MetricDefinition(model="table", name="drift", definition="jsd(b, 'training') * 2")]
+    with pytest.raises(FqlError) as caught:
+        plan_model(table, drift, [], baselines=baselines)
+    assert caught.value.code == "FQL064"
+    asked = []
+
+    def histograms(name: str, aggregate: Aggregate) -> tuple[float, ...]:
+        asked.append((name, aggregate.kind, dict(aggregate.params)))
+        return (0.0, 1.0, 2.0, 0.0)
+
+    plan = plan_model(table, drift, [], baselines=baselines, histograms=histograms)
+    assert set(map(repr, asked)) == {repr(("training", "histogram", {"edges": (-0.5, 0.5, 1.5)}))}
+    kinds = [cell.aggregate for cell in plan.cells if cell.aggregate.kind == "histogram"]
+    assert len(kinds) == 1, "the baseline is no state"

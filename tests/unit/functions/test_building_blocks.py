@@ -82,6 +82,7 @@ def test_kernels_take_arrays_of_no_rows(name: str) -> None:
         "or": [flag, flag], "both": [flag, flag], "strict_if": [flag, number, number], "to_number": [flag],
         "type_violation": [flag], "range_violation": [flag], "bin_index": [number, pa.scalar(0.0), pa.scalar(1.0)],
         "clip": [number, pa.scalar(0.0), pa.scalar(1.0)],
+        "psi_of_counts": [pa.scalar(1.0), number, number],
         "average_precision": [lists, lists, pa.scalar(5.0)], "normalised_gain": [lists, lists, pa.scalar(5.0)],
         **{one: [number] for one in ("abs", "exp", "log", "log2", "log10", "sqrt", "negate", "to_string", "is_null", "is_not_null")},
     }  # fmt: skip
