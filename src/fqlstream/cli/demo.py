@@ -113,9 +113,7 @@ class _Demo:
         from fqlstream.local.stack import running_stack
         from fqlstream.store.client import Store
 
-        stack = self._kept.enter_context(
-            running_stack(settings, self._directory, workers=1, mock_allowed=True, progress=self._progress)
-        )
+        stack = self._kept.enter_context(running_stack(settings, self._directory, workers=1, progress=self._progress))
         self._line("ready: broker, ClickHouse and one worker run")
         store = self._kept.enter_context(Store.connect(stack.settings.store))
         outcomes = session.apply_definitions(stack.settings)
