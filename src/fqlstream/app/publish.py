@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 
 from fqlstream.clock import Clock
@@ -58,6 +58,11 @@ class FinaliseAgent:
         """Forget models."""
         self._partitions -= set(partitions)
         self._finalisers.clear()  # what is still ours is read again on the next look
+
+    def published(self, model: str) -> Mapping[int, int]:
+        """Say up to which flush of each partition this worker has published a model; nothing where it does not."""
+        finaliser = self._finalisers.get(model)
+        return {} if finaliser is None or finaliser.published is None else finaliser.published.vector
 
     def notice(self, model: str) -> None:
         """Look at a model soon."""

@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from fqlstream.bench import Report, Request, machine
 from fqlstream.bench.contender import Measurement, Task, run_contender
-from fqlstream.bench.workload import DEFINITIONS, MODEL, Workload
+from fqlstream.bench.workload import DEFINITIONS, MODEL, VERSION, Workload
 from fqlstream.errors import BrokerError, UsageError
 from fqlstream.events.columns import coerce_table
 from fqlstream.events.definitions import ModelDefinition
@@ -46,6 +46,13 @@ SOURCE_TOPIC: Final = "inference-events"
 _KEPT: Final = {"retention.ms": "-1", "message.timestamp.after.max.ms": str(2**62)}
 
 Form = Literal["json", "arrow"]
+
+
+#: What a record of each form says about itself.
+_HEADERS: Final[Mapping[Form, list[tuple[str, str]]]] = {
+    "json": [],
+    "arrow": [("content-type", "application/vnd.apache.arrow.stream"), ("model", MODEL), ("version", VERSION)],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +198,7 @@ def fill(kafka: KafkaSettings, topic: str, workload: Workload, form: Form, reque
     The records go around the partitions in turn, each with its event's time. Raises BrokerError where one was refused.
     """
     started_s = time.perf_counter()
-    bytes_count = _write(kafka, topic, _records(workload, form))
+    bytes_count = _write(kafka, topic, _records(workload, form), _HEADERS[form])
     request.say(f"{topic}: {workload.events_count} events in {time.perf_counter() - started_s:.1f} s")
     return bytes_count
 
@@ -200,7 +207,9 @@ def _records(workload: Workload, form: Form) -> Iterator[tuple[str, int, bytes]]
     return workload.json_records() if form == "json" else workload.arrow_records(ARROW_ROWS)
 
 
-def _write(kafka: KafkaSettings, topic: str, records: Iterator[tuple[str, int, bytes]]) -> int:
+def _write(
+    kafka: KafkaSettings, topic: str, records: Iterator[tuple[str, int, bytes]], headers: list[tuple[str, str]]
+) -> int:
     producer = Producer(producer_options(kafka, linger_ms=50, batch_size=2**19, queue_buffering_max_messages=500_000))
     failed: list[str] = []
     bytes_count = 0
@@ -215,7 +224,13 @@ def _write(kafka: KafkaSettings, topic: str, records: Iterator[tuple[str, int, b
         while True:
             try:
                 producer.produce(
-                    topic, value, key, partition=index % PARTITIONS, timestamp=at_ms, on_delivery=delivered
+                    topic,
+                    value,
+                    key,
+                    partition=index % PARTITIONS,
+                    timestamp=at_ms,
+                    on_delivery=delivered,
+                    headers=headers,
                 )
             except BufferError:
                 producer.poll(0.1)

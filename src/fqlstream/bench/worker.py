@@ -14,6 +14,7 @@ from pathlib import Path
 from fqlstream.app.worker import Worker
 from fqlstream.bench.contender import Meter, Task
 from fqlstream.bench.workload import MODEL
+from fqlstream.errors import FqlstreamError
 from fqlstream.local.joining import join
 from fqlstream.settings import load
 
@@ -33,7 +34,8 @@ class Watch:
         await _until(lambda: bool(self.worker.aggregate.owners))
         meter = Meter()
         await _until(self._durable)
-        await _until(lambda: self._published() >= self.task.events_count)
+        await self.worker.aggregate.flush(labels=True)
+        await _until(self._published)
         parts = self.worker.aggregate.meter
         sys.stderr.write(
             json.dumps(
@@ -53,15 +55,15 @@ class Watch:
     def _durable(self) -> bool:
         owners = self.worker.aggregate.owners
         events = sum(owner.state.counters.get("events", 0) for owner in owners)
+        refused = sum(owner.state.counters.get("dead_letters", 0) for owner in owners)
+        if refused:
+            raise FqlstreamError("BEN006", f"{refused} records were refused: the worker cannot read this workload")
         return events >= self.task.events_count and all(o.flushed_offset == o.state.next_offset for o in owners)
 
-    def _published(self) -> int:
-        rows = self.worker.store.query_rows(
-            "SELECT sum(rows) FROM metric_series "
-            "WHERE model = {model:String} AND version = 'all' AND metric = 'events' AND segment = '' AND window_s = 3600",
-            {"model": MODEL},
-        )
-        return int(rows[0][0] or 0)
+    def _published(self) -> bool:
+        """Say whether every flush is in the published values."""
+        wanted = {owner.partition: owner.base.version.number for owner in self.worker.aggregate.owners}
+        return self.worker.finalise.published(MODEL) == wanted
 
 
 async def _until(condition: Callable[[], bool]) -> None:
