@@ -43,6 +43,8 @@ from fqlstream.stream.batches import Fetch
 
 LOG = logging.getLogger("fqlstream.transport")
 
+#: Pause before a failed look for records is repeated: a broker that is coming back is not to be hammered.
+_RETRY_S: Final = 0.2
 #: A partition is asked for no less than this, however many there are: a smaller request costs more than it saves.
 _PARTITION_BYTES_MIN: Final = 64 * 2**10
 
@@ -299,7 +301,7 @@ class SourceThread(driver.AIOKafkaConsumerThread):
         return await consumer.seek_to_committed(*others) if others else {}
 
     async def on_thread_stop(self) -> None:
-        """Leave the group; a broker that does not answer gets the request time-out's tenth, then is left as it is."""
+        """Leave the group; a broker that does not answer within `kafka.leave_wait_ms` is left as it is."""
         await QueueServiceThread.on_thread_stop(self)
         if self._consumer is not None:
             with suppress(TimeoutError, KafkaError):
@@ -459,6 +461,7 @@ class SourceConsumer(driver.Consumer):
             if not error.retriable:
                 raise
             LOG.warning("fetching failed and is tried again: %s", error)
+            await self.sleep(_RETRY_S)
         return taken
 
     def _deliver(self, tp: TP, item: tuple[int, Fetch]) -> ConsumerMessage | None:
@@ -550,6 +553,8 @@ class SourceConsumer(driver.Consumer):
             await self.release()
         # From here to the new assignment a commit could reach the new generation with the old one's partitions.
         self._commits_open = False
+        async with self._commit_lock:
+            pass  # one that is under way has ended, or was given up
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
