@@ -28,7 +28,8 @@ from fqlstream.functions.spec import Kernel, Nulls
 def _class_index(value: Datum, *classes: pa.Scalar) -> pa.Array:
     kind = value.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        value, kind = as_numbers(value), FLOAT64
+        # the look-up compares bits, and would tell -0.0 from 0.0
+        value, kind = pc.add(as_numbers(value), 0.0), FLOAT64
     elif not pa.types.is_boolean(kind):
         value, kind = as_texts(value), UTF8
     return pc.index_in(value, value_set=pa.array([item.as_py() for item in classes], kind)).cast(FLOAT64)
@@ -84,8 +85,13 @@ def _sql_pick(index: str, *outputs: str) -> str:
 
 
 def _sql_bin_index(value: str, *edges: str) -> str:
-    cases = ", ".join(f"{value} < {edge}, {index}" for index, edge in enumerate(edges[1:-1]))
-    return f"multiIf(isNull({value}), NULL, {cases}, {len(edges) - 2})"
+    cases = [f"{value} < {edge}, {index}" for index, edge in enumerate(edges[1:-1])]
+    return f"multiIf({', '.join([f'isNull({value}), NULL', *cases, str(len(edges) - 2)])})"
+
+
+def _sql_clip(value: str, low: str, high: str) -> str:
+    # least and greatest leave NULL out
+    return f"if(isNull({value}), NULL, least(greatest({value}, {low}), {high}))"
 
 
 BLOCKS: Final[tuple[Kernel, ...]] = (
@@ -95,7 +101,7 @@ BLOCKS: Final[tuple[Kernel, ...]] = (
     Kernel("both", pc.and_, lambda a, b: f"if(isNull({a}) or isNull({b}), NULL, ({a}) and ({b}))"),
     Kernel("strict_if", _strict_if, lambda c, a, b: f"if(isNull({c}), NULL, if({c}, {a}, {b}))", nulls=Nulls.OWN),
     Kernel("bin_index", _bin_index, _sql_bin_index),  # (value, literal edge...): which bin, values outside in the end bins
-    Kernel("clip", numeric(np.clip), lambda x, low, high: f"least(greatest({x}, {low}), {high})"),
+    Kernel("clip", numeric(np.clip), _sql_clip),
     Kernel("to_number", lambda flag: pc.cast(flag, FLOAT64), lambda flag: f"toFloat64({flag})"),
     Kernel("type_violation", _violation, lambda column: f"has(_type_violations, {column})", reads_violations=True),
     Kernel("range_violation", _violation, lambda column: f"has(_range_violations, {column})", reads_violations=True),

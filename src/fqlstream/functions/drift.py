@@ -133,7 +133,12 @@ def _psi(increment: Datum, *counts: Datum) -> pa.Array:
 
 def _sql_arrays(counts: tuple[str, ...]) -> tuple[str, str]:
     half = len(counts) // 2
-    return f"[{', '.join(counts[:half])}]", f"[{', '.join(counts[half:])}]"
+    known = [f"assumeNotNull({count})" for count in counts]
+    return f"[{', '.join(known[:half])}]", f"[{', '.join(known[half:])}]"
+
+
+def _sql_where_known(counts: tuple[str, ...], value: str) -> str:
+    return f"if({' or '.join(f'isNull({count})' for count in counts)}, NULL, {value})"
 
 
 def _sql_jsd(*counts: str) -> str:
@@ -142,7 +147,9 @@ def _sql_jsd(*counts: str) -> str:
         f"arraySum((p, q) -> if(p = 0, 0, p * log2(2 * p / (p + q))), {one}, {other})"
         for one, other in (shares, shares[::-1])
     ]
-    return f"sqrt(greatest(({terms[0]} + {terms[1]}) / 2, 0))"
+    # greatest leaves out NaN, which is what an empty side gives
+    divergence = f"({terms[0]} + {terms[1]}) / 2"
+    return _sql_where_known(counts, f"if(isNaN({divergence}), NULL, sqrt(greatest({divergence}, 0)))")
 
 
 def _sql_psi(increment: str, *counts: str) -> str:
@@ -152,7 +159,7 @@ def _sql_psi(increment: str, *counts: str) -> str:
         for side in sides
     ]
     index = f"arraySum((p, q) -> (p - q) * log(p / q), {shares[0]}, {shares[1]})"
-    return f"if(arraySum({sides[0]}) = 0 or arraySum({sides[1]}) = 0, NULL, {index})"
+    return _sql_where_known(counts, f"if(arraySum({sides[0]}) = 0 or arraySum({sides[1]}) = 0, NULL, {index})")
 
 
 DRIFT_KERNELS: Final[tuple[Kernel, ...]] = (

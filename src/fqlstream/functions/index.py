@@ -15,7 +15,7 @@ from fqlstream.functions.integrity import INTEGRITY
 from fqlstream.functions.operators import OPERATORS
 from fqlstream.functions.ranking import RANKING, RANKING_KERNELS
 from fqlstream.functions.regression import REGRESSION
-from fqlstream.functions.row_functions import ROW_FUNCTIONS
+from fqlstream.functions.row_functions import NUMBER_TO_STRING, ROW_FUNCTIONS
 from fqlstream.functions.scores import RANKS, SCORES
 from fqlstream.functions.spec import FunctionSpec, Kernel
 
@@ -55,6 +55,7 @@ FUNCTION_BY_NAME: Final = indexed(FUNCTIONS)
 KERNELS: Final = indexed(
     [
         *(spec.kernel for spec in (*OPERATORS, *FUNCTIONS) if spec.kernel is not None),
+        NUMBER_TO_STRING,
         *BLOCKS,
         *DRIFT_KERNELS,
         *RANKING_KERNELS,

@@ -33,10 +33,12 @@ def _left_and_right(types: tuple[DType, ...], *, same: bool = False) -> tuple[Pa
 def _arithmetic(
     name: str,
     function: Callable[..., Any],
-    sql: Callable[..., str],
+    sql: Callable[..., str] | None,
     summary: str,
     examples: tuple[Example, ...],
     source: str,
+    *,
+    no_sql: str = "",
 ) -> FunctionSpec:
     return FunctionSpec(
         name=name,
@@ -48,7 +50,7 @@ def _arithmetic(
         nulls=Nulls.GIVES_NULL,
         examples=examples,
         source=source,
-        kernel=Kernel(name, numeric(function), sql, undefined_is_null=True),
+        kernel=Kernel(name, numeric(function), sql, no_sql, undefined_is_null=True),
     )
 
 
@@ -84,6 +86,13 @@ def _comparison(
         else "documented",
         kernel=Kernel(name, run, lambda a, b: f"{a} {name} {b}"),
     )
+
+
+def _sql_power(a: str, b: str) -> str:
+    # ClickHouse's pow gives anything at all where the result is beyond every double
+    digits = f"{b} * log2(abs({a}))"
+    beyond = f"if({digits} > 0, inf, 0)"
+    return f"multiIf({a} < 0 and {b} != trunc({b}), nan, abs({digits}) > 1100, {beyond}, pow({a}, {b}))"
 
 
 def _numbers(**columns: tuple[float | None, ...]) -> dict[str, tuple[float | None, ...]]:
@@ -154,7 +163,7 @@ OPERATORS: Final[tuple[FunctionSpec, ...]] = (
     _arithmetic(
         "^",
         np.power,
-        lambda a, b: f"pow({a}, {b})",
+        _sql_power,
         "Power, right-associative; 0 ^ 0 is 1.",
         (
             Example("x ^ 2", (6.25, 9.0), _numbers(x=(2.5, -3.0))),
@@ -183,10 +192,11 @@ OPERATORS: Final[tuple[FunctionSpec, ...]] = (
     _arithmetic(
         "%",
         np.fmod,
-        lambda a, b: f"{a} % {b}",
+        None,
         "Remainder of truncated division: it has the sign of the left side.",
         (Example("x % 3", (-1.0, 1.0, 1.5), _numbers(x=(-7.0, 7.0, 4.5))), Example("7 % 0", None)),
         "documented; sign chosen here, as in ClickHouse, C and SQL",
+        no_sql="ClickHouse rounds the quotient of floats first: 1 % 0.1 is 0 there and 0.09999999999999995 here",
     ),
     _arithmetic(
         "+",

@@ -85,7 +85,11 @@ def _score(call: Call) -> Column:
 
 def _as_text(column: Column) -> Expression:
     value = reference(column)
-    return value if value.dtype is DType.STRING else Apply("to_string", (value,), DType.STRING)
+    return (
+        value
+        if value.dtype is DType.STRING
+        else Apply("number_to_string" if value.dtype is DType.NUMBER else "to_string", (value,), DType.STRING)
+    )
 
 
 def _relevance(call: Call, column: Column) -> Expression:

@@ -90,14 +90,41 @@ def _lower_match(call: Call) -> Expression:
     return Apply("match", (call["str"], call["regex"]), DType.BOOLEAN)
 
 
-def _sql_to_string(x: str) -> str:
-    return f"toString({x})"
+def _sql_number_to_string(x: str) -> str:
+    """Write a number as Python does: ClickHouse changes to exponents elsewhere and writes them otherwise."""
+    size, digits = f"toString(abs({x}))", f"replaceRegexpOne(toString(abs({x})), '^0\\\\.0*', '')"
+    sign = f"if({x} < 0 or toString({x}) = '-0', '-', '')"
+    shown = f"splitByChar('e', {size})"
+    exponent = f"replaceOne({shown}[2], '-', '')"
+    places = f"toString(length({size}) - 1 - length({digits}))"
+    with_exponent = f"concat({shown}[1], if(startsWith({shown}[2], '-'), 'e-', 'e+'), {_sql_two_digits(exponent)})"
+    large = f"replaceRegexpOne({size}, '0+$', '')"
+    long_form = f"concat({_sql_point(large)}, 'e+', toString(length({size}) - 1))"
+    small = f"concat({_sql_point(digits)}, 'e-', {_sql_two_digits(places)})"
+    written = f"multiIf(position({size}, 'e') > 0, {with_exponent}, abs({x}) >= 1e16, {long_form}, abs({x}) < 1e-4 and {x} != 0, {small}, {size})"
+    return f"if(isNull({x}), NULL, concat({sign}, {written}))"
+
+
+def _sql_two_digits(text: str) -> str:
+    return f"if(length({text}) < 2, concat('0', {text}), {text})"
+
+
+def _sql_point(digits: str) -> str:
+    """Put a point behind the first digit, where others follow."""
+    return f"if(length({digits}) > 1, concat(substring({digits}, 1, 1), '.', substring({digits}, 2)), {digits})"
+
+
+def _lower_to_string(call: Call) -> Expression:
+    value = call["x"]
+    return Apply("number_to_string" if value.dtype is DType.NUMBER else "to_string", (value,), DType.STRING)
 
 
 def _sql_substring(text: str, offset: str, size: str) -> str:
+    # least and greatest leave NULL out
+    missing = " or ".join(f"isNull({arg})" for arg in (text, offset, size))
     first = f"toInt64(trunc(least(greatest({offset}, -1), 2147483646)))"
     count = f"toInt64(trunc(least(greatest({size}, 0), 2147483646)))"
-    return f"if({offset} >= 1, substringUTF8({text}, {first}, {count}), NULL)"
+    return f"if({missing} or trunc({offset}) < 1, NULL, substringUTF8({text}, {first}, {count}))"
 
 
 def _lower_if(call: Call) -> Expression:
@@ -155,8 +182,11 @@ TO_STRING: Final = FunctionSpec(
         Example("to_string(x)", ("2", "0.1", "1e+16", None), {"x": (2.0, 0.1, 1e16, None)}),
     ),
     source="documented for integers and Booleans; floats chosen here",
-    kernel=Kernel("to_string", texts.to_string, _sql_to_string),
+    kernel=Kernel("to_string", texts.to_string, lambda x: f"toString({x})"),
+    lower=_lower_to_string,
 )
+
+NUMBER_TO_STRING: Final = Kernel("number_to_string", texts.to_string, _sql_number_to_string)
 
 STARTSWITH: Final = FunctionSpec(
     name="startswith",

@@ -24,9 +24,18 @@ def to_string(value: Datum) -> pa.Array:
     kind = value.type
     if pa.types.is_boolean(kind):
         return value.cast(UTF8)
-    if pa.types.is_integer(kind):
+    if pa.types.is_integer(kind) and _fits_double(value):
         return value.cast(UTF8)
+    if pa.types.is_integer(kind):
+        value = as_numbers(value)
+        kind = value.type
     return _numbers_to_texts(value) if pa.types.is_floating(kind) else as_texts(value)
+
+
+def _fits_double(integers: pa.Array) -> bool:
+    """Whether all integers are written as the doubles that they are to FQL."""
+    size = pc.min_max(integers)
+    return all(side is None or abs(side) < 2**53 for side in (size["min"].as_py(), size["max"].as_py()))
 
 
 def _numbers_to_texts(array: pa.Array) -> pa.Array:

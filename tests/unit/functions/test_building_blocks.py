@@ -84,6 +84,6 @@ def test_kernels_take_arrays_of_no_rows(name: str) -> None:
         "clip": [number, pa.scalar(0.0), pa.scalar(1.0)],
         "psi_of_counts": [pa.scalar(1.0), number, number],
         "average_precision": [lists, lists, pa.scalar(5.0)], "normalised_gain": [lists, lists, pa.scalar(5.0)],
-        **{one: [number] for one in ("abs", "exp", "log", "log2", "log10", "sqrt", "negate", "to_string", "is_null", "is_not_null")},
+        **{one: [number] for one in ("abs", "exp", "log", "log2", "log10", "sqrt", "negate", "to_string", "number_to_string", "is_null", "is_not_null")},
     }  # fmt: skip
     assert len(KERNELS[name].arrow(*arguments.get(name, [number, number]))) == 0
