@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.laws.catalogue import Batch, Subject
 
 from fqlstream.aggregates.exact import weighted_totals
+from fqlstream.aggregates.inputs import Argument
 from fqlstream.aggregates.protocol import Additive
 
 Law = Callable[..., None]
@@ -150,7 +151,7 @@ def masks_select(subject: Subject, how: settings = QUICK) -> None:
 
 def _added(aggregator: Any, batch: Batch, mask: np.ndarray) -> list[Any]:
     """Give the state by way of addends, as the engine does; nothing where the aggregator has no such way for this batch."""
-    addends = aggregator.addends(batch) if isinstance(aggregator, Additive) else None
+    addends = aggregator.addends(tuple(map(Argument, batch))) if isinstance(aggregator, Additive) else None
     if addends is None:
         return []
     counts = [

@@ -205,9 +205,11 @@ def gini(actual: np.ndarray, predicted: np.ndarray) -> float:
     return float(2 * (actual * ranks).sum() / (n * total) - (n + 1) / n)
 
 
-@given(
-    st.lists(st.tuples(st.floats(0, 1e6), st.one_of(st.floats(-1e6, 1e6), st.integers(0, 3).map(float))), max_size=50)
-)
+# the formula in float64 loses what is smaller
+AMOUNTS = st.floats(0, 1e6).map(lambda amount: amount if amount > 1e-200 else 0.0)
+
+
+@given(st.lists(st.tuples(AMOUNTS, st.one_of(st.floats(-1e6, 1e6), st.integers(0, 3).map(float))), max_size=50))
 def test_gini_is_the_rank_formula(rows: list[tuple[float, float]]) -> None:
     actual, predicted = np.array([a for a, _ in rows]), np.array([p for _, p in rows])
     reading = read("gini", "gini", numbers(actual.tolist()), numbers(predicted.tolist()))

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from fqlstream.aggregates.encoding import body
 from fqlstream.aggregates.exact import ExactNumber
+from fqlstream.aggregates.inputs import Argument
 from fqlstream.aggregates.masks import all_true, flags
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 
@@ -58,9 +59,9 @@ class Count:
         """Give n."""
         return int(body(data, self.kind, self.state_version)[0])
 
-    def addends(self, args: tuple[pa.Array, ...]) -> Addends:
+    def addends(self, args: tuple[Argument, ...]) -> Addends:
         """Give the one Boolean that is counted."""
-        return Addends((self._counted(args[0]),))
+        return Addends((self._counted(args[0].array),))
 
     def from_totals(self, counts: Sequence[int], sums: Sequence[ExactNumber]) -> int:
         """Give n."""

@@ -16,6 +16,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from fqlstream.aggregates.inputs import largest
+
 Doubles = npt.NDArray[np.float64]
 
 #: Rows of one block, and bits of one slice: 15 + 37 < 53, so that a block's sum of a slice is exact in float64.
@@ -96,9 +98,12 @@ class Slices:
     exponents: tuple[int, ...]
 
 
-def slice_exactly(numbers: Doubles, bits: int = SLICE_BITS) -> Slices | None:
-    """Cut values into slices of so many bits; None where they are not finite, too large, or too widely spread."""
-    top = max(float(numbers.max()), -float(numbers.min())) if len(numbers) else 0.0
+def slice_exactly(numbers: Doubles, bits: int = SLICE_BITS, top: float | None = None) -> Slices | None:
+    """Cut values into slices of so many bits; None where they are not finite, too large, or too widely spread.
+
+    `top` is the largest size among them, where it is known.
+    """
+    top = largest(numbers) if top is None else top
     if top == 0.0:
         return Slices(np.zeros((0, len(numbers))), ())
     if not top < _SLICED_BELOW:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import body
-from fqlstream.aggregates.inputs import everything, numbers_and_valid
+from fqlstream.aggregates.inputs import Doubles, everything, numbers_and_valid, selected
 from fqlstream.aggregates.protocol import Masks, Reading
 
 
@@ -43,11 +42,14 @@ class Extreme:
     def reduce(self, args: tuple[pa.Array, ...], masks: Masks) -> list[ExtremeState]:
         """Give the extreme under each mask."""
         numbers, valid = numbers_and_valid(args[0])
-        worst, pick = (np.inf, np.min) if self.kind == "min" else (-np.inf, np.max)
+        return [self.of_numbers(selected(numbers, valid, mask)) for mask in masks]
+
+    def of_numbers(self, numbers: Doubles) -> ExtremeState:
+        """Give the extreme of finite numbers."""
+        if not len(numbers):
+            return _EMPTY
         # + 0.0 turns -0.0 into 0.0: equal numbers, one state
-        candidates = (numbers if valid is None else np.where(valid, numbers, worst)) + 0.0
-        extremes = pick(np.where(masks, candidates, worst), axis=1, initial=worst)
-        return [_EMPTY if value == worst else ExtremeState(value) for value in extremes.tolist()]
+        return ExtremeState(float(numbers.min() if self.kind == "min" else numbers.max()) + 0.0)
 
     def merge(self, left: ExtremeState, right: ExtremeState) -> ExtremeState:
         """Give the more extreme one."""

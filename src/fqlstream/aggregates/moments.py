@@ -22,7 +22,7 @@ from fqlstream.aggregates.exact import (
     exact_sum,
     slice_exactly,
 )
-from fqlstream.aggregates.inputs import all_numbers_and_valid, everything, selected
+from fqlstream.aggregates.inputs import Argument, all_numbers_and_valid, everything, joined, selected
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 from fqlstream.aggregates.sums import given
 
@@ -106,9 +106,9 @@ class Moments:
         n, *sums = body(data, self.kind, self.state_version)
         return MomentsState(int(n), *(decode_exact(sums[i : i + 2]) for i in range(0, 8, 2)))
 
-    def addends(self, args: tuple[pa.Array, ...]) -> Addends | None:
+    def addends(self, args: tuple[Argument, ...]) -> Addends | None:
         """Give the count and the slices of all sums; None where a product would lose bits."""
-        (y, f), valid = all_numbers_and_valid(args)
+        (y, f), valid = joined([arg.numbers for arg in args])
         sums = [slice_exactly(y)]
         for left, right in ((y, y), (y, f), (f, f)):
             products = exact_products(left, right)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fqlstream.aggregates.exact import ExactNumber, Slices
+from fqlstream.aggregates.inputs import Argument
 
 S = TypeVar("S")
 Masks = npt.NDArray[np.bool_]
@@ -105,10 +106,19 @@ class Addends:
 class Additive(Protocol):
     """An aggregator whose states are sums: many of them, over many segments, are one matrix product."""
 
-    def addends(self, args: tuple[pa.Array, ...]) -> Addends | None:
+    def addends(self, args: tuple[Argument, ...]) -> Addends | None:
         """Give the columns to add; None where these values need `reduce`."""
         ...
 
     def from_totals(self, counts: Sequence[int], sums: Sequence[ExactNumber]) -> Any:
         """Give the state of what was counted and added."""
+        ...
+
+
+@runtime_checkable
+class OfNumbers(Protocol):
+    """An aggregator of one Number whose state follows from the numbers alone: they are selected once for all such."""
+
+    def of_numbers(self, numbers: npt.NDArray[np.float64]) -> Any:
+        """Give the state of finite numbers, in the order of their rows."""
         ...

@@ -20,7 +20,7 @@ Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 #: A column with more distinct values than the cap shows it in its first rows: they are looked at before all are sorted.
-_SAMPLE_FACTOR: Final = 4
+_SAMPLE_FACTOR: Final = 2
 #: A weighted value enters a sketch as so many equal ones; in pieces, so that memory stays bounded.
 _REPEAT_ROWS: Final = 1_000_000
 
@@ -87,9 +87,17 @@ class Quantile:
     def reduce(self, args: tuple[pa.Array, ...], masks: Masks) -> list[QuantileState]:
         """Summarise under each mask."""
         numbers, valid = numbers_and_valid(args[0])
-        numbers = numbers + 0.0  # -0.0 is 0.0
-        few = self._are_few(numbers if valid is None else np.compress(valid, numbers))
-        return [self._of_numbers(selected(numbers, valid, mask), few=few) for mask in masks]
+        return [self.of_numbers(selected(numbers, valid, mask)) for mask in masks]
+
+    def of_numbers(self, numbers: Doubles) -> QuantileState:
+        """Summarise finite numbers."""
+        sample = numbers[: _SAMPLE_FACTOR * self.values_max]
+        if len(np.unique(sample)) <= self.values_max:
+            rising = np.sort(numbers + 0.0)  # -0.0 is 0.0
+            starts = np.flatnonzero(np.diff(rising, prepend=-np.inf))
+            if len(starts) <= self.values_max:
+                return ExactValues(rising[starts], np.diff(starts, append=len(rising)))
+        return Sketched(self.sketch.make().update_many(numbers))
 
     def merge(self, left: QuantileState, right: QuantileState) -> QuantileState:
         """Give the state of both."""
@@ -151,18 +159,6 @@ class Quantile:
                 "set FQLSTREAM_FQL__QUANTILE_SKETCH back, or rebuild the states from history with `fqlstream repair`",
             )
         return Sketched(self.sketch.decode(rest[0]))
-
-    def _are_few(self, numbers: Doubles) -> bool:
-        sample = numbers[: _SAMPLE_FACTOR * self.values_max]
-        return len(np.unique(sample)) <= self.values_max
-
-    def _of_numbers(self, kept: Doubles, *, few: bool) -> QuantileState:
-        if few or len(kept) <= _SAMPLE_FACTOR * self.values_max:
-            rising = np.sort(kept)
-            starts = np.flatnonzero(np.diff(rising, prepend=-np.inf))
-            if len(starts) <= self.values_max:
-                return ExactValues(rising[starts], np.diff(starts, append=len(rising)))
-        return Sketched(self.sketch.make().update_many(kept))
 
     def _merge_exact(self, left: ExactValues, right: ExactValues) -> QuantileState:
         if not len(left.values) or not len(right.values):

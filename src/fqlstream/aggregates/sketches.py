@@ -7,10 +7,13 @@ its place, raw or on asinh scale; it guarantees nothing. Only this module knows 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +99,15 @@ class KllSketch:
         return self
 
     def update_many(self, values: Doubles) -> Self:
-        """Take finite numbers in. Sorting them first is three times as fast, and as good: the guarantee knows no order."""
+        """Take finite numbers in. The guarantee knows no order, so they are sorted first, which is faster."""
+        if len(values) >= _COMPACTED_FACTOR * self.k:
+            data, taken = _compacted(values, self.k)
+            compacted = kll_doubles_sketch.deserialize(data)
+            if self.n:
+                self._sketch.merge(compacted)
+            else:
+                self._sketch = compacted
+            values = values[taken:]
         if len(values):
             self._sketch.update(np.sort(values))
         return self
@@ -107,7 +118,7 @@ class KllSketch:
 
     def quantile(self, q: float) -> float | None:
         """Give the number at rank q in [0, 1]; None of nothing."""
-        return None if self._sketch.is_empty() else float(self._sketch.get_quantile(q, True))
+        return None if self._sketch.is_empty() else float(self._sketch.get_quantile(q, True)) + 0.0
 
     def cdf(self, x: float) -> float:
         """Give the share of numbers up to x; 0 of nothing."""
@@ -139,6 +150,47 @@ class KllSketch:
         sketch = cls.__new__(cls)
         sketch._sketch = kll_doubles_sketch.deserialize(data)
         return sketch
+
+
+#: KLL's smallest level, part of its serialised form.
+_KLL_M: Final = 8
+#: From so many times k numbers on, a batch is compacted at once; below, taking them in singly costs as little.
+_COMPACTED_FACTOR: Final = 8
+
+
+def _level_of(count: int, k: int) -> int:
+    """Give the lowest level at which so many numbers, each standing for 2^level, are at most 2k."""
+    level = 0
+    while count >> level > 2 * k:
+        level += 1
+    return level
+
+
+def _compacted(values: Doubles, k: int) -> tuple[bytes, int]:
+    """Give the serialised sketch of the first numbers of a batch, and how many these are.
+
+    A sketch halves a sorted level by keeping every second number, from the first or the second by chance. A batch that is
+    sorted as a whole is halved `level` times at once: every 2^level-th number stays, from a start by chance. That errs by
+    less than 2^level ranks, less than halving it piece by piece, and takes little more than the sorting.
+    """
+    level = _level_of(len(values), k)
+    kept = len(values) >> level
+    whole = kept << level
+    rising = np.sort(values[:whole])
+    # a chance that a replay repeats
+    start = crc32(values[: 2 * k].tobytes()) & ((1 << level) - 1)
+    first = _capacity(k, level + 1) - kept
+    header = struct.pack("<BBBBHBBQHBB", 5, 1, 15, 0, k, _KLL_M, 0, whole, k, level + 1, 0)
+    places = struct.pack(f"<{level + 1}I", *[first] * (level + 1))
+    extremes = struct.pack("<dd", rising[0], rising[-1])
+    return header + places + extremes + rising[start :: 1 << level].tobytes(), whole
+
+
+@lru_cache
+def _capacity(k: int, levels: int) -> int:
+    """Give how many numbers a sketch of so many levels has room for: two thirds of the level above, at least m."""
+    sizes = ((((2 * k << depth) // 3**depth) + 1) >> 1 for depth in range(levels))
+    return sum(max(_KLL_M, size) for size in sizes)
 
 
 @dataclass(frozen=True, slots=True)

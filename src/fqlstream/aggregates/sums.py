@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fqlstream.aggregates.encoding import body
 from fqlstream.aggregates.exact import ZERO, ExactNumber, decode_exact, encode_exact, exact_sum, slice_exactly
-from fqlstream.aggregates.inputs import everything, numbers_and_valid, selected
+from fqlstream.aggregates.inputs import Argument, everything, numbers_and_valid, selected
 from fqlstream.aggregates.masks import Mask, all_true
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 
@@ -79,13 +79,13 @@ class Sum:
         n, m, e = body(data, self.kind, self.state_version)
         return SumState(int(n), decode_exact((m, e)))
 
-    def addends(self, args: tuple[pa.Array, ...]) -> Addends | None:
+    def addends(self, args: tuple[Argument, ...]) -> Addends | None:
         """Give the count of numbers and the slices of the sum."""
-        numbers, valid = numbers_and_valid(args[0])
-        slices = slice_exactly(numbers)
+        numbers = args[0].numbers
+        slices = slice_exactly(numbers.values, top=numbers.top)
         if slices is None:
             return None
-        return Addends((given(valid, len(numbers)),), (slices,))
+        return Addends((given(numbers.valid, len(numbers.values)),), (slices,))
 
     def from_totals(self, counts: Sequence[int], sums: Sequence[ExactNumber]) -> SumState:
         """Give the state of totals."""

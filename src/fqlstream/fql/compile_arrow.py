@@ -22,8 +22,9 @@ import pyarrow as pa
 from fqlstream.aggregates.encoding import ForeignStateError
 from fqlstream.aggregates.exact import ExactNumber, Slices, weighted_totals
 from fqlstream.aggregates.index import make_aggregator
+from fqlstream.aggregates.inputs import Argument, Doubles, selected
 from fqlstream.aggregates.masks import Bits, Mask, count_common, pack, pack_mask, unpack
-from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, Reading
+from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, OfNumbers, Reading
 from fqlstream.errors import FqlstreamError
 from fqlstream.fql.bounds import enclose
 from fqlstream.fql.plan import Cell, Lane, ModelPlan, walk
@@ -110,6 +111,9 @@ class Engine:
         )
         self._additive = {
             index: aggregator for index, aggregator in enumerate(self._aggregators) if isinstance(aggregator, Additive)
+        }
+        self._of_numbers = {
+            index: aggregator for index, aggregator in enumerate(self._aggregators) if isinstance(aggregator, OfNumbers)
         }
         builder = ProgramBuilder()
         self._arguments = tuple(tuple(map(builder.add, item.args)) for item in self._aggregates)
@@ -254,19 +258,23 @@ class Engine:
         if order is not None:
             table = table.take(pa.array(order))
         registers = work.program.run(rows, load_row(table))
-        batch = _Batch.of(rows, [registers[self._conditions[index]] for index in work.segments])
+        conditions = [registers[self._conditions[index]] for index in work.segments]
+        batch = _Batch(rows, pack(conditions, rows), registers)
         states = {pane.code: {} for pane in panes}  # type: dict[int, dict[int, list[Any]]]
         additive: dict[int, Addends] = {}
         for index in work.aggregates:
-            args = tuple(registers[register] for register in self._arguments[index])
-            aggregator = self._aggregators[index]
+            args = tuple(map(batch.argument, self._arguments[index]))
             addends = self._additive[index].addends(args) if index in self._additive else None
             if addends is not None:
                 additive[index] = addends
                 continue
             for pane in panes:
-                sliced = tuple(arg.slice(pane.start, pane.stop - pane.start) for arg in args)
-                states[pane.code][index] = aggregator.reduce(sliced, batch.masks(pane))
+                if index in self._of_numbers:
+                    numbers = batch.numbers(pane, self._arguments[index][0])
+                    states[pane.code][index] = list(map(self._of_numbers[index].of_numbers, numbers))
+                else:
+                    sliced = tuple(arg.array.slice(pane.start, pane.stop - pane.start) for arg in args)
+                    states[pane.code][index] = self._aggregators[index].reduce(sliced, batch.masks(pane))
         self._add_up(batch, panes, additive, states)
         segment_at = {segment: place for place, segment in enumerate(work.segments)}
         return {
@@ -328,12 +336,17 @@ class _Batch:
 
     rows: int
     bits: Bits
+    registers: Sequence[Any]
     _flags: list[Mask] = field(default_factory=list)
-    _weights: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    _weights: list[Doubles] = field(default_factory=list)
+    _arguments: dict[int, Argument] = field(default_factory=dict)
+    _numbers: dict[tuple[int, int], list[Doubles]] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, rows: int, conditions: Sequence[pa.BooleanArray]) -> _Batch:
-        return cls(rows, pack(conditions, rows))
+    def argument(self, register: int) -> Argument:
+        """Give a register as the aggregates take it; all that read it share what they make of it."""
+        if register not in self._arguments:
+            self._arguments[register] = Argument(self.registers[register])
+        return self._arguments[register]
 
     def masks(self, pane: _Pane) -> Mask:
         """Give the rows of a pane that each segment lets in: shape (segments, rows of the pane's span)."""
@@ -349,7 +362,26 @@ class _Batch:
         weights = self._weights_of(pane)
         return [weighted_totals(item, weights, pane.start, pane.stop) for item in sums]
 
-    def _weights_of(self, pane: _Pane) -> npt.NDArray[np.float64]:
+    def numbers(self, pane: _Pane, register: int) -> list[Doubles]:
+        """Give per segment the numbers of a column that a pane's rows have; all aggregates over the column share them."""
+        key = (pane.code, register)
+        if key not in self._numbers:
+            column = self.argument(register).numbers
+            span = slice(pane.start, pane.stop)
+            values, valid = column.values[span], None if column.valid is None else column.valid[span]
+            self._numbers[key] = [
+                values if is_all else selected(values, valid, mask)
+                for mask, is_all in zip(self.masks(pane), self._let_in_all(pane, valid), strict=True)
+            ]
+        return self._numbers[key]
+
+    def _let_in_all(self, pane: _Pane, valid: Mask | None) -> list[bool]:
+        if valid is not None or pane.mask is not None:
+            return [False] * len(self.bits)
+        counts = np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64)
+        return [count == self.rows for count in counts.tolist()]
+
+    def _weights_of(self, pane: _Pane) -> Doubles:
         if pane.mask is not None:
             return self.masks(pane).astype(np.float64)
         if not self._weights:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fqlstream.events.columns import RANGE_VIOLATIONS, TYPE_VIOLATIONS
+from fqlstream.fql.fast_forms import TextWords, fast_form, text_words
 from fqlstream.functions.expression import AggregateValue, Apply, ColumnRef, DType, Expression, Literal
 from fqlstream.functions.index import KERNELS
 
@@ -34,14 +35,16 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A kernel over earlier registers (by number) and constants."""
+    """A kernel, or a faster form of it, over earlier registers (by number) and constants."""
 
     kernel: Callable[..., pa.Array]
     inputs: tuple[int | pa.Scalar, ...]
 
 
-#: What a register holds: a column, a violation, a number read from states, a constant, or a kernel's result.
+#: What a register holds: a column, a violation, a number read from states, a constant, or a function's result.
 Source = ColumnRef | Violation | AggregateValue | Literal | Step
+#: What a register is known by.
+Key = Expression | Violation | TextWords
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class ProgramBuilder:
     """Numbers distinct expressions; afterwards gives programs for any set of them."""
 
     def __init__(self) -> None:
-        self._register: dict[Expression | Violation, int] = {}
+        self._register: dict[Key, int] = {}
         self._sources: list[Source] = []
 
     def add(self, expression: Expression) -> int:
@@ -116,12 +119,16 @@ class ProgramBuilder:
                 stack.extend(item for item in source.inputs if isinstance(item, int))
         return Program(tuple(self._sources), tuple(sorted(wanted)))
 
-    def _new(self, key: Expression | Violation, source: Source) -> int:
+    def _new(self, key: Key, source: Source) -> int:
         self._sources.append(source)
         self._register[key] = len(self._sources) - 1
         return self._register[key]
 
     def _step(self, node: Apply) -> Step:
+        form = fast_form(node)
+        if form is not None:
+            run, items = form
+            return Step(run, tuple(item if isinstance(item, pa.Scalar) else self._input(item) for item in items))
         kernel = KERNELS[node.op]
         if kernel.reads_violations:
             return Step(kernel.arrow, (self._violation(node),))
@@ -130,6 +137,12 @@ class ProgramBuilder:
             # a kernel needs one array to know how many rows there are
             inputs[0] = self.add(node.args[0])
         return Step(kernel.arrow, tuple(inputs))
+
+    def _input(self, item: Expression | TextWords) -> int:
+        if not isinstance(item, TextWords):
+            return self.add(item)
+        known = self._register.get(item)
+        return self._new(item, Step(text_words, (self.add(item.column),))) if known is None else known
 
     def _violation(self, node: Apply) -> int:
         column = node.args[0]
