@@ -27,8 +27,8 @@ class Fingerprints:
     def __len__(self) -> int:
         return len(self.high)
 
-    def take(self, index: np.ndarray) -> Fingerprints:
-        """Give the fingerprints at an index or mask."""
+    def take(self, index: np.ndarray | slice) -> Fingerprints:
+        """Give the fingerprints at an index, mask or slice."""
         return Fingerprints(self.high[index], self.low[index])
 
 

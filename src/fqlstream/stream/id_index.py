@@ -61,28 +61,57 @@ class IdIndex:
             np.where(known, self._place[safe], NOWHERE),
         )
 
-    def insert(self, ids: Fingerprints, sequence: np.ndarray, record_at_ms: np.ndarray, place: np.ndarray) -> None:
-        """Remember ids in the order given; an id that stands already points to its newest row from now on."""
+    def insert(
+        self,
+        ids: Fingerprints,
+        sequence: np.ndarray,
+        record_at_ms: np.ndarray,
+        place: np.ndarray,
+        *,
+        all_new: bool = False,
+    ) -> None:
+        """Remember ids in the order given; an id that stands already points to its newest row from now on.
+
+        `all_new` promises that no id stands already or comes twice: that saves the look at what is there.
+        """
         start = 0
         while start < len(ids):
             self._make_room(len(ids) - start)
             # at most a ring's worth at once, and never over the table's end of life
             part = slice(start, start + min(len(ids) - start, self._capacity, self._inserts_left))
-            self._insert_part(
-                ids.take(np.arange(part.start, part.stop)), sequence[part], record_at_ms[part], place[part]
-            )
+            self._insert_part(ids.take(part), sequence[part], record_at_ms[part], place[part], all_new=all_new)
             start = part.stop
 
     def _insert_part(
-        self, ids: Fingerprints, sequence: np.ndarray, record_at_ms: np.ndarray, place: np.ndarray
+        self, ids: Fingerprints, sequence: np.ndarray, record_at_ms: np.ndarray, place: np.ndarray, *, all_new: bool
     ) -> None:
         count = len(ids)
-        entries = ((self._count + np.arange(count)) % self._capacity).astype(np.int32)
-        self._high[entries], self._low[entries] = ids.high, ids.low
-        self._sequence[entries], self._record_at_ms[entries], self._place[entries] = sequence, record_at_ms, place
+        first = self._count % self._capacity
+        if first + count <= self._capacity:
+            span: slice | np.ndarray = slice(first, first + count)
+            entries = np.arange(first, first + count, dtype=np.int32)
+        else:
+            entries = ((first + np.arange(count)) % self._capacity).astype(np.int32)
+            span = entries
+        self._high[span], self._low[span] = ids.high, ids.low
+        self._sequence[span], self._record_at_ms[span], self._place[span] = sequence, record_at_ms, place
         self._count += count
         self._inserts_left -= count
-        self._link(entries)
+        if all_new:
+            self._link_new(entries, ids.high)
+        else:
+            self._link(entries)
+
+    def _link_new(self, entries: np.ndarray, high: np.ndarray) -> None:
+        """Put ring places of ids that the table does not hold into free slots."""
+        mask = int(self._mask)
+        slots = (high & self._mask).astype(np.int64)
+        while len(entries):
+            free = self._table[slots] == _FREE
+            # several may want one slot: NumPy keeps the last written, the others look again
+            self._table[slots[free]] = entries[free]
+            left = self._table[slots] != entries
+            entries, slots = entries[left], (slots[left] + 1) & mask
 
     def _link(self, entries: np.ndarray) -> None:
         """Put ring places into the table; of one id the last place given wins."""
@@ -102,7 +131,7 @@ class IdIndex:
 
     def _make_room(self, wanted: int) -> None:
         if self._capacity < self.ids_max and self._count + wanted > self._capacity:
-            self._rebuild(min(self.ids_max, max(2 * self._capacity, self._count + wanted)))
+            self._rebuild(min(self.ids_max, max(4 * self._capacity, self._count + wanted)))
         elif self._inserts_left <= 0:
             self._rebuild(self._capacity)
 
@@ -116,7 +145,7 @@ class IdIndex:
             columns
         )
         self._count = kept
-        self._link(np.arange(kept, dtype=np.int32))
+        self._link(np.arange(kept, dtype=np.int32))  # an id may stand in the ring twice: the newest wins
 
     def _allocate(self, capacity: int) -> None:
         self._capacity = capacity
@@ -138,6 +167,7 @@ class Verdicts:
 
     duplicate: np.ndarray  # bool
     sequence: np.ndarray  # int64
+    all_new: bool  # none of the ids was known, none comes twice
 
 
 def judge(index: IdIndex, ids: Fingerprints, record_at_ms: np.ndarray, horizon_ms: int) -> Verdicts:
@@ -154,9 +184,10 @@ def judge(index: IdIndex, ids: Fingerprints, record_at_ms: np.ndarray, horizon_m
         & (record_at_ms - found.record_at_ms <= horizon_ms)
     )
     ordered = np.sort(ids.high)
-    if (ordered[1:] == ordered[:-1]).any():
+    repeats = bool((ordered[1:] == ordered[:-1]).any())
+    if repeats:
         _judge_repeats(index, ids, record_at_ms, horizon_ms, found, duplicate)
-    return Verdicts(duplicate, sequence)
+    return Verdicts(duplicate, sequence, all_new=not repeats and not (found.sequence >= 0).any())
 
 
 def _judge_repeats(

@@ -62,6 +62,7 @@ class StagedEvents:
     duplicate: np.ndarray
     sequence: np.ndarray
     chunk: int
+    all_new: bool = False
 
     def counted_ids(self) -> Fingerprints:
         """Fingerprint the rows that count."""
@@ -158,8 +159,8 @@ class PartitionState:
         ids = [fingerprint(rows.table.column("event_id"), rows.model) for rows in inference]
         verdicts = self._judge(inference, ids)
         events = [
-            StagedEvents(rows, self._model(rows), found, duplicate, sequence, self.recent.next_chunk())
-            for rows, found, (duplicate, sequence) in zip(inference, ids, verdicts, strict=True)
+            StagedEvents(rows, self._model(rows), found, duplicate, sequence, self.recent.next_chunk(), all_new)
+            for rows, found, (duplicate, sequence, all_new) in zip(inference, ids, verdicts, strict=True)
         ]
         return Staged(decoded, next_offset, events, labels)
 
@@ -178,13 +179,13 @@ class PartitionState:
                 self.index.insert(fingerprint(ids, model), places, np.zeros(len(ids), np.int64), places)
         self._unindexed.clear()
 
-    def _judge(self, groups: list[Rows], ids: list[Fingerprints]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _judge(self, groups: list[Rows], ids: list[Fingerprints]) -> list[tuple[np.ndarray, np.ndarray, bool]]:
         """Take the verdicts in log order, across the models of the batch."""
         if len(groups) == 1:
             verdict = judge(
                 self.index, ids[0], _int64(groups[0].table, "record_at"), self.settings.duplicate_horizon_ms
             )
-            return [(verdict.duplicate, verdict.sequence)]
+            return [(verdict.duplicate, verdict.sequence, verdict.all_new)]
         if not groups:
             return []
         offsets = np.concatenate([_int64(rows.table, "offset") for rows in groups])
@@ -196,7 +197,8 @@ class PartitionState:
         sequence = np.empty(len(order), np.int64)
         duplicate[order], sequence[order] = verdict.duplicate, verdict.sequence
         cuts = np.cumsum([len(rows.table) for rows in groups])[:-1]
-        return list(zip(np.split(duplicate, cuts), np.split(sequence, cuts), strict=True))
+        parts = zip(np.split(duplicate, cuts), np.split(sequence, cuts), strict=True)
+        return [(*part, verdict.all_new) for part in parts]
 
     def needs(self, staged: Staged) -> Needs:
         """Say what ClickHouse must be asked before `compute`; ask again until nothing is needed."""
@@ -278,10 +280,11 @@ class PartitionState:
                     table = events.rows.table
                     self._unindexed.append((events.chunk, table.column("event_id"), events.rows.model))
                 continue
-            counted = events.counted
-            place = events.chunk * CHUNK_ROWS + np.arange(len(counted), dtype=np.int64)
+            counted: np.ndarray | slice = slice(None) if events.all_new else events.counted
             record_at = _int64(events.rows.table, "record_at")[counted]
-            self.index.insert(events.ids.take(counted), events.sequence[counted], record_at, place)
+            place = events.chunk * CHUNK_ROWS + np.arange(len(record_at), dtype=np.int64)
+            ids, sequence = events.ids.take(counted), events.sequence[counted]
+            self.index.insert(ids, sequence, record_at, place, all_new=events.all_new)
             self.index.sequence_next += len(events.duplicate)
         for ids, places in staged.visitor_ids.values():
             self.visitors.insert(ids, places, np.zeros(len(places), np.int64), places)
