@@ -9,6 +9,8 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
+from functools import partial
 
 from fqlstream.app.aggregate import AggregateAgent
 from fqlstream.app.definitions import DefinitionsFollower
@@ -49,7 +51,8 @@ class Worker:
         self.outbox = OutboxProducer(settings.kafka)
         self.log = KafkaLog(settings.kafka, self.outbox)
         self.adapter = StoreAdapter(self.store, SystemClock(), lambda: self.aggregate.engines.catalogue)
-        self.ports = Ports(self.adapter, self.log, SystemClock(), decode, settings.stream)
+        read = partial(decode, record_bytes_max=settings.kafka.record_bytes_max)
+        self.ports = Ports(self.adapter, self.log, SystemClock(), read, settings.stream)
         self.definitions = DefinitionsFollower(DefinitionsReader(settings), self.store, self.adapter, self.log)
         self.ready = asyncio.Event()
         self.aggregate = AggregateAgent(

@@ -118,11 +118,12 @@ def prepare_node(libs: Path, java: Java, data: Path, settings: LocalSettings, *,
     )
     if not (home / "data" / "meta.properties").exists():
         _format(base, properties)
+    cluster_id = _cluster_id(home / "data" / "meta.properties")
     spec = ChildSpec(
         name="kafka",
         command=(*base, "kafka.Kafka", str(properties)),
         log=data / "logs" / "kafka.log",
-        ready=lambda: node_ready(kafka_port),
+        ready=lambda: node_ready(kafka_port, cluster_id=cluster_id),
         start_timeout_s=settings.start_timeout_s,
     )
     return KafkaNode(f"{HOST}:{kafka_port}", ".".join(map(str, version)), spec)
@@ -152,19 +153,31 @@ def _format(base: tuple[str, ...], properties: Path) -> None:
         )
 
 
-def node_ready(port: int, host: str = HOST) -> bool:
-    """Say whether the node can be produced to: its controller would place a topic, and every partition has a leader."""
+def _cluster_id(meta: Path) -> str:
+    found = re.search(r"^cluster\.id=(\S+)$", meta.read_text(), re.MULTILINE)
+    if found is None:
+        raise BrokerError("KFK019", f"{meta} names no cluster", "the directory is no Kafka storage: use another one")
+    return found[1]
+
+
+def node_ready(port: int, host: str = HOST, *, cluster_id: str | None = None) -> bool:
+    """Say whether the node can be produced to: its controller would place a topic, and every partition has a leader.
+
+    With `cluster_id`, only that cluster will do: another stack may have taken the port between our look and our start.
+    """
     # asked first, as librdkafka would log each refused connection
     if not answers(host, port):
         return False
-    return broker_ready(f"{host}:{port}")
+    return broker_ready(f"{host}:{port}", cluster_id=cluster_id)
 
 
-def broker_ready(bootstrap: str, **options: object) -> bool:
-    """Say whether brokers answer, an unfenced one among them, and every partition has a leader."""
+def broker_ready(bootstrap: str, *, cluster_id: str | None = None, **options: object) -> bool:
+    """Say whether brokers (of that cluster) answer, an unfenced one among them, and every partition has a leader."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, **options})
     try:
         metadata = admin.list_topics(timeout=_ANSWER_S)
+        if cluster_id is not None and metadata.cluster_id != cluster_id:
+            return False
         if any(p.leader < 0 for topic in metadata.topics.values() for p in topic.partitions.values()):
             return False
         # only asked, not done: the controller runs the whole placement, and refuses while no broker is registered
