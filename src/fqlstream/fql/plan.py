@@ -90,8 +90,13 @@ def columns_of(expression: Expression | Aggregate) -> frozenset[str]:
 
 def cell_key(aggregate: Aggregate, segment: Expression, state_version: int) -> str:
     """Name a cell by what it computes: definition, segment and the column types it reads (types are in the nodes)."""
-    text = f"{state_version}|{aggregate!r}|{segment!r}"
+    return key_of_texts(repr(aggregate), repr(segment), state_version)
+
+
+def key_of_texts(aggregate: str, segment: str, state_version: int) -> str:
+    """Give the same of both as text: a plan of thousands of cells writes each aggregate and segment once."""
+    text = f"{state_version}|{aggregate}|{segment}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-__all__ = ["Cell", "Lane", "MetricPlan", "ModelPlan", "SegmentPlan", "cell_key", "columns_of", "walk"]
+__all__ = ["Cell", "Lane", "MetricPlan", "ModelPlan", "SegmentPlan", "cell_key", "columns_of", "key_of_texts", "walk"]

@@ -16,7 +16,7 @@ from fqlstream.events.definitions import (
     SegmentDefinition,
 )
 from fqlstream.fql.check import check
-from fqlstream.fql.plan import Cell, Lane, MetricPlan, ModelPlan, SegmentPlan, cell_key, columns_of, walk
+from fqlstream.fql.plan import Cell, Lane, MetricPlan, ModelPlan, SegmentPlan, columns_of, key_of_texts, walk
 from fqlstream.functions.aggregates import count_present, count_true, row_total
 from fqlstream.functions.building_blocks import apply_boolean, apply_number, either, number
 from fqlstream.functions.drift import BASELINE
@@ -227,12 +227,14 @@ def assemble(
     targets = frozenset(column.name for column in model.role(Role.TARGET))
     late_aggregates = {aggregate: bool(columns_of(aggregate) & targets) for aggregate in wanted}
     late_filters = {segment: bool(columns_of(segment) & targets) for segment in filters}
+    texts = {item: repr(item) for item in (*wanted, *filters)}
+    versions = {aggregate: _state_version(aggregate, limits) for aggregate in wanted}
     cells = tuple(
         Cell(
             aggregate,
             segment,
             Lane.LABELS if late_aggregates[aggregate] or late_filters[segment] else Lane.EVENTS,
-            cell_key(aggregate, segment, _state_version(aggregate, limits)),
+            key_of_texts(texts[aggregate], texts[segment], versions[aggregate]),
         )
         for segment in filters
         for aggregate in wanted
