@@ -156,7 +156,7 @@ def _format(base: tuple[str, ...], properties: Path) -> None:
 def _cluster_id(meta: Path) -> str:
     found = re.search(r"^cluster\.id=(\S+)$", meta.read_text(), re.MULTILINE)
     if found is None:
-        raise BrokerError("KFK019", f"{meta} names no cluster", "the directory is no Kafka storage: use another one")
+        raise BrokerError("KFK026", f"{meta} names no cluster", "the directory is no Kafka storage: use another one")
     return found[1]
 
 
