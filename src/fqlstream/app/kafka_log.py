@@ -12,6 +12,7 @@ import msgspec
 
 from fqlstream.app.producer import OutboxProducer
 from fqlstream.app.transport import SourcePartition
+from fqlstream.clock import SystemClock
 from fqlstream.errors import BrokerError
 from fqlstream.ops.topic_ids import partitions_count, topic_ids
 from fqlstream.settings import KafkaSettings
@@ -60,8 +61,9 @@ class KafkaLog:
 
     async def send_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         """Write refused records to the dead-letter topic: the original bytes, the reasons in headers."""
+        seen_at = _iso(SystemClock().now_ms())
         await self._send_all(
-            [_Record(DEAD_LETTERS, letter.value, letter.key, _letter_headers(letter)) for letter in letters]
+            [_Record(DEAD_LETTERS, letter.value, letter.key, _letter_headers(letter, seen_at)) for letter in letters]
         )
 
     async def send_notices(self, rows: Sequence[FlushRow]) -> None:
@@ -107,7 +109,8 @@ class KafkaLog:
             if partition in self._durable and not source.lost and source.position is not None
         ]
         for source, next_offset in begun:
-            source.ack(next_offset)
+            # a partition that went and came back may not have been read so far again
+            source.ack(min(next_offset, source.position or 0))
         for source, _ in begun[:1]:
             await source.commit()  # one request for all partitions
 
@@ -170,7 +173,7 @@ def _value_key(value: MetricValue) -> bytes:
     return msgspec.json.encode([value.model, value.metric, value.segment])
 
 
-def _letter_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
+def _letter_headers(letter: DeadLetter, seen_at: str) -> list[tuple[str, bytes]]:
     texts = {
         "code": letter.code,
         "reason": letter.reason,
@@ -178,7 +181,7 @@ def _letter_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
         "partition": str(letter.partition),
         "offset": str(letter.offset),
         "row": letter.row,
-        "seen_at": _iso(letter.record_at_ms),
+        "seen_at": seen_at,
     }
     if letter.content_type is not None:
         texts["content-type"] = letter.content_type

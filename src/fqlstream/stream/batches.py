@@ -91,7 +91,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Everything a fetch held. `unknown_models` names models that the catalogue lacked (their records are dead letters here)."""
+    """Everything a fetch held. `unknown_models` names models that the catalogue lacked, or whose version (their records are dead letters here)."""
 
     rows: tuple[Rows, ...] = ()
     watermarks: tuple[WatermarkMark, ...] = ()

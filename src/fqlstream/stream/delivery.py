@@ -25,12 +25,15 @@ import numpy as np
 import pyarrow as pa
 
 from fqlstream.clock import Clock
-from fqlstream.errors import FqlstreamError, StoreError
+from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import ModelDefinition, Role
+from fqlstream.events.refusals import POISON
 from fqlstream.fql.plan import Lane
 from fqlstream.settings import StreamSettings
+from fqlstream.stream.arrow_events import content_types
 from fqlstream.stream.batches import DeadLetter, Decoded, Fetch, RowKind
+from fqlstream.stream.findings import shown
 from fqlstream.stream.fingerprints import fingerprint
 from fqlstream.stream.panes import LANES, NO_FENCE, Pane, pane_codes
 from fqlstream.stream.partition import EngineOf, PartitionState, Staged, Update, empty_pane
@@ -222,8 +225,8 @@ class Owner:
             if decoded is None:
                 decoded = self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
             staged, update = await self._compute(fetch, decoded)
-        except StoreError:
-            raise  # ClickHouse is away: no record's fault
+        except FqlstreamError:
+            raise  # ClickHouse is away, or a newer release wrote its states: no record's fault
         except Exception as error:  # whatever one record makes our code raise, the others count
             if len(fetch) > 1:
                 middle = len(fetch) // 2
@@ -654,8 +657,8 @@ def _slice(fetch: Fetch, start: int, end: int) -> Fetch:
 
 def _poison(fetch: Fetch, error: Exception) -> DeadLetter:
     return DeadLetter(
-        "DLQ900",
-        f"the record could not be processed: {type(error).__name__}: {error}",
+        POISON.code,
+        f"{type(error).__name__}: {shown(str(error))}",
         fetch.topic,
         fetch.partition,
         int(fetch.offsets[0]),
@@ -663,4 +666,5 @@ def _poison(fetch: Fetch, error: Exception) -> DeadLetter:
         fetch.keys[0],
         fetch.values[0],
         int(fetch.record_at_ms[0]),
+        content_types(fetch).get(0),
     )

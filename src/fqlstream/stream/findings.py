@@ -86,10 +86,10 @@ class Findings:
 
 
 class UnknownModelError(RefusedError):
-    """The catalogue lacks the model; it may be a definition that has not been read yet."""
+    """The catalogue lacks the model or this version of it; it may be a definition that has not been read yet."""
 
-    def __init__(self, model: str) -> None:
-        super().__init__(UNKNOWN_MODEL, f"model {shown(model)} is not defined")
+    def __init__(self, model: str, refusal: Refusal, reason: str) -> None:
+        super().__init__(refusal, reason)
         self.model = model
 
 
@@ -112,13 +112,16 @@ def model_version(catalogue: Catalogue, model: Any, version: Any) -> ModelDefini
     entry = catalogue.models.get(model)
     newest = None if entry is None else entry.newest
     if entry is None or newest is None:
-        raise UnknownModelError(model)
+        raise UnknownModelError(model, UNKNOWN_MODEL, f"model {shown(model)} is not defined")
     if version is None:
         return newest
     known = entry.versions.get(version) if isinstance(version, str) else None
-    if known is None:
-        raise RefusedError(UNKNOWN_VERSION, f"model {shown(model)} has no version {shown(version)}")
-    return known
+    if known is not None:
+        return known
+    reason = f"model {shown(model)} has no version {shown(version)}"
+    if isinstance(version, str) and version:
+        raise UnknownModelError(model, UNKNOWN_VERSION, reason)
+    raise RefusedError(UNKNOWN_VERSION, reason)
 
 
 def time_fault(event_at_ms: int, record_at_ms: int, settings: StreamSettings) -> RefusedError | None:

@@ -272,6 +272,13 @@ def test_unknown_models_are_named_for_the_worker_to_look_up() -> None:
     assert result.unknown_models == {"new", "newer"}
 
 
+def test_unknown_versions_are_looked_up_as_well() -> None:
+    result = decoded([encoded(event(model="churn", version="v99")), encoded(event())])
+    assert result.unknown_models == {"churn"}
+    # what can be no version's name is none in any catalogue
+    assert decoded([encoded(event(model="churn", version=7))]).unknown_models == frozenset()
+
+
 def test_a_label_has_only_targets_and_metadata() -> None:
     (rows,) = decoded([encoded(event(type="label", columns={"churned": "yes", "age": 5}))]).rows
     assert rows.table.column_names[5:] == ["plan name (x)", "churned", "_type_violations", "_range_violations"]
