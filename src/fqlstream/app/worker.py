@@ -10,7 +10,6 @@ import time
 import uuid
 from dataclasses import dataclass
 from functools import partial
-from functools import partial
 
 from fqlstream.app.aggregate import AggregateAgent
 from fqlstream.app.definitions import DefinitionsFollower
