@@ -227,15 +227,15 @@ def _live_table(values: Sequence[Value], shown: Sequence[Shown], now_ms: int, li
     wanted = [(model.model.name, metric, "") for model in shown for metric in model.metrics]
     wanted += [(model.model.name, model.metrics[0], segment) for model in shown for segment in model.segments[1:]]
     title = "the newest hour of each metric, UTC"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, caption_justify="left")
-    for name in ("model", "metric", "segment", "window", "value", "rows", "labelled", "status", "updated"):
-        right = name in ("value", "rows", "labelled", "updated")
+    table = Table(title=title, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0))
+    for name in ("model", "metric", "segment", "window", "value", "rows", "labelled", "status", "age"):
+        right = name in ("value", "rows", "labelled", "age")
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     present = [found[key] for key in wanted if key in found]
     for value in present[: max(1, lines_max)]:
         table.add_row(
             value.model, value.metric, value.segment or "all", _minute(value.window_start_ms)[-5:], _number(value),
-            f"{value.rows:,}", f"{value.labelled_rows:,}", value.status, f"{(now_ms - value.updated_at_ms) / 1000:.0f} s ago",
+            f"{value.rows:,}", f"{value.labelled_rows:,}", value.status, f"{(now_ms - value.updated_at_ms) / 1000:.0f} s",
         )  # fmt: skip
     return table
 

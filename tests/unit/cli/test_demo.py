@@ -19,8 +19,8 @@ app = typer.Typer()
 app.command()(demo.demo)
 
 
-def _value(metric: str, segment: str = "", *, window_ms: int = HOUR_MS, value: float | None = 0.5) -> Value:
-    return Value("phishing", metric, segment, 0, window_ms, value, 1250, 1148, True, None, "final", 1000)
+def _value(metric: str, segment: str = "", *, window_ms: int = HOUR_MS, value: float | None = 0.123456) -> Value:
+    return Value("phishing", metric, segment, 0, window_ms, value, 12500, 11480, True, None, "revised", 1000)
 
 
 @pytest.mark.parametrize("arguments", [("--once", "--seconds", "3"), ("--json",)])
@@ -39,7 +39,7 @@ def test_the_live_table_holds_what_fits(capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[2:]] == [*metrics, metrics[0], metrics[0]]
     assert all(len(line) <= 80 for line in lines)
-    assert lines[2].split()[-3:] == ["2", "s", "ago"]
+    assert lines[2].split()[-2:] == ["2", "s"]
     Console(width=80).print(demo._live_table([], shown, 3_000, lines_max=5))
 
 
@@ -54,7 +54,7 @@ def test_the_day_is_shown_per_segment(capsys: pytest.CaptureFixture[str]) -> Non
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "phishing, the day from 1970-01-01 00:00 UTC"
     assert lines[2].split()[:2] == ["all", "rows"]
-    assert lines[3].split() == ["rows", *["1,250"] * 5]
+    assert lines[3].split() == ["rows", *["12,500"] * 5]
     assert lines[5].split() == [phishing.metrics[0], *["0.125"] * 4, "-"]
 
 
