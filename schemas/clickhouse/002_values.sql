@@ -31,30 +31,42 @@ SELECT model, version, metric, segment, window_start, window_end, window_s, valu
 FROM metric_values FINAL
 COMMENT 'the newest value of every window';
 
+-- The newest window of each series, kept as values are written: asking for it reads as many rows as there are series.
+CREATE TABLE IF NOT EXISTS metric_newest (
+    model LowCardinality(String),
+    version LowCardinality(String),
+    metric LowCardinality(String),
+    segment LowCardinality(String),
+    window_start DateTime64(3, 'UTC'),
+    window_end DateTime64(3, 'UTC'),
+    window_s UInt32,
+    value Nullable(Float64),
+    rows UInt64,
+    labelled_rows UInt64,
+    exact Bool,
+    error_bound Nullable(Float64),
+    status Enum8('early' = 1, 'final' = 2, 'revised' = 3),
+    value_version UInt64,
+    definition_revision UInt32,
+    updated_at DateTime64(3, 'UTC'),
+    retention_s UInt32,
+    written_at DateTime('UTC'),
+    newest UInt256 COMMENT 'start of the window, then version of the value'
+) ENGINE = ReplacingMergeTree(newest)
+ORDER BY (model, version, metric, segment, window_s)
+TTL written_at + toIntervalSecond(retention_s)
+COMMENT 'read metric_latest';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS metric_newest_writer TO metric_newest AS
+SELECT model, version, metric, segment, window_start, window_end, window_s, value, rows, labelled_rows, exact, error_bound,
+       status, value_version, definition_revision, updated_at, retention_s, written_at,
+       bitOr(bitShiftLeft(toUInt256(toUnixTimestamp64Milli(window_start) + 2208988800000), 128), toUInt256(newest)) AS newest
+FROM metric_values;
+
 CREATE OR REPLACE VIEW metric_latest AS
-SELECT model, version, metric, segment,
-       fromUnixTimestamp64Milli(tupleElement(newest_row, 1), 'UTC') AS window_start,
-       fromUnixTimestamp64Milli(tupleElement(newest_row, 2), 'UTC') AS window_end,
-       window_s,
-       tupleElement(newest_row, 3) AS value,
-       tupleElement(newest_row, 4) AS rows,
-       tupleElement(newest_row, 5) AS labelled_rows,
-       tupleElement(newest_row, 6) AS exact,
-       tupleElement(newest_row, 7) AS error_bound,
-       tupleElement(newest_row, 8) AS status,
-       tupleElement(newest_row, 9) AS value_version,
-       tupleElement(newest_row, 10) AS definition_revision,
-       tupleElement(newest_row, 11) AS updated_at
-FROM (
-    SELECT model, version, metric, segment, window_s,
-           argMax(
-               tuple(toUnixTimestamp64Milli(window_start), toUnixTimestamp64Milli(window_end), value, rows, labelled_rows, exact,
-                     error_bound, status, value_version, definition_revision, updated_at),
-               tuple(window_start, value_version, updated_at)
-           ) AS newest_row
-    FROM metric_values
-    GROUP BY model, version, metric, segment, window_s
-)
+SELECT model, version, metric, segment, window_start, window_end, window_s, value, rows, labelled_rows, exact, error_bound,
+       status, value_version, definition_revision, updated_at
+FROM metric_newest FINAL
 COMMENT 'the newest value of the newest window, per metric, segment and window length';
 
 CREATE TABLE IF NOT EXISTS dead_letter_rows (

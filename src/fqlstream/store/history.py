@@ -19,8 +19,10 @@ from fqlstream.store.client import Store, int_list, rows_of
 from fqlstream.store.model_tables import (
     VIOLATIONS,
     StoredColumn,
+    asked_of,
     chosen_sql,
-    labels_sql,
+    labelled_sql,
+    last_labels_sql,
     stored_columns,
     value_sql,
     violations_sql,
@@ -46,8 +48,6 @@ _LONG_STATEMENT: Final = {
 }
 #: No two rows of one insert have the same place: looking for such would cost a tenth of it.
 _NEW_ROWS: Final = {"optimize_on_insert": 0}
-#: Names of the reading SQL: of no column, whatever a model calls its own.
-_LABEL: Final = "` label`"
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -202,45 +202,45 @@ def _places(store: Store, model: str, ids: Sequence[str]) -> list[dict[str, Any]
 
 
 def _rows_sql(store: Store, model: ModelDefinition, partition: int, where: str, label_upto: int) -> str:
-    """Write the query of a version's counted rows with their targets as of an offset; columns are quoted by position."""
+    """Write the query of a version's counted rows with their targets as of an offset."""
     table = identifier(event_table(model.name))
     own = f"partition = {int(partition)} AND NOT duplicate AND {where}"
-    columns = [*(name for name, _ in _PLACE), *(identifier(stored_column(c)) for c in model.columns), *VIOLATIONS]
+    columns = [
+        "partition",
+        *(name for name, _ in _PLACE),
+        *(identifier(stored_column(c)) for c in model.columns),
+        *VIOLATIONS,
+    ]
     # one of each place: a row that was written twice may not have been merged yet
-    rows = f"SELECT {', '.join(columns)} FROM {table} WHERE {own} LIMIT 1 BY offset, row"
+    source = f"(SELECT {', '.join(columns)} FROM {table} WHERE {own} LIMIT 1 BY offset, row)"
     targets = model.role(Role.TARGET)
     if not targets:
-        return f"SELECT {', '.join(_selected(model))} FROM ({rows}) AS e"
+        return f"SELECT {', '.join(_selected(model))} FROM {source} AS e"
     forms = stored_columns(store, label_table(model.name))
-    pairs = [(c.name, value_sql([f for f in forms if f.name == c.name], c.type)) for c in targets]
+    values = [value_sql([f for f in forms if f.name == c.name], c.type) for c in targets]
     # the last label of this partition up to the offset, of any other one at all
-    label_where = (
+    of_these = (
         f"(partition != {int(partition)} OR offset <= {int(label_upto)}) "
         f"AND event_id IN (SELECT event_id FROM {table} WHERE {own})"
     )
-    labels = labels_sql(label_table(model.name), pairs, label_where)
-    label = chosen_sql("l.found", str(int(partition)))
-    return (
-        f"WITH {label} AS {_LABEL} SELECT {', '.join(_selected(model))} FROM ({rows}) AS e "
-        f"LEFT ANY JOIN ({labels}) AS l ON e.event_id = l.event_id"
-    )
+    labels = last_labels_sql(label_table(model.name), values, of_these)
+    return f"SELECT {', '.join(_selected(model))} FROM {labelled_sql(source, labels)}"
 
 
 def _selected(model: ModelDefinition) -> list[str]:
     targets = [column.name for column in model.role(Role.TARGET)]
     selected = [f"e.{name} AS {name}" for name, _ in _PLACE]
     for column in model.columns:
-        value = f"e.{identifier(stored_column(column))}"
-        if column.name in targets:
-            value = f"if(empty(l.found), {value}, tupleElement({_LABEL}, {3 + targets.index(column.name)}))"
         # a column may be called anything, so also like one of those above: it keeps its stored name until it is Arrow
-        selected.append(f"{value} AS {identifier(stored_column(column))}")
-    for at, name in enumerate(VIOLATIONS, start=3 + len(targets)):
+        name = identifier(stored_column(column))
         value = f"e.{name}"
-        if targets:
-            merged = violations_sql(name, "e", f"tupleElement({_LABEL}, {at})", targets)
-            value = f"if(empty(l.found), {value}, {merged})"
+        if column.name in targets:
+            place = targets.index(column.name)
+            value = chosen_sql(value, asked_of(place))
         selected.append(f"{value} AS {name}")
+    for place, column_name in enumerate(VIOLATIONS, start=len(targets)):
+        value = violations_sql(column_name, place, targets) if targets else f"e.{column_name}"
+        selected.append(f"{value} AS {column_name}")
     return selected
 
 
@@ -327,7 +327,7 @@ def waiting_labels(
         f"WHERE partition != {int(partition)} OR offset <= {int(upto_offset)})"
     )
     sql = _labels_sql(store, versions, partition, where, upto_offset)
-    found = store.query_arrow(f"{sql} ORDER BY offset DESC, row DESC LIMIT {int(rows_max)}")
+    found = store.query_arrow(f"SELECT * FROM ({sql}) ORDER BY offset DESC, row DESC LIMIT {int(rows_max)}")
     return _canonical_labels(found, versions).sort_by([("offset", "ascending"), ("row", "ascending")])
 
 
@@ -342,19 +342,14 @@ def _labels_sql(store: Store, versions: Sequence[ModelDefinition], partition: in
     columns = _label_columns(versions)
     forms = stored_columns(store, table)
     values = [value_sql([f for f in forms if f.name == c.name], c.type) for c in columns]
-    place = ["offset", "row", "toUnixTimestamp64Milli(record_at)", "toUnixTimestamp64Milli(event_at)"]
-    parts = [*place, *values, *VIOLATIONS]
-    inner = (
-        f"SELECT event_id, partition, argMax(tuple({', '.join(parts)}), tuple(offset, row)) AS last FROM {identifier(table)} "
-        f"WHERE (partition != {int(partition)} OR offset <= {int(upto)}) AND {where} GROUP BY event_id, partition"
+    of_these = f"(partition != {int(partition)} OR offset <= {int(upto)}) AND {where}"
+    last = last_labels_sql(table, ["offset", "row", "event_at", *values], of_these)
+    names = ["offset", "row", "event_at", *(identifier(stored_column(c)) for c in columns), *VIOLATIONS]
+    selected = ", ".join(f"t{at} AS {name}" for at, name in enumerate(names))
+    return (
+        f"SELECT event_id, record_at, {selected} FROM ({last}) "
+        f"ORDER BY event_id, record_at DESC, partition = {int(partition)} DESC, partition DESC LIMIT 1 BY event_id"
     )
-    chosen = (
-        f"SELECT event_id, argMax(last, tuple(tupleElement(last, 3), partition = {int(partition)}, partition)) AS last "
-        f"FROM ({inner}) GROUP BY event_id"
-    )
-    names = ["offset", "row", "record_at", "event_at", *(identifier(stored_column(c)) for c in columns), *VIOLATIONS]
-    selected = [f"tupleElement(last, {at}) AS {name}" for at, name in enumerate(names, start=1)]
-    return f"SELECT event_id, {', '.join(selected)} FROM ({chosen})"
 
 
 def _canonical_labels(table: pa.Table, versions: Sequence[ModelDefinition]) -> pa.Table:

@@ -9,7 +9,7 @@ partition's if that one's record is later (of several the latest, then the highe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -42,6 +42,8 @@ _NUMBERS: Final = frozenset({ColumnType.INT, ColumnType.FLOAT, ColumnType.BOOL})
 _TEXTS: Final = frozenset({ColumnType.STRING, ColumnType.CATEGORY})
 #: ClickHouse's DateTime ends in 2106: a sum beyond would be in the past.
 _RETENTION_S_MAX: Final = 70 * 366 * 86_400
+#: More partitions than any topic has.
+_PARTITIONS_MAX: Final = 1_000_000
 VIOLATIONS: Final = (TYPE_VIOLATIONS, RANGE_VIOLATIONS)
 #: Columns of every event row and label row, before the model's own.
 ROW_COLUMNS: Final = ("partition", "offset", "row", "record_at", "event_at", "event_id", "version")
@@ -195,30 +197,46 @@ def value_sql(columns: Sequence[StoredColumn], wanted: ColumnType, prefix: str =
     return parts[0] if len(parts) == 1 else f"coalesce({', '.join(parts)})"
 
 
-def labels_sql(table: str, targets: Sequence[tuple[str, str]], where: str) -> str:
-    """Write the query that gives, per event_id, the last label of each partition as one array of tuples `found`.
+def last_labels_sql(table: str, values: Sequence[str], where: str) -> str:
+    """Write the query of each partition's last label of each event: event_id, partition, record_at, then what is asked.
 
-    `targets` are pairs of a name and its SQL. Tuple: partition, record_at, then the targets, then both violation columns.
+    What is asked comes as t0, t1 and so on, then both violation columns. Reads in the table's order and keeps no state.
     """
-    parts = ["record_at", *(sql for _, sql in targets), *VIOLATIONS]
-    last = f"argMax(tuple({', '.join(parts)}), tuple(offset, row))"
-    inner = f"SELECT event_id, partition, {last} AS last FROM {identifier(table)} WHERE {where} GROUP BY event_id, partition"
-    picked = ", ".join(f"tupleElement(last, {at})" for at in range(1, len(parts) + 1))
-    return f"SELECT event_id, groupArray(tuple(partition, {picked})) AS found FROM ({inner}) GROUP BY event_id"
-
-
-def chosen_sql(found: str, own_partition: str) -> str:
-    """Write which of the partitions' last labels counts: the latest record; at a tie the event's own partition's."""
-    keys = (
-        f"arrayMap(c -> tuple(tupleElement(c, 2), tupleElement(c, 1) = {own_partition}, tupleElement(c, 1)), {found})"
+    asked = [f"{sql} AS t{at}" for at, sql in enumerate([*values, *VIOLATIONS])]
+    return (
+        f"SELECT event_id, partition, record_at, {', '.join(asked)} FROM {identifier(table)} WHERE {where} "
+        "ORDER BY event_id, partition, offset DESC, row DESC LIMIT 1 BY event_id, partition"
     )
-    return f"arrayReduce('argMax', {found}, {keys})"
 
 
-def violations_sql(column: str, event: str, label: str, targets: Sequence[str]) -> str:
+def labelled_sql(source: str, last_labels: str) -> str:
+    """Write the join of events `e` with the label `l` whose record is the latest, and `o`, their own partition's other one."""
+    ranked = f"SELECT *, 1 AS hit FROM ({last_labels}) ORDER BY event_id, record_at DESC, partition DESC LIMIT"
+    return (
+        f"{source} AS e\n"
+        f"LEFT ANY JOIN ({ranked} 1 BY event_id) AS l ON e.event_id = l.event_id\n"
+        # nearly always empty: only of events with labels in several partitions
+        f"LEFT ANY JOIN ({ranked} 1, {_PARTITIONS_MAX} BY event_id) AS o ON e.event_id = o.event_id AND e.partition = o.partition"
+    )
+
+
+def chosen_sql(unlabelled: str, of_label: Callable[[str], str]) -> str:
+    """Write a value that a label replaces. At a tie of record times the event's own partition's label stands."""
+    return f"multiIf(o.hit AND o.record_at = l.record_at, {of_label('o')}, l.hit, {of_label('l')}, {unlabelled})"
+
+
+def asked_of(place: int) -> Callable[[str], str]:
+    """Name what was asked for at a place, of either label."""
+    return lambda label: f"{label}.t{place}"
+
+
+def violations_sql(column: str, place: int, targets: Sequence[str]) -> str:
     """Write an event's violations with those of its targets taken from its label."""
     names = f"[{', '.join(literal(name) for name in targets)}]"
-    return f"arrayConcat(arrayFilter(v -> NOT has({names}, v), {event}.{column}), arrayFilter(v -> has({names}, v), {label}))"
+    kept = f"arrayFilter(v -> NOT has({names}, v), e.{column})"
+    return chosen_sql(
+        f"e.{column}", lambda of: f"arrayConcat({kept}, arrayFilter(v -> has({names}, v), {of}.t{place}))"
+    )
 
 
 def view_sql(model: str, events: Sequence[StoredColumn], labels: Sequence[StoredColumn]) -> str:
@@ -227,28 +245,24 @@ def view_sql(model: str, events: Sequence[StoredColumn], labels: Sequence[Stored
     label_forms = _by_name(labels)
     targets = [name for name, columns in forms.items() if any(c.role is Role.TARGET for c in columns)]
     types = {name: common_type(c.type for c in columns) for name, columns in forms.items()}
-    fixed = ["event_id", "event_at", "version", "partition", "offset", "row"]
-    select = [f"e.{name} AS {name}" for name in fixed]
+    select = [f"e.{name} AS {name}" for name in ("event_id", "event_at", "version", "partition", "offset", "row")]
     for name, columns in forms.items():
-        own = value_sql(columns, types[name], "e.")
+        value = value_sql(columns, types[name], "e.")
         if name in targets:
-            at = 3 + targets.index(name)
-            own = f"if(empty(l.found), {own}, tupleElement(label, {at}))"
-        select.append(f"{own} AS {identifier(name)}")
-    for at, column in enumerate(VIOLATIONS, start=3 + len(targets)):
-        sql = f"e.{column}"
-        if targets:
-            merged = violations_sql(column, "e", f"tupleElement(label, {at})", targets)
-            sql = f"if(empty(l.found), e.{column}, {merged})"
-        select.append(f"{sql} AS {column}")
+            place = targets.index(name)
+            value = chosen_sql(value, asked_of(place))
+        select.append(f"{value} AS {identifier(name)}")
+    for place, column in enumerate(VIOLATIONS, start=len(targets)):
+        value = violations_sql(column, place, targets) if targets else f"e.{column}"
+        select.append(f"{value} AS {column}")
     select.append("e.record_at AS record_at")
-    source = f"(SELECT * FROM {identifier(event_table(model))} FINAL WHERE NOT duplicate) AS e"
-    head = f"CREATE OR REPLACE VIEW {identifier(event_view(model))} AS\n"
-    if not targets:
-        return f"{head}SELECT {', '.join(select)}\nFROM {source}"
-    pairs = [(name, value_sql(label_forms.get(name, ()), types[name])) for name in targets]
-    joined = f"LEFT ANY JOIN ({labels_sql(label_table(model), pairs, '1')}) AS l ON e.event_id = l.event_id"
-    return f"{head}WITH {chosen_sql('l.found', 'e.partition')} AS label\nSELECT {', '.join(select)}\nFROM {source}\n{joined}"
+    source = f"(SELECT * FROM {identifier(event_table(model))} FINAL WHERE NOT duplicate)"
+    if targets:
+        values = [value_sql(label_forms.get(name, ()), types[name]) for name in targets]
+        source = labelled_sql(source, last_labels_sql(label_table(model), values, "1"))
+    else:
+        source = f"{source} AS e"
+    return f"CREATE OR REPLACE VIEW {identifier(event_view(model))} AS\nSELECT {', '.join(select)}\nFROM {source}"
 
 
 def _by_name(columns: Sequence[StoredColumn]) -> dict[str, list[StoredColumn]]:
