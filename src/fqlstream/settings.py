@@ -204,11 +204,6 @@ class StreamSettings(_Group):
     queued_bytes_max: int = Field(
         256 * 2**20, ge=2**20, description="Fetched but unprocessed bytes of a worker; beyond them it stops fetching."
     )
-    takeover_wait_ms: int = Field(
-        60_000,
-        ge=1,
-        description="How long a takeover may wait for ClickHouse before the worker gives up its partitions.",
-    )
     release_wait_ms: int = Field(
         10_000,
         ge=100,

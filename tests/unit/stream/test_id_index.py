@@ -60,7 +60,9 @@ def test_the_newest_row_of_an_id_is_found_and_old_ids_are_forgotten() -> None:
     rng = np.random.default_rng(1)
     batches = []
     for number in range(40):
-        ids = Fingerprints(rng.integers(0, 2**63, 1000).astype(np.uint64), rng.integers(0, 2**63, 1000).astype(np.uint64))
+        ids = Fingerprints(
+            rng.integers(0, 2**63, 1000).astype(np.uint64), rng.integers(0, 2**63, 1000).astype(np.uint64)
+        )
         places = np.arange(number * 1000, (number + 1) * 1000)
         index.insert(ids, places, places, places)
         batches.append((ids, places))

@@ -19,7 +19,9 @@ def at(text: str) -> int:
 
 
 def test_tumbling_hours_follow_the_clock() -> None:
-    assert list(spans_of(window("1h"), at("2026-11-21T10:59:00"))) == [Span(at("2026-11-21T10:00"), at("2026-11-21T11:00"))]
+    assert list(spans_of(window("1h"), at("2026-11-21T10:59:00"))) == [
+        Span(at("2026-11-21T10:00"), at("2026-11-21T11:00"))
+    ]
 
 
 def test_weeks_start_on_monday() -> None:
