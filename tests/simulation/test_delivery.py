@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from world import World, event, publish, run_out, settle, step, work
+from tests.simulation.world import World, event, publish, run_out, settle, step, work
 
 from fqlstream.clock import ManualClock
 from fqlstream.events.catalogue import Catalogue
