@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fqlstream.aggregates.rankings import Counts, Doubles, average_precisions, normalised_gains, ranked
+from fqlstream.events.columns import scalar_text
 from fqlstream.events.definitions import Column, ColumnType, Role, Task
 from fqlstream.functions.aggregates import average_of, count_present, row_total
 from fqlstream.functions.arrays import FLOAT64, Datum
@@ -106,7 +107,7 @@ def _relevance(call: Call, column: Column) -> Expression:
             f"{call.spec.name}() needs to know how relevant the values of {column.name} are",
             "add to the model: task_params: {target_class_order: [least relevant, ..., most relevant]}",
         )
-    return apply_number("class_index", value, *(Literal(str(item), DType.STRING) for item in order))
+    return apply_number("class_index", value, *(Literal(scalar_text(item), DType.STRING) for item in order))
 
 
 def _mean(call: Call, kernel: str, read: str) -> Expression:
