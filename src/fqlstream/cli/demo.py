@@ -163,7 +163,8 @@ class _Demo:
             _print_day(model, own)
             _print_hours(model, own)
         told = ", ".join(f"{code} {count}" for code, count in refused)
-        print_text(f"\n{len(values):,} final values. Refused records, by code: {told or 'none'}.")
+        print_text(f"\n{len(values):,} final values; ~ marks those within an error bound, - those that are null.")
+        print_text(f"Refused records, by code: {told or 'none'}.")
 
     # -- live ------------------------------------------------------------------------------------------------------
 
