@@ -75,8 +75,8 @@ class Workload:
     seed: int = 7
 
     @cached_property
-    def table(self) -> pa.Table:
-        """All events: event_id, event_at (Unix ms), then the model's columns."""
+    def columns(self) -> pa.Table:
+        """The model's columns of all events."""
         random = np.random.default_rng(self.seed)
         count = self.events_count
         # A few people use the service much more slowly than most; the longest wait is what the p95 metrics are for.
@@ -85,8 +85,6 @@ class Workload:
         churned = random.random(count) < score
         return pa.table(
             {
-                "event_id": pa.array([f"e-{index:012d}" for index in range(count)]),
-                "event_at": pa.array(_STARTS_AT_MS + np.arange(count) * (self.minutes * 60_000) // max(1, count)),
                 "age": pa.array(random.integers(18, 91, count)),
                 "country": pa.array(random.choice(_COUNTRIES, count, p=_SHARES)),
                 "latency_ms": pa.array(latency_ms),
@@ -95,9 +93,19 @@ class Workload:
             }
         )
 
+    @cached_property
+    def table(self) -> pa.Table:
+        """All events: event_id, event_at (Unix ms), then the model's columns."""
+        count = self.events_count
+        envelope = {
+            "event_id": pa.array([f"e-{index:012d}" for index in range(count)]),
+            "event_at": pa.array(_STARTS_AT_MS + np.arange(count) * (self.minutes * 60_000) // max(1, count)),
+        }
+        return pa.table({**envelope, **{name: self.columns.column(name) for name in self.columns.column_names}})
+
     def rows_of(self, segment: str) -> pa.Table:
-        """Give the events of a segment, by conditions written here once more."""
-        table = self.table
+        """Give the model's columns of a segment's events, by conditions written here once more."""
+        table = self.columns
         country = table.column("country")
         conditions = {
             "": pc.is_valid(country),
