@@ -555,6 +555,19 @@ def test_without_the_key_only_reading(store_process: StoreProcess, store: Store)
         status, _, answer = ask(store_process, sql, key=False, database=database)
         assert status >= 400, (sql, answer)
         assert b"root:" not in answer
+    smuggled = [
+        ("SELECT /*" + "x" * 300_000 + "*/ file('/etc/passwd')", {"max_query_size": 10**9}),
+        ("SELECT arrayMap({f:Identifier}, ['/etc/passwd'])", {"param_f": "file"}),
+        ("SELECT * APPLY {f:Identifier} FROM (SELECT '/etc/passwd')", {"param_f": "fi\\x6ce"}),
+        ("file('/etc/passwd')", {"implicit_select": 1}),
+        ("SELECT 1 WHERE " + "(" * 2000 + "file('/etc/passwd') = ''" + ")" * 2000, {"max_parser_depth": 10**6}),
+    ]
+    for sql, parameters in smuggled:
+        status, _, answer = ask(store_process, sql, key=False, database=database, **parameters)
+        assert (status >= 400, b"root:" in answer) == (True, False), (sql[:80], answer[:300])
+    assert ask(store_process, "SELECT '" + "x" * (5 << 20) + "'", key=False, max_query_size=10**9)[0] == 413
+    status, headers, answer = ask(store_process, "SELEC 1", key=False)
+    assert (status, headers["x-clickhouse-exception-code"], b"formatQuery" in answer) == (400, "62", False)
     assert ask(store_process, "SELECT 1", key=False, readonly=0)[0] == 500
     assert ask(store_process, "SELECT 1", key=False, dialect="kusto")[0] == 500
     for sql in (

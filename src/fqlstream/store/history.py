@@ -29,7 +29,7 @@ from fqlstream.store.model_tables import (
 )
 from fqlstream.store.naming import event_table, identifier, label_table, literal, stored_column
 from fqlstream.stream.batches import DeadLetter, RowKind
-from fqlstream.stream.protocol import PaneKey
+from fqlstream.stream.protocol import PaneKey, RepairNeed
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 _PLACE: Final = (
@@ -162,15 +162,15 @@ def recent_rows(store: Store, model: ModelDefinition, partition: int, upto_offse
 
 def events_by_id(
     store: Store, versions: Sequence[ModelDefinition], partition: int, ids: Sequence[str] | pa.Array, upto_offset: int
-) -> tuple[dict[str, pa.Table], list[tuple[int, PaneKey]]]:
+) -> tuple[dict[str, pa.Table], list[RepairNeed]]:
     """Find counted events of a model by id.
 
     Gives, per version, those of this partition up to an offset with the targets they have at it; and the panes of other
-    partitions that hold such events, with their partition.
+    partitions that hold such events, with the offset of the last one.
     """
     by_version = {version.version: version for version in versions}
     offsets: dict[str, list[int]] = {}
-    foreign: set[tuple[int, PaneKey]] = set()
+    foreign: dict[tuple[int, PaneKey], int] = {}
     for part in _parts(ids):
         for row in _places(store, versions[0].name, part):
             version = by_version.get(row["version"])
@@ -179,7 +179,8 @@ def events_by_id(
             if row["partition"] != partition:
                 pane_ms = version.windows.pane_ms
                 start = row["event_ms"] // pane_ms * pane_ms
-                foreign.add((row["partition"], PaneKey(version.name, version.version, start)))
+                key = row["partition"], PaneKey(version.name, version.version, start)
+                foreign[key] = max(row["offset"], foreign.get(key, -1))
             elif row["offset"] <= upto_offset:
                 offsets.setdefault(version.version, []).append(row["offset"])
     asked = pa.array(ids, pa.string()) if not isinstance(ids, (pa.Array, pa.ChunkedArray)) else ids
@@ -190,7 +191,7 @@ def events_by_id(
         found = _canonical(store.query_arrow(f"{sql} ORDER BY offset, row", settings=_LONG_STATEMENT), by_version[name])
         # a record may hold rows of other ids
         tables[name] = found.filter(pc.is_in(found.column("event_id"), value_set=asked))
-    return tables, sorted(foreign)
+    return tables, [RepairNeed(*key, offset) for key, offset in sorted(foreign.items())]
 
 
 def _places(store: Store, model: str, ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -317,14 +318,15 @@ def labels_by_id(
 def waiting_labels(
     store: Store, versions: Sequence[ModelDefinition], partition: int, upto_offset: int, rows_max: int
 ) -> pa.Table:
-    """Give the newest labels of a partition, up to an offset, whose event is not there; the last one of each id.
+    """Give the newest labels of a partition, up to an offset, whose event is not in it; the last one of each id.
 
-    In the order of the log, with the columns of `labels_by_id`.
+    Labels of other partitions' events are among them: whether those were told is not known here. In the order of the log,
+    with the columns of `labels_by_id`.
     """
     table = identifier(event_table(versions[0].name))
     where = (
         f"partition = {int(partition)} AND event_id NOT IN (SELECT event_id FROM {table} "
-        f"WHERE partition != {int(partition)} OR offset <= {int(upto_offset)})"
+        f"WHERE partition = {int(partition)} AND offset <= {int(upto_offset)})"
     )
     sql = _labels_sql(store, versions, partition, where, upto_offset)
     found = store.query_arrow(f"SELECT * FROM ({sql}) ORDER BY offset DESC, row DESC LIMIT {int(rows_max)}")

@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 
 from fqlstream.store.client import Store, rows_of
-from fqlstream.stream.protocol import PaneKey
+from fqlstream.stream.protocol import PaneKey, RepairNeed
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 #: Requests taken at once: a repair of a year of panes must not fill a worker's memory.
@@ -19,33 +19,41 @@ _TAKEN_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class RepairRequest:
-    """One pane of one partition that is to be rebuilt."""
+    """One pane of one partition that is to be rebuilt, once its owner has applied `applied_offset`."""
 
     id: str
     partition: int
     pane: PaneKey
     reason: str
+    applied_offset: int = -1
 
 
-def request(store: Store, panes: Sequence[tuple[int, PaneKey]], reason: str, *, requested_at_ms: int) -> None:
+def request(store: Store, needs: Sequence[RepairNeed], reason: str, *, requested_at_ms: int) -> None:
     """Ask the owners of these partitions to rebuild panes. Asking again while a request waits changes nothing."""
-    wanted = sorted(set(panes))
-    _write(
-        store, [RepairRequest(_id(p, key, requested_at_ms), p, key, reason) for p, key in wanted], requested_at_ms, None
-    )
+    requests = [
+        RepairRequest(_id(need, requested_at_ms), need.partition, need.pane, reason, need.applied_offset)
+        for need in sorted(set(needs))
+    ]
+    _write(store, requests, requested_at_ms, None)
 
 
 def poll(store: Store, partition: int) -> list[RepairRequest]:
     """Give the requests to a partition's owner that wait, the oldest first."""
     table = store.query_arrow(
         "SELECT id, model, version, toUnixTimestamp64Milli(pane_start) AS start_ms, any(reason) AS reason, "
-        "min(requested_at) AS asked FROM repair_requests WHERE partition = {partition:Int32} "
+        "max(applied_offset) AS applied_offset, min(requested_at) AS asked FROM repair_requests WHERE partition = {partition:Int32} "
         "GROUP BY model, version, pane_start, id HAVING max(step) = 0 ORDER BY asked, model, version, pane_start, id LIMIT {taken:UInt32}",
         {"partition": partition, "taken": _TAKEN_MAX},
         store.quorum_read(),
     )
     return [
-        RepairRequest(row["id"], partition, PaneKey(row["model"], row["version"], row["start_ms"]), row["reason"])
+        RepairRequest(
+            row["id"],
+            partition,
+            PaneKey(row["model"], row["version"], row["start_ms"]),
+            row["reason"],
+            row["applied_offset"],
+        )
         for row in rows_of(table)
     ]
 
@@ -63,6 +71,7 @@ def _write(store: Store, requests: Sequence[RepairRequest], at_ms: int, finished
             "model": pa.array([item.pane.model for item in requests], pa.string()),
             "version": pa.array([item.pane.version for item in requests], pa.string()),
             "pane_start": pa.array([item.pane.start_ms for item in requests], _TIME),
+            "applied_offset": pa.array([item.applied_offset for item in requests], pa.int64()),
             "id": pa.array([item.id for item in requests], pa.string()),
             "reason": pa.array([item.reason for item in requests], pa.string()),
             "requested_at": pa.array([at_ms] * count, _TIME),
@@ -73,6 +82,7 @@ def _write(store: Store, requests: Sequence[RepairRequest], at_ms: int, finished
     store.insert_arrow("repair_requests", data, store.quorum_write())
 
 
-def _id(partition: int, key: PaneKey, requested_at_ms: int) -> str:
-    text = f"{partition}|{key.model}|{key.version}|{key.start_ms}|{requested_at_ms}"
+def _id(need: RepairNeed, requested_at_ms: int) -> str:
+    key = need.pane
+    text = f"{need.partition}|{key.model}|{key.version}|{key.start_ms}|{need.applied_offset}|{requested_at_ms}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fqlstream.fql.plan import Lane
 from fqlstream.store.client import Store, rows_of
-from fqlstream.stream.protocol import FLUSHES_PER_EPOCH, FlushRow, PaneKey, StateRecord, Version
+from fqlstream.stream.protocol import FLUSHES_PER_EPOCH, FlushRow, PaneKey, Published, StateRecord, Version
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 _FLUSH_SCHEMA: Final = pa.schema([
@@ -24,6 +24,7 @@ _FLUSH_SCHEMA: Final = pa.schema([
     ("idle", pa.list_(pa.string())),
     ("panes", pa.list_(pa.struct([("model", pa.string()), ("version", pa.string()), ("start_ms", pa.int64())]))),
     ("counters", pa.map_(pa.string(), pa.int64())),
+    ("adopted", pa.map_(pa.string(), pa.string())),
     ("written_at", _TIME),
 ])  # fmt: skip
 _STATE_SCHEMA: Final = pa.schema([
@@ -108,6 +109,7 @@ def _flush_values(row: FlushRow) -> dict[str, Any]:
         "idle": sorted(row.idle),
         "panes": [{"model": key.model, "version": key.version, "start_ms": key.start_ms} for key in row.panes],
         "counters": list(row.counters.items()),
+        "adopted": list(row.adopted.items()),
         "written_at": row.written_at_ms,
     }
 
@@ -127,6 +129,7 @@ def _flush_rows(table: pa.Table) -> Iterable[FlushRow]:
             tuple(PaneKey(pane["model"], pane["version"], pane["start_ms"]) for pane in row["panes"]),
             written_at_ms,
             dict(row["counters"]),
+            dict(row["adopted"]),
         )
 
 
@@ -272,30 +275,29 @@ def _types(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
 # ---- what was published --------------------------------------------------------------------------------------------
 
 
-def write_published(
-    store: Store, model: str, vector: Mapping[int, int], watermark_ms: int | None, updated_at_ms: int
-) -> None:
-    """Remember up to which flush of each partition a model's values were published, and its watermark."""
+def write_published(store: Store, model: str, published: Published, updated_at_ms: int) -> None:
+    """Remember up to which flush of each partition a model's values were published, and under which watermark."""
     data = pa.table(
         {
             "model": [model],
-            "value_version": pa.array([sum(vector.values())], pa.uint64()),
-            "vector": pa.array([list(vector.items())], pa.map_(pa.int32(), pa.uint64())),
-            "watermark_ms": pa.array([watermark_ms], pa.int64()),
+            "value_version": pa.array([published.value_version], pa.uint64()),
+            "vector": pa.array([list(published.vector.items())], pa.map_(pa.int32(), pa.uint64())),
+            "watermark_ms": pa.array([published.watermark_ms], pa.int64()),
+            "definitions": [published.definitions],
             "updated_at": pa.array([updated_at_ms], _TIME),
         }
     )
     store.insert_arrow("published", data, store.quorum_write())
 
 
-def read_published(store: Store, model: str) -> tuple[dict[int, int], int | None] | None:
-    """Give what was remembered last: the vector, and the highest watermark that was ever published."""
+def read_published(store: Store, model: str) -> Published | None:
+    """Give what was remembered last, with the highest watermark that was ever published."""
     table = store.query_arrow(
-        "SELECT vector, (SELECT max(watermark_ms) FROM published WHERE model = {model:String}) AS watermark_ms "
+        "SELECT vector, (SELECT max(watermark_ms) FROM published WHERE model = {model:String}) AS watermark_ms, definitions "
         "FROM published WHERE model = {model:String} ORDER BY value_version DESC, updated_at DESC LIMIT 1",
         {"model": model},
         store.quorum_read(),
     )
     for row in rows_of(table):
-        return dict(row["vector"]), row["watermark_ms"]
+        return Published(dict(row["vector"]), row["watermark_ms"], row["definitions"])
     return None

@@ -93,6 +93,10 @@ class Engine:
             self._base = self._connect(self._address)
         except RuntimeError as error:
             raise engine_error(error) from None
+        self._judging = threading.Lock()
+        self._judge = self._connect(self._address)
+        # the judge must understand whatever a caller's settings let the engine understand
+        self._judge.query("SET max_query_size = 1099511627776", "Null")
         self.version = bytes(self._base.query("SELECT version()", "TSV").bytes()).decode().strip()
 
     def close(self) -> None:
@@ -102,6 +106,7 @@ class Engine:
             for connections in self._idle.values():
                 while connections:
                     connections.pop().close()
+            self._judge.close()
             self._base.close()
 
     def interrupt(self, thread: int) -> None:
@@ -113,57 +118,70 @@ class Engine:
         self._kill("1")
 
     def _kill(self, condition: str) -> None:
-        lease = self.lease(Access.WRITE)
-        try:
-            lease.query(f"KILL QUERY WHERE {condition} ASYNC".encode(), "Null", {}, Kind.CONTROL)
-        except EngineError:
-            pass  # it has ended by itself
-        finally:
-            lease.close()
+        with contextlib.suppress(EngineError):  # it has ended by itself, or the engine has
+            lease = self.lease(Access.WRITE)
+            try:
+                lease.query(f"KILL QUERY WHERE {condition} ASYNC".encode(), "Null", {}, Kind.CONTROL)
+            finally:
+                lease.close()
 
     def classify(self, sql: bytes) -> Kind:
         """Ask ClickHouse's parser what a statement does. Refuses more than one statement, as the server does."""
-        with self._lock:
-            found = self._base.classify_query(sql)
+        with self._judging:
+            found = self._judge.classify_query(sql)
         if found["statement_count"] > 1:
             raise refusal(SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed)")
         return Kind(found["query_class"].name)
 
-    def admit(self, sql: bytes, access: Access, *, read_only: bool) -> Kind:
+    def admit(self, sql: bytes, parameters: Mapping[str, str], access: Access, *, read_only: bool) -> Kind:
         """Refuse what the caller, or the method of the request, may not do; the roles in the engine refuse it again."""
         if names_server_file(sql):
             raise refusal(INTO_OUTFILE_NOT_ALLOWED, "INTO OUTFILE and FROM INFILE are not allowed over HTTP")
         kind = self.classify(sql)
-        if access is Access.READ and kind not in (Kind.READ_ONLY, Kind.UNKNOWN):
-            raise refusal(
-                ACCESS_DENIED,
-                "Not enough privileges: without the key of this store only reading is allowed. "
-                "Send the key of its data directory (file store.key) as the password or in X-ClickHouse-Key",
-            )
+        if access is Access.READ:
+            self._admit_reader(sql, parameters, kind)
         if read_only and kind not in (Kind.READ_ONLY, Kind.UNKNOWN) and first_word(sql) not in (b"SET", b"USE"):
             raise refusal(
                 READONLY,
                 "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly. "
                 "You should use method POST for modifying queries",
             )
-        if access is Access.READ and self._names_file(sql):
+        return kind
+
+    def _admit_reader(self, sql: bytes, parameters: Mapping[str, str], kind: Kind) -> None:
+        if kind is Kind.UNKNOWN:
+            # what ClickHouse does not understand here must not be tried under the caller's settings
+            self._formatted(sql)
+            raise refusal(ACCESS_DENIED, "Not enough privileges: this statement needs the key of this store")
+        if kind is not Kind.READ_ONLY:
+            raise refusal(
+                ACCESS_DENIED,
+                "Not enough privileges: without the key of this store only reading is allowed. "
+                "Send the key of its data directory (file store.key) as the password or in X-ClickHouse-Key",
+            )
+        # an identifier spells `file` out, hides it behind an escape, or comes as a parameter
+        hidden = b"identifier" in sql.lower() and any("file" in v.lower() or "\\" in v for v in parameters.values())
+        suspect = _FILE_FUNCTION in sql.lower() or b"\\" in sql
+        if hidden or (suspect and names(self._formatted(sql), _FILE_FUNCTION)):
             raise refusal(
                 ACCESS_DENIED,
                 "Not enough privileges: file() needs the key of this store. For a column of that name write table.file",
             )
-        return kind
 
-    def _names_file(self, sql: bytes) -> bool:
-        # an identifier spells `file` out, or hides it behind an escape
-        if _FILE_FUNCTION not in sql.lower() and b"\\" not in sql:
-            return False
-        with self._lock:
+    def _formatted(self, sql: bytes) -> bytes:
+        """Give a statement as ClickHouse's own formatter writes it. Raises its error where the statement does not parse."""
+        text = sql.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
+        with self._judging:
             try:
-                literal = sql.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
-                formatted = self._base.query(b"SELECT formatQuerySingleLine('" + literal + b"')", "TSVRaw").bytes()
-            except RuntimeError:
-                return False  # it does not parse, so it does not run
-        return names(bytes(formatted), _FILE_FUNCTION)
+                return bytes(
+                    self._judge.query(b"SELECT formatQuerySingleLine('" + text + b"')", "TSVRaw").bytes() or b""
+                )
+            except RuntimeError as error:
+                found = engine_error(error)
+        # the error tells of our question too
+        told, _, _ = found.text.partition(": In scope SELECT formatQuerySingleLine")
+        name = found.text[found.text.rfind("(") :] if told != found.text else ""
+        raise EngineError(found.code, f"{told}. {name}".strip(". ") if name else told)
 
     def lease(
         self,
@@ -245,7 +263,7 @@ class Lease:
     def change(self, sql: bytes) -> None:
         """Run a statement that changes the session."""
         self.unchanged = False
-        self._call(self.connection.query, sql, "Null")
+        self.call(self.connection.query, sql, "Null")
 
     def set_for_now(self, settings: Mapping[str, str]) -> None:
         """Apply the settings of one statement; a session that is kept gets its own back afterwards."""
@@ -265,7 +283,7 @@ class Lease:
     def _values(self, settings: Mapping[str, str]) -> dict[str, str]:
         names = ", ".join(f"'{name}'" for name in settings if _SETTING_NAME.fullmatch(name))
         sql = f"SELECT name, value FROM system.settings WHERE changed AND name IN ({names})"
-        lines = bytes(self._call(self.connection.query, sql, "JSONEachRow").bytes() or b"").splitlines()
+        lines = bytes(self.call(self.connection.query, sql, "JSONEachRow").bytes() or b"").splitlines()
         return {row["name"]: row["value"] for row in map(json.loads, lines)}
 
     def query(self, sql: bytes, format_name: str, parameters: Mapping[str, str], kind: Kind) -> Chunk:
@@ -273,7 +291,7 @@ class Lease:
         if kind in (Kind.CONTROL, Kind.UNKNOWN):
             self.unchanged = False
             self.held = self.session is not None
-        result = self._call(self.connection.query, sql, format_name, params=dict(parameters))
+        result = self.call(self.connection.query, sql, format_name, params=dict(parameters))
         counts = Counts(
             result.storage_rows_read() or 0,
             result.storage_bytes_read() or 0,
@@ -287,7 +305,7 @@ class Lease:
     def stream(self, sql: bytes, format_name: str, parameters: Mapping[str, str]) -> Stream | None:
         """Start a query whose result is fetched by chunks; None where chDB cannot stream this kind of statement."""
         try:
-            handle = self._call(self.connection.send_query, sql, format_name, params=dict(parameters))
+            handle = self.call(self.connection.send_query, sql, format_name, params=dict(parameters))
         except EngineError as error:
             if "Streaming query is not supported" in error.text:
                 return None
@@ -297,13 +315,14 @@ class Lease:
     def insert(self, sql: bytes, format_name: str) -> Inserting:
         """Start an INSERT whose data follows in any number of pieces."""
         try:
-            handle = self._call(self.connection.send_insert, sql, format_name)
+            handle = self.call(self.connection.send_insert, sql, format_name)
         except EngineError:
             self.unchanged = False
             raise
         return Inserting(self, handle)
 
-    def _call(self, function: Any, *args: object, **keywords: object) -> Any:
+    def call(self, function: Any, *args: object, **keywords: object) -> Any:
+        """Call chDB; what it raises becomes ClickHouse's error."""
         try:
             return function(*args, **keywords)
         except RuntimeError as error:
@@ -324,7 +343,7 @@ class Stream:
         if not self._open:
             return None
         try:
-            result = self._lease._call(self._lease.connection.streaming_fetch_result, self._handle)
+            result = self._lease.call(self._lease.connection.streaming_fetch_result, self._handle)
         except EngineError:
             self._open = False
             raise
@@ -344,7 +363,7 @@ class Stream:
         if self._open:
             self._open = False
             self._lease.unchanged = False
-            self._lease._call(self._lease.connection.streaming_cancel_query, self._handle)
+            self._lease.call(self._lease.connection.streaming_cancel_query, self._handle)
 
 
 class Inserting:
@@ -357,12 +376,12 @@ class Inserting:
 
     def append(self, data: bytes) -> None:
         """Hand over a piece of the data."""
-        self._lease._call(self._lease.connection.insert_append, self._handle, data)
+        self._lease.call(self._lease.connection.insert_append, self._handle, data)
 
     def finish(self) -> Counts:
         """Write what was handed over."""
         self._open = False
-        result = self._lease._call(self._lease.connection.insert_done, self._handle)
+        result = self._lease.call(self._lease.connection.insert_done, self._handle)
         written = result.rows_written() or 0
         size = result.bytes_written() or 0
         return Counts(written, size, written, written, size, int(result.elapsed() * 1e9))
@@ -372,7 +391,7 @@ class Inserting:
         self._lease.unchanged = False
         if self._open:
             self._open = False
-            self._lease._call(self._lease.connection.insert_cancel, self._handle)
+            self._lease.call(self._lease.connection.insert_cancel, self._handle)
 
 
 def _set_statement(settings: Mapping[str, str]) -> bytes:

@@ -35,6 +35,8 @@ _HELD_BYTES_WAITING = 16 << 20  # with wait_end_of_query=1
 _PIECE_BYTES = 4 << 20
 #: An INSERT names its table within so many bytes.
 _HEAD_BYTES = 1 << 16
+#: Longest query of a caller without the key: nobody writes one by hand, and each is read, parsed and formatted whole.
+_QUERY_BYTES_MAX = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class HttpInterface:
             return Answer(404, f"There is no handle {request.path}: queries go to /, /ping answers Ok.\n".encode())
         if request.method not in ("GET", "POST", "HEAD"):
             return Answer(501, b"This store answers GET and POST with a query, /ping and /replicas_status.\n")
+        if access is Access.READ:
+            request.body.limit(_QUERY_BYTES_MAX)
         await request.read_form()
         request.sort_parameters()
         query = request.parameters.get("query", "").encode(errors="surrogateescape")

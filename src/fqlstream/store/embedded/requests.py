@@ -103,6 +103,11 @@ class Body:
         self._bytes_max = bytes_max
         self._ended = False
 
+    def limit(self, bytes_max: int) -> None:
+        """Take fewer bytes than was said at first."""
+        self._left = min(self._left, bytes_max)
+        self._bytes_max = min(self._bytes_max, bytes_max)
+
     @property
     def ended(self) -> bool:
         """Whether everything has been read."""

@@ -80,7 +80,7 @@ class Reading:
 
 def read(engine: Engine, call: Call) -> Reading:
     """Run a statement; give its whole result, or its beginning if it is longer than may be held."""
-    kind = engine.admit(call.sql, call.access, read_only=call.read_only)
+    kind = engine.admit(call.sql, call.parameters, call.access, read_only=call.read_only)
     format_name = output_format(call.sql) or call.default_format
     lease = _lease(engine, call)
     kept = False
@@ -135,7 +135,7 @@ class Writing:
 
 def write(engine: Engine, call: Call, insert: Insert, data: bytes, *, whole: bool) -> Writing | Counts:
     """Begin an INSERT with its first data; where that is all of it, finish it too."""
-    engine.admit(insert.sql, call.access, read_only=call.read_only)
+    engine.admit(insert.sql, call.parameters, call.access, read_only=call.read_only)
     lease = _lease(engine, call)
     try:
         writing = Writing(lease, lease.insert(insert.sql, insert.format))
