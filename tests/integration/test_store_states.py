@@ -17,7 +17,7 @@ from fqlstream.settings import StoreSettings
 from fqlstream.store import migrations, repairs, states, values
 from fqlstream.store.client import Store
 from fqlstream.store.values import ValueFilter
-from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, StateRecord, Version
+from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord, Version
 
 T0 = 1_795_000_000_000 // 60_000 * 60_000
 MINUTE = 60_000
@@ -28,7 +28,7 @@ def flush(epoch: int, number: int, owner: str = "a", partition: int = 0, **chang
     row = FlushRow(
         "inference-events", partition, Version(epoch, number), owner, "topic-id", {Lane.EVENTS: 41, Lane.LABELS: -1},
         {Lane.EVENTS: {"churn": T0, "ünï": -5}, Lane.LABELS: {}}, frozenset({"other", "*"}),
-        (PaneKey("churn", "v1", T0), PaneKey("churn", "v2", T0 + MINUTE)), T0 + 7, {"late": 3},
+        (PaneKey("churn", "v1", T0), PaneKey("churn", "v2", T0 + MINUTE)), T0 + 7, {"late": 3}, {"churn": "digest"},
     )  # fmt: skip
     return replace(row, **changes)  # type: ignore[arg-type]
 
@@ -158,11 +158,12 @@ def test_states_go_when_their_time_is_over(store: Store) -> None:
 
 def test_what_was_published_is_remembered(store: Store) -> None:
     assert states.read_published(store, "churn") is None
-    states.write_published(store, "churn", {0: Version(1, 5).number, 3: 2}, T0, T0)
-    states.write_published(store, "churn", {0: Version(1, 4).number, 3: 2}, T0 + 5, T0 + 9)
-    assert states.read_published(store, "churn") == ({0: Version(1, 5).number, 3: 2}, T0 + 5)
-    states.write_published(store, "churn", {0: Version(1, 5).number, 3: 2}, None, T0 + 10)
-    assert states.read_published(store, "churn") == ({0: Version(1, 5).number, 3: 2}, T0 + 5)
+    newest = {0: Version(1, 5).number, 3: 2}
+    states.write_published(store, "churn", Published(newest, T0, "d1"), T0)
+    states.write_published(store, "churn", Published({0: Version(1, 4).number, 3: 2}, T0 + 5, "d0"), T0 + 9)
+    assert states.read_published(store, "churn") == Published(newest, T0 + 5, "d1")
+    states.write_published(store, "churn", Published(newest, None, "d2"), T0 + 10)
+    assert states.read_published(store, "churn") == Published(newest, T0 + 5, "d2")
 
 
 # ---- values --------------------------------------------------------------------------------------------------------
@@ -244,18 +245,21 @@ def test_values_are_found_by_window_and_time(store: Store) -> None:
 def test_a_repair_is_asked_for_taken_and_finished(store: Store) -> None:
     panes = [PaneKey("churn", "v1", T0), PaneKey("churn", "v1", T0 + MINUTE)]
     repairs.request(
-        store, [(0, panes[0]), (0, panes[1]), (1, panes[0]), (0, panes[0])], "a label came", requested_at_ms=T0
+        store,
+        [RepairNeed(*need) for need in [(0, panes[0]), (0, panes[1], 7), (1, panes[0]), (0, panes[0])]],
+        "a label came",
+        requested_at_ms=T0,
     )
 
     waiting = repairs.poll(store, 0)
-    assert [(r.pane, r.partition, r.reason) for r in waiting] == [
-        (panes[0], 0, "a label came"),
-        (panes[1], 0, "a label came"),
+    assert [(r.pane, r.partition, r.reason, r.applied_offset) for r in waiting] == [
+        (panes[0], 0, "a label came", -1),
+        (panes[1], 0, "a label came", 7),
     ]
     repairs.finish(store, waiting[:1], finished_at_ms=T0 + 5)
     assert repairs.poll(store, 0) == waiting[1:]
     # what is asked for while a repair runs is another request
-    repairs.request(store, [(0, panes[0])], "another", requested_at_ms=T0 + 3)
+    repairs.request(store, [RepairNeed(0, panes[0])], "another", requested_at_ms=T0 + 3)
     repairs.finish(store, waiting, finished_at_ms=T0 + 9)
     assert [(r.pane, r.reason) for r in repairs.poll(store, 0)] == [(panes[0], "another")]
     store.command("OPTIMIZE TABLE repair_requests FINAL")

@@ -16,8 +16,7 @@ from fqlstream.store import history, repairs, states, values
 from fqlstream.store.client import Store
 from fqlstream.store.repairs import RepairRequest
 from fqlstream.stream.batches import DeadLetter
-from fqlstream.stream.finalise import Published
-from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, StateRecord
+from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord
 from fqlstream.stream.windows import Span
 
 T = TypeVar("T")
@@ -78,7 +77,7 @@ class StoreAdapter:
 
     async def events_by_id(
         self, model: str, partition: int, ids: Sequence[str], upto: int
-    ) -> tuple[Mapping[str, pa.Table], Sequence[tuple[int, PaneKey]]]:
+    ) -> tuple[Mapping[str, pa.Table], Sequence[RepairNeed]]:
         """Give counted events as they are at an offset, and the panes of other partitions that hold such events."""
         versions = list(self.catalogue().models[model].versions.values())
         return await patiently(
@@ -139,12 +138,10 @@ class StoreAdapter:
 
     # -- repairs ---------------------------------------------------------------------------------------------------
 
-    async def request_repairs(self, requests: Sequence[tuple[int, PaneKey]], reason: str) -> None:
+    async def request_repairs(self, needs: Sequence[RepairNeed], reason: str) -> None:
         """Ask the owners of these partitions to rebuild panes."""
         now_ms = self.clock.now_ms()
-        await patiently(
-            "repair requests", lambda: repairs.request(self.store, requests, reason, requested_at_ms=now_ms)
-        )
+        await patiently("repair requests", lambda: repairs.request(self.store, needs, reason, requested_at_ms=now_ms))
 
     async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
         """Give the requests that wait."""
@@ -159,14 +156,18 @@ class StoreAdapter:
 
     async def read_published(self, model: str) -> Published | None:
         """Give what the model's finaliser remembered last."""
-        found = await patiently("what was published", lambda: states.read_published(self.store, model))
-        return None if found is None else Published(*found)
+        return await patiently("what was published", lambda: states.read_published(self.store, model))
+
+    async def model_watermark(self, model: str) -> int | None:
+        """Give how far time has come for a model, as last published."""
+        published = await self.read_published(model)
+        return published.watermark_ms if published is not None else None
 
     async def write_published(self, model: str, published: Published, now_ms: int) -> None:
         """Remember what was published."""
         await patiently(
             "what was published",
-            lambda: states.write_published(self.store, model, published.vector, published.watermark_ms, now_ms),
+            lambda: states.write_published(self.store, model, published, now_ms),
         )
 
     async def latest_values(self, model: str, spans: Sequence[Span]) -> Sequence[MetricValue]:

@@ -37,11 +37,9 @@ from fqlstream.stream.findings import shown
 from fqlstream.stream.fingerprints import fingerprint
 from fqlstream.stream.panes import LANES, NO_FENCE, Pane, pane_codes
 from fqlstream.stream.partition import EngineOf, PartitionState, Staged, Update, empty_pane
-from fqlstream.stream.protocol import FlushRow, PaneKey, StateRecord, Version
+from fqlstream.stream.protocol import CAUGHT_UP, FlushRow, PaneKey, RepairNeed, StateRecord, Version
 from fqlstream.stream.recent import CHUNK_ROWS, Chunk, WaitingLabels
 
-#: In `FlushRow.idle`: the partition was read to its end, so models without rows in it do not wait for it.
-CAUGHT_UP = "*"
 #: A label's step copies the chunk it changes: small chunks keep that cheap.
 _RECOVERED_CHUNK_ROWS = 16_384
 
@@ -97,7 +95,7 @@ class StorePort(Protocol):
 
     async def events_by_id(
         self, model: str, partition: int, ids: Sequence[str], upto: int
-    ) -> tuple[Mapping[str, pa.Table], Sequence[tuple[int, PaneKey]]]:
+    ) -> tuple[Mapping[str, pa.Table], Sequence[RepairNeed]]:
         """Give counted events per version as they are at an offset; and panes of other partitions that hold such events."""
         ...
 
@@ -117,7 +115,7 @@ class StorePort(Protocol):
         """Give the newest labels without an event."""
         ...
 
-    async def request_repairs(self, requests: Sequence[tuple[int, PaneKey]], reason: str) -> None:
+    async def request_repairs(self, needs: Sequence[RepairNeed], reason: str) -> None:
         """Ask the owners of these partitions to rebuild panes."""
         ...
 
@@ -324,7 +322,7 @@ class Owner:
                     for lane in LANES:
                         self.state.panes.dirty[lane].add(key)
 
-    async def _repair_elsewhere(self, foreign: Sequence[tuple[int, PaneKey]]) -> None:
+    async def _repair_elsewhere(self, foreign: Sequence[RepairNeed]) -> None:
         """Ask the owner of a label's event, another partition's, to rebuild its pane from history, this label included."""
         await self._write_history()
         await self.ports.store.request_repairs(foreign, "a label arrived in another partition")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fqlstream.clock import Clock
@@ -19,25 +19,12 @@ from fqlstream.fql.plan import Lane, walk
 from fqlstream.functions.expression import Aggregate
 from fqlstream.settings import StreamSettings
 from fqlstream.stream.panes import LANES
-from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, StateRecord
+from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, StateRecord
 from fqlstream.stream.watermarks import model_watermark
 from fqlstream.stream.windows import Block, Span, blocks_of, children_of, parents_of, spans_of
 
 #: The version under which all versions of a model are merged.
 ALL = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What a model's finaliser remembers: up to which flush of each partition it has published, and its watermark."""
-
-    vector: Mapping[int, int] = field(default_factory=dict)
-    watermark_ms: int | None = None
-
-    @property
-    def value_version(self) -> int:
-        """The version of values published at this point: a sum of terms that only grow."""
-        return sum(self.vector.values())
 
 
 class FinalStorePort(Protocol):

@@ -10,7 +10,7 @@ It counts from the later of the two offsets, so that a fence skips it only when 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,14 +76,19 @@ class StagedEvents:
         return np.flatnonzero(~self.duplicate)
 
 
+#: Ranks of tasks: what waited comes before what ClickHouse knows of it, and both before the labels of the batch itself.
+_WAITED, _STORED, _ARRIVED = range(3)
+
+
 @dataclass(frozen=True, slots=True)
 class LabelTask:
-    """One label that has found its event: row of `labels`, place of the event, and when the step counts from."""
+    """Labels that have found their events: rows of `labels`, places of the events, and when each step counts from."""
 
+    rank: int
     labels: pa.Table
     rows: np.ndarray  # rows of `labels`
     places: np.ndarray  # chunk * CHUNK_ROWS + row
-    offsets: np.ndarray  # of the label
+    offsets: np.ndarray
 
 
 @dataclass(slots=True)
@@ -376,7 +381,7 @@ class PartitionState:
             found = np.flatnonzero(places >= 0)
             offsets = _int64(rows.table, "offset")
             if len(found):
-                tasks.append(LabelTask(rows.table, found, places[found], offsets[found]))
+                tasks.append(LabelTask(_ARRIVED, rows.table, found, places[found], offsets[found]))
             lost = np.flatnonzero(places < 0)
             if len(lost) and self._joins(model):
                 table = rows.table.take(pa.array(lost))
@@ -386,8 +391,7 @@ class PartitionState:
                 update.count("labels_waiting", len(lost))
         if room is not None:
             update.waiting[model] = room
-        for task in tasks:
-            self._apply_in_rounds(model, task, update)
+        self._apply_in_order(model, tasks, update)
 
     def _labels_of_events(
         self,
@@ -412,23 +416,35 @@ class PartitionState:
             places = events.chunk * CHUNK_ROWS + hits
             # the step counts from the event: the label was there before
             offsets = _int64(events.rows.table, "offset")[counted][hits]
-            tasks.append(LabelTask(source.table, rows, places, offsets))
+            tasks.append(LabelTask(_WAITED if is_room else _STORED, source.table, rows, places, offsets))
             if is_room:
                 room = source.without(rows)
                 update.count("labels_waiting", -len(rows))
         return room
 
-    def _apply_in_rounds(self, model: str, task: LabelTask, update: Update) -> None:
-        """Apply labels so that each event gets at most one per round: a fence may lie between two labels of one event."""
-        order = np.argsort(task.places, kind="stable")
-        places = task.places[order]
-        first = np.concatenate([[True], places[1:] != places[:-1]]) if len(places) else np.empty(0, bool)
-        starts = np.flatnonzero(first)
+    def _apply_in_order(self, model: str, tasks: Sequence[LabelTask], update: Update) -> None:
+        """Apply labels in the order of the log, each event at most once per round: a fence may lie between two of one event.
+
+        Labels of one event may stand in several tables: one names the event's version, the next one no version.
+        """
+        if not tasks:
+            return
+        lengths = [len(task.rows) for task in tasks]
+        places = np.concatenate([task.places for task in tasks])
+        offsets, rows = (
+            np.concatenate([_int64(task.labels, name)[task.rows] for task in tasks]) for name in ("offset", "row")
+        )
+        order = np.lexsort((rows, offsets, np.repeat([task.rank for task in tasks], lengths), places))
+        places = places[order]
+        starts = np.flatnonzero(np.concatenate([[True], places[1:] != places[:-1]]))
         occurrence = np.empty(len(places), np.int64)
         occurrence[order] = np.arange(len(places)) - np.repeat(starts, np.diff(np.append(starts, len(places))))
+        parts = np.split(occurrence, np.cumsum(lengths)[:-1])
         for number in range(int(occurrence.max(initial=-1)) + 1):
-            chosen = np.flatnonzero(occurrence == number)
-            self._apply_round(model, task, chosen, update)
+            for task, numbers in zip(tasks, parts, strict=True):
+                chosen = np.flatnonzero(numbers == number)
+                if len(chosen):
+                    self._apply_round(model, task, chosen, update)
 
     def _apply_round(self, model: str, task: LabelTask, chosen: np.ndarray, update: Update) -> None:
         places, offsets, label_rows = task.places[chosen], task.offsets[chosen], task.rows[chosen]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from fqlstream.fql.plan import Lane
 
+#: In `FlushRow.idle`: the partition was read to its end, so models without rows in it do not wait for it.
+CAUGHT_UP = "*"
 #: Flush numbers of one epoch stay below this, so that epoch * FLUSHES_PER_EPOCH + flush orders like (epoch, flush).
 FLUSHES_PER_EPOCH = 2**32
 
@@ -43,6 +45,7 @@ class FlushRow:
 
     `fences` gives per lane the last offset its states contain (-1: none). `watermarks` gives per lane and model the highest
     event time seen up to that fence. `idle` names models that no longer hold back time. `panes` are those this flush touched.
+    `adopted` gives per model a digest of what its open panes are computed under.
     """
 
     topic: str
@@ -56,6 +59,7 @@ class FlushRow:
     panes: tuple[PaneKey, ...] = ()
     written_at_ms: int = 0
     counters: Mapping[str, int] = field(default_factory=dict)
+    adopted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,32 @@ class StateRecord:
     version: Version
     fence: int
     cells: bytes
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RepairNeed:
+    """A pane that its partition's owner shall rebuild from history, once it has applied an offset (-1: at once)."""
+
+    partition: int
+    pane: PaneKey
+    applied_offset: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a model's finaliser remembers: up to which flush of each partition it has published, under which watermark.
+
+    `definitions` is a digest of the definitions that the values were published under.
+    """
+
+    vector: Mapping[int, int] = field(default_factory=dict)
+    watermark_ms: int | None = None
+    definitions: str = ""
+
+    @property
+    def value_version(self) -> int:
+        """The version of values published at this point: a sum of terms that only grow."""
+        return sum(self.vector.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,8 +133,17 @@ def _as_type(labels: pa.Table, name: str, wanted: pa.DataType) -> pa.ChunkedArra
         return column
     try:
         return column.cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except pa.ArrowNotImplementedError:
         return pa.nulls(len(labels), wanted)
+    except pa.ArrowInvalid:  # some value does not fit: it alone is null
+        return pa.concat_arrays([_cast_or_null(column.slice(at, 1), wanted) for at in range(len(column))])
+
+
+def _cast_or_null(value: pa.ChunkedArray, wanted: pa.DataType) -> pa.Array:
+    try:
+        return value.cast(wanted).combine_chunks()
+    except pa.ArrowInvalid:
+        return pa.nulls(1, wanted)
 
 
 def _violations(rows: pa.Table, labels: pa.Table, column: str, targets: frozenset[str]) -> pa.ChunkedArray | pa.Array:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fqlstream.fql.plan import Lane
-from fqlstream.stream.delivery import CAUGHT_UP
-from fqlstream.stream.protocol import FlushRow
+from fqlstream.stream.protocol import CAUGHT_UP, FlushRow
 
 
 def model_watermark(
