@@ -28,7 +28,7 @@ from fqlstream.store.model_tables import (
     violations_sql,
 )
 from fqlstream.store.naming import event_table, identifier, label_table, literal, stored_column
-from fqlstream.stream.batches import DeadLetter, RowKind
+from fqlstream.stream.batches import DeadLetter, RowKind, StoredEvents
 from fqlstream.stream.protocol import PaneKey, RepairNeed
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
@@ -162,15 +162,12 @@ def recent_rows(store: Store, model: ModelDefinition, partition: int, upto_offse
 
 def events_by_id(
     store: Store, versions: Sequence[ModelDefinition], partition: int, ids: Sequence[str] | pa.Array, upto_offset: int
-) -> tuple[dict[str, pa.Table], list[RepairNeed]]:
-    """Find counted events of a model by id.
-
-    Gives, per version, those of this partition up to an offset with the targets they have at it; and the panes of other
-    partitions that hold such events, with the offset of the last one.
-    """
+) -> StoredEvents:
+    """Find counted events of a model by id: this partition's up to an offset, and where others are."""
     by_version = {version.version: version for version in versions}
     offsets: dict[str, list[int]] = {}
-    foreign: dict[tuple[int, PaneKey], int] = {}
+    elsewhere: dict[tuple[int, PaneKey], int] = {}
+    elsewhere_ids: set[str] = set()
     for part in _parts(ids):
         for row in _places(store, versions[0].name, part):
             version = by_version.get(row["version"])
@@ -180,7 +177,8 @@ def events_by_id(
                 pane_ms = version.windows.pane_ms
                 start = row["event_ms"] // pane_ms * pane_ms
                 key = row["partition"], PaneKey(version.name, version.version, start)
-                foreign[key] = max(row["offset"], foreign.get(key, -1))
+                elsewhere[key] = max(row["offset"], elsewhere.get(key, -1))
+                elsewhere_ids.add(row["event_id"])
             elif row["offset"] <= upto_offset:
                 offsets.setdefault(version.version, []).append(row["offset"])
     asked = pa.array(ids, pa.string()) if not isinstance(ids, (pa.Array, pa.ChunkedArray)) else ids
@@ -191,12 +189,13 @@ def events_by_id(
         found = _canonical(store.query_arrow(f"{sql} ORDER BY offset, row", settings=_LONG_STATEMENT), by_version[name])
         # a record may hold rows of other ids
         tables[name] = found.filter(pc.is_in(found.column("event_id"), value_set=asked))
-    return tables, [RepairNeed(*key, offset) for key, offset in sorted(foreign.items())]
+    needs = [RepairNeed(*key, offset) for key, offset in sorted(elsewhere.items())]
+    return StoredEvents(tables, needs, frozenset(elsewhere_ids))
 
 
 def _places(store: Store, model: str, ids: Sequence[str]) -> list[dict[str, Any]]:
     sql = (
-        "SELECT DISTINCT partition, offset, row, version, toUnixTimestamp64Milli(event_at) AS event_ms "
+        "SELECT DISTINCT event_id, partition, offset, row, version, toUnixTimestamp64Milli(event_at) AS event_ms "
         f"FROM {identifier(event_table(model))} WHERE event_id IN ({_literals(ids)}) AND NOT duplicate"
     )
     return rows_of(store.query_arrow(sql, settings=_LONG_STATEMENT))

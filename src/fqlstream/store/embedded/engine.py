@@ -12,6 +12,7 @@ import json
 import os
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,8 +33,8 @@ from fqlstream.store.embedded.exceptions import (
 from fqlstream.store.embedded.sessions import Sessions
 from fqlstream.store.embedded.statements import first_word, names, names_server_file
 
-#: Idle connections kept per access: opening one takes 0.3 ms, holding one 0.1 MB.
-_IDLE_MAX = 16
+#: Idle connections kept: opening one with its role and settings takes 1 ms, holding one 0.1 MB.
+_IDLE_MAX = 64
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 #: The one scalar function that opens files of this machine without asking for a grant.
 _FILE_FUNCTION = b"file"
@@ -87,7 +88,8 @@ class Engine:
         self._connect: Callable[[str], Any] = _chdb.connect  # type: ignore[attr-defined]  # chDB's stubs leave it out
         self._address = f"{directory}?config-file={config_file}"
         self._lock = threading.Lock()
-        self._idle: dict[Access, list[Any]] = {access: [] for access in Access}
+        # by rights, database and settings: a client sends the same settings with every request
+        self._idle: OrderedDict[_Prepared, list[Any]] = OrderedDict()
         self._sessions = Sessions()
         try:
             self._base = self._connect(self._address)
@@ -104,8 +106,9 @@ class Engine:
         self._sessions.close()
         with self._lock:
             for connections in self._idle.values():
-                while connections:
-                    connections.pop().close()
+                for connection in connections:
+                    connection.close()
+            self._idle.clear()
             self._judge.close()
             self._base.close()
 
@@ -191,14 +194,21 @@ class Engine:
         session: SessionName | None = None,
     ) -> Lease:
         """Take a connection with these rights and settings; with a session's name, the one that it kept."""
+        settings = settings or {}
+        database = database or "default"
         kept = self._sessions.take(session.name) if session else None
+        if session and kept is not None:
+            return self._in_session(Lease(self, None, kept, session), settings, database)
+        kind = _Prepared(access, database, tuple(sorted(settings.items())))
         with self._lock:
-            idle = self._idle[access]
-            connection = kept or (idle.pop() if idle else None)
-        lease = Lease(self, access, connection or self._open(access), session, held=kept is not None)
+            idle = self._idle.get(kind)
+            connection = idle.pop() if idle else None
+        return Lease(self, kind, connection or self._open(kind), session)
+
+    def _in_session(self, lease: Lease, settings: Mapping[str, str], database: str) -> Lease:
         try:
-            if database and database != "default":
-                lease.change(b"USE `" + database.replace("\\", "\\\\").replace("`", "\\`").encode() + b"`")
+            if database != "default":
+                lease.run(_use_statement(database))
             if settings:
                 lease.set_for_now(settings)
         except EngineError:
@@ -206,29 +216,61 @@ class Engine:
             raise
         return lease
 
-    def _open(self, access: Access) -> Any:
+    def _open(self, kind: _Prepared) -> Any:
+        statements = [f"SET ROLE {config.READER if kind.access is Access.READ else config.WRITER}".encode()]
+        if kind.database != "default":
+            statements.append(_use_statement(kind.database))
+        if kind.access is Access.READ:
+            statements.append(b"SET readonly = 2")
+        if kind.settings:
+            statements.append(_set_statement(dict(kind.settings)))
         try:
             connection = self._connect(self._address)
-            role = config.READER if access is Access.READ else config.WRITER
-            connection.query(f"SET ROLE {role}", "Null")
-            if access is Access.READ:
-                connection.query("SET readonly = 2", "Null")
         except RuntimeError as error:
             raise engine_error(error) from None
+        try:
+            for statement in statements:
+                connection.query(statement, "Null")
+        except RuntimeError as error:
+            connection.close()
+            found = engine_error(error)
+            raise EngineError(found.code, f"{found.text} (version {self.version})") from None
         return connection
 
     def give_back(self, lease: Lease) -> None:
-        """Keep a connection for its session, or for anyone if its session is as it was; close any other."""
+        """Keep a connection for its session, or for a caller with the same rights and settings; close a changed one."""
         if lease.session and lease.held:
             lease.undo()
             if self._sessions.keep(lease.session.name, lease.connection, lease.session.timeout_s):
                 return
+        gone = [lease.connection]
+        if lease.unchanged and lease.kind is not None:
+            gone = self._keep(lease.kind, lease.connection)
+        for connection in gone:
+            connection.close()
+
+    def _keep(self, kind: _Prepared, connection: Any) -> list[Any]:
+        """Keep a connection, and name those that have to go: of the settings that were asked for longest ago."""
         with self._lock:
-            idle = self._idle[lease.access]
-            if lease.unchanged and len(idle) < _IDLE_MAX:
-                idle.append(lease.connection)
-                return
-        lease.connection.close()
+            self._idle.setdefault(kind, []).append(connection)
+            self._idle.move_to_end(kind)
+            gone = []
+            while sum(map(len, self._idle.values())) > _IDLE_MAX:
+                oldest, connections = next(iter(self._idle.items()))
+                gone += connections[:1]
+                del connections[:1]
+                if not connections:
+                    del self._idle[oldest]
+        return gone
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a connection was prepared for."""
+
+    access: Access
+    database: str
+    settings: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,14 +284,12 @@ class SessionName:
 class Lease:
     """One connection in one caller's hands. One statement at a time."""
 
-    def __init__(
-        self, engine: Engine, access: Access, connection: Any, session: SessionName | None = None, *, held: bool = False
-    ) -> None:
+    def __init__(self, engine: Engine, kind: _Prepared | None, connection: Any, session: SessionName | None) -> None:
         self.engine = engine
-        self.access = access
+        self.kind = kind
         self.connection = connection
         self.session = session
-        self.held = held  # it belongs to its session, now and afterwards
+        self.held = kind is None  # it belongs to its session, now and afterwards
         self.unchanged = True
         self._undo: list[bytes] = []
         self._closed = False
@@ -260,15 +300,14 @@ class Lease:
             self._closed = True
             self.engine.give_back(self)
 
-    def change(self, sql: bytes) -> None:
-        """Run a statement that changes the session."""
-        self.unchanged = False
+    def run(self, sql: bytes) -> None:
+        """Run a statement that gives nothing."""
         self.call(self.connection.query, sql, "Null")
 
     def set_for_now(self, settings: Mapping[str, str]) -> None:
-        """Apply the settings of one statement; a session that is kept gets its own back afterwards."""
-        before = self._values(settings) if self.held else {}
-        self.change(_set_statement(settings))
+        """Apply the settings of one statement; the session gets its own back afterwards."""
+        before = self._values(settings)
+        self.run(_set_statement(settings))
         for name in settings:
             self._undo.append(
                 _set_statement({name: before[name]}) if name in before else f"SET {name} = DEFAULT".encode()
@@ -278,7 +317,7 @@ class Lease:
         """Take back the settings of one statement."""
         while self._undo:
             with contextlib.suppress(EngineError):
-                self.change(self._undo.pop())
+                self.run(self._undo.pop())
 
     def _values(self, settings: Mapping[str, str]) -> dict[str, str]:
         names = ", ".join(f"'{name}'" for name in settings if _SETTING_NAME.fullmatch(name))
@@ -290,7 +329,12 @@ class Lease:
         """Run a statement to its end and give its whole result."""
         if kind in (Kind.CONTROL, Kind.UNKNOWN):
             self.unchanged = False
-            self.held = self.session is not None
+            if self.session is not None and not self.held:
+                # what this statement changes is the session's from now on; what the request set is not
+                self.held = True
+                self._undo += [
+                    f"SET {name} = DEFAULT".encode() for name, _ in (self.kind.settings if self.kind else ())
+                ]
         result = self.call(self.connection.query, sql, format_name, params=dict(parameters))
         counts = Counts(
             result.storage_rows_read() or 0,
@@ -394,6 +438,11 @@ class Inserting:
             self._lease.call(self._lease.connection.insert_cancel, self._handle)
 
 
+def _use_statement(database: str) -> bytes:
+    name = database.replace("\\", "\\\\").replace("`", "\\`")
+    return f"USE `{name}`".encode(errors="surrogateescape")
+
+
 def _set_statement(settings: Mapping[str, str]) -> bytes:
     parts = []
     for name, value in settings.items():
@@ -403,4 +452,4 @@ def _set_statement(settings: Mapping[str, str]) -> bytes:
             )
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         parts.append(f"{name} = '{quoted}'")
-    return ("SET " + ", ".join(parts)).encode()
+    return ("SET " + ", ".join(parts)).encode(errors="surrogateescape")
