@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tests.laws.catalogue import Batch, Subject
 
-from fqlstream.aggregates.exact import weighted_totals
+from fqlstream.aggregates.exact import Room, slice_exactly, weighted_totals
 from fqlstream.aggregates.inputs import Argument
 from fqlstream.aggregates.protocol import Additive
 
@@ -151,13 +151,19 @@ def masks_select(subject: Subject, how: settings = QUICK) -> None:
 
 def _added(aggregator: Any, batch: Batch, mask: np.ndarray) -> list[Any]:
     """Give the state by way of addends, as the engine does; nothing where the aggregator has no such way for this batch."""
-    addends = aggregator.addends(tuple(map(Argument, batch))) if isinstance(aggregator, Additive) else None
-    if addends is None:
+    if not isinstance(aggregator, Additive):
+        return []
+    # the room may hold other sums already, and be too small
+    room = Room(len(batch[0]), 1)
+    other = slice_exactly(np.arange(float(len(batch[0]))), room=room)
+    addends = aggregator.addends(tuple(map(Argument, batch)), room)
+    if addends is None or other is None:
         return []
     counts = [
         int((np.array(column.fill_null(False).to_pylist(), dtype=bool) & mask).sum()) for column in addends.counts
     ]
-    sums = [weighted_totals(slices, mask[None].astype(float))[0] for slices in addends.sums]
+    totals = weighted_totals([other, *addends.sums], mask[None].astype(float))
+    sums = [of[0] for of in totals[1:]]
     return [aggregator.from_totals(counts, sums)]
 
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fqlstream.aggregates.encoding import body
-from fqlstream.aggregates.exact import ExactNumber
+from fqlstream.aggregates.exact import ExactNumber, Room
 from fqlstream.aggregates.inputs import Argument
-from fqlstream.aggregates.masks import all_true, flags
+from fqlstream.aggregates.masks import all_true, booleans, flags, valid_mask
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 
 
@@ -59,8 +59,9 @@ class Count:
         """Give n."""
         return int(body(data, self.kind, self.state_version)[0])
 
-    def addends(self, args: tuple[Argument, ...]) -> Addends:
+    def addends(self, args: tuple[Argument, ...], room: Room) -> Addends:
         """Give the one Boolean that is counted."""
+        del room
         return Addends((self._counted(args[0].array),))
 
     def from_totals(self, counts: Sequence[int], sums: Sequence[ExactNumber]) -> int:
@@ -76,7 +77,10 @@ def is_given(array: pa.Array) -> pa.BooleanArray:
     """Tell where a value is neither null nor the empty text."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+    if pa.types.is_string(array.type):
+        ends = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+        return booleans(ends[1:] > ends[:-1], valid_mask(array))
+    if pa.types.is_large_string(array.type):
         return pc.greater(pc.binary_length(array), 0)
     if pa.types.is_floating(array.type):
         return pc.is_finite(array)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import body
-from fqlstream.aggregates.exact import ExactNumber
+from fqlstream.aggregates.exact import ExactNumber, Room
 from fqlstream.aggregates.inputs import Argument, everything, numbers_and_valid, selected
+from fqlstream.aggregates.masks import booleans
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 
 #: Up to so many bins, one Boolean column each is counted faster than by bin number.
@@ -82,14 +83,15 @@ class Histogram:
         """Give the state back."""
         return HistogramState(tuple(map(int, body(data, self.kind, self.state_version)[0])))
 
-    def addends(self, args: tuple[Argument, ...]) -> Addends | None:
+    def addends(self, args: tuple[Argument, ...], room: Room) -> Addends | None:
         """Give one Boolean per bin; None where there are too many bins for that."""
+        del room
         if self.bins > _COLUMNS_MAX:
             return None
         numbers, valid = args[0].numbers.values, args[0].numbers.valid
         place = self._places(numbers).astype(np.int8)
         columns = (place == index for index in range(self.bins))
-        return Addends(tuple(pa.array(column if valid is None else column & valid) for column in columns))
+        return Addends(tuple(booleans(column if valid is None else column & valid) for column in columns))
 
     def from_totals(self, counts: Sequence[int], sums: Sequence[ExactNumber]) -> HistogramState:
         """Give the state of counts."""

@@ -64,6 +64,13 @@ def valid_mask(array: pa.Array) -> Mask | None:
     return bits[array.offset % 8 :].view(np.bool_)
 
 
+def booleans(values: Mask, valid: Mask | None = None) -> pa.BooleanArray:
+    """Give Arrow's Booleans of a mask; null where `valid` does not hold."""
+    bits = pa.py_buffer(np.packbits(values, bitorder="little"))
+    validity = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.BooleanArray.from_buffers(pa.bool_(), len(values), [validity, bits])
+
+
 @lru_cache(maxsize=64)
 def all_true(rows: int) -> pa.BooleanArray:
     """Give a Boolean array of nothing but true; the same object for the same length."""

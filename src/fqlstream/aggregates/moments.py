@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import body
@@ -14,6 +13,7 @@ from fqlstream.aggregates.exact import (
     ZERO,
     Doubles,
     ExactNumber,
+    Room,
     Slices,
     decode_exact,
     encode_exact,
@@ -106,25 +106,28 @@ class Moments:
         n, *sums = body(data, self.kind, self.state_version)
         return MomentsState(int(n), *(decode_exact(sums[i : i + 2]) for i in range(0, 8, 2)))
 
-    def addends(self, args: tuple[Argument, ...]) -> Addends | None:
+    def addends(self, args: tuple[Argument, ...], room: Room) -> Addends | None:
         """Give the count and the slices of all sums; None where a product would lose bits."""
         (y, f), valid = joined([arg.numbers for arg in args])
-        sums = [slice_exactly(y)]
+        used = room.used
+        sums = [slice_exactly(y, room=room)]
         for left, right in ((y, y), (y, f), (f, f)):
             products = exact_products(left, right)
-            sums.append(None if products is None else _slices_of(products))
-        if any(slices is None for slices in sums):
+            sums.append(None if products is None else _slices_of(products, room))
+        found = tuple(slices for slices in sums if slices is not None)
+        if len(found) < len(sums):
+            room.used = used
             return None
-        return Addends((given(valid, len(y)),), tuple(slices for slices in sums if slices is not None))
+        return Addends((given(valid, len(y)),), found)
 
     def from_totals(self, counts: Sequence[int], sums: Sequence[ExactNumber]) -> MomentsState:
         """Give the state of totals."""
         return MomentsState(counts[0], *sums)
 
 
-def _slices_of(parts: tuple[Doubles, Doubles]) -> Slices | None:
-    """Give the slices of numbers that are the sum of two doubles each."""
-    high, low = (slice_exactly(part) for part in parts)
+def _slices_of(parts: tuple[Doubles, Doubles], room: Room) -> Slices | None:
+    """Give the slices of numbers that are the sum of two doubles each, one behind the other."""
+    high, low = (slice_exactly(part, room=room) for part in parts)
     if high is None or low is None:
         return None
-    return Slices(np.concatenate((high.columns, low.columns)), (*high.exponents, *low.exponents))
+    return Slices(room, high.first, (*high.exponents, *low.exponents))

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fqlstream.aggregates.exact import ExactNumber, Slices
+from fqlstream.aggregates.exact import ExactNumber, Room, Slices
 from fqlstream.aggregates.inputs import Argument
 
 S = TypeVar("S")
@@ -106,8 +106,8 @@ class Addends:
 class Additive(Protocol):
     """An aggregator whose states are sums: many of them, over many segments, are one matrix product."""
 
-    def addends(self, args: tuple[Argument, ...]) -> Addends | None:
-        """Give the columns to add; None where these values need `reduce`."""
+    def addends(self, args: tuple[Argument, ...], room: Room) -> Addends | None:
+        """Give the columns to add, slices in the given room; None where these values need `reduce`."""
         ...
 
     def from_totals(self, counts: Sequence[int], sums: Sequence[ExactNumber]) -> Any:

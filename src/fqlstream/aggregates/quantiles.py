@@ -19,8 +19,6 @@ from fqlstream.aggregates.sketches import Sketch, SketchKind
 Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-#: A column with more distinct values than the cap shows it in its first rows: they are looked at before all are sorted.
-_SAMPLE_FACTOR: Final = 2
 #: A weighted value enters a sketch as so many equal ones; in pieces, so that memory stays bounded.
 _REPEAT_ROWS: Final = 1_000_000
 
@@ -91,13 +89,13 @@ class Quantile:
 
     def of_numbers(self, numbers: Doubles) -> QuantileState:
         """Summarise finite numbers."""
-        sample = numbers[: _SAMPLE_FACTOR * self.values_max]
-        if len(np.unique(sample)) <= self.values_max:
-            rising = np.sort(numbers + 0.0)  # -0.0 is 0.0
-            starts = np.flatnonzero(np.diff(rising, prepend=-np.inf))
-            if len(starts) <= self.values_max:
-                return ExactValues(rising[starts], np.diff(starts, append=len(rising)))
-        return Sketched(self.sketch.make().update_many(numbers))
+        rising = np.sort(numbers)
+        is_new = rising[1:] != rising[:-1]
+        if len(rising) and np.count_nonzero(is_new) < self.values_max:
+            starts = np.concatenate(([0], np.flatnonzero(is_new) + 1))
+            # + 0.0 turns -0.0 into 0.0: equal numbers, one state
+            return ExactValues(rising[starts] + 0.0, np.diff(starts, append=len(rising)))
+        return Sketched(self.sketch.sketch_of(numbers, rising)) if len(rising) else _EMPTY
 
     def merge(self, left: QuantileState, right: QuantileState) -> QuantileState:
         """Give the state of both."""
@@ -178,7 +176,8 @@ class Quantile:
         for start in range(0, int(ends[-1]) if len(ends) else 0, _REPEAT_ROWS):
             stop = min(start + _REPEAT_ROWS, int(ends[-1]))
             within = np.clip(ends, start, stop)
-            sketch.update_many(np.repeat(exact.values, np.diff(within, prepend=start)))
+            repeated = np.repeat(exact.values, np.diff(within, prepend=start))
+            sketch = sketch + self.sketch.sketch_of(repeated, repeated)
         return sketch
 
 

@@ -100,16 +100,20 @@ class KllSketch:
 
     def update_many(self, values: Doubles) -> Self:
         """Take finite numbers in. The guarantee knows no order, so they are sorted first, which is faster."""
-        if len(values) >= _COMPACTED_FACTOR * self.k:
-            data, taken = _compacted(values, self.k)
+        return self.update_rising(np.sort(values))
+
+    def update_rising(self, rising: Doubles) -> Self:
+        """Take finite numbers in that are in rising order."""
+        if len(rising) >= _COMPACTED_FACTOR * self.k:
+            data, taken = _compacted(rising, self.k)
             compacted = kll_doubles_sketch.deserialize(data)
             if self.n:
                 self._sketch.merge(compacted)
             else:
                 self._sketch = compacted
-            values = values[taken:]
-        if len(values):
-            self._sketch.update(np.sort(values))
+            rising = rising[taken:]
+        if len(rising):
+            self._sketch.update(rising)
         return self
 
     def get(self) -> float | None:
@@ -166,24 +170,23 @@ def _level_of(count: int, k: int) -> int:
     return level
 
 
-def _compacted(values: Doubles, k: int) -> tuple[bytes, int]:
-    """Give the serialised sketch of the first numbers of a batch, and how many these are.
+def _compacted(rising: Doubles, k: int) -> tuple[bytes, int]:
+    """Give the serialised sketch of the smallest numbers of a sorted batch, and how many these are: nearly all.
 
     A sketch halves a sorted level by keeping every second number, from the first or the second by chance. A batch that is
     sorted as a whole is halved `level` times at once: every 2^level-th number stays, from a start by chance. That errs by
-    less than 2^level ranks, less than halving it piece by piece, and takes little more than the sorting.
+    less than 2^level ranks, less than halving it piece by piece, and takes next to nothing.
     """
-    level = _level_of(len(values), k)
-    kept = len(values) >> level
+    level = _level_of(len(rising), k)
+    kept = len(rising) >> level
     whole = kept << level
-    rising = np.sort(values[:whole])
     # a chance that a replay repeats
-    start = crc32(values[: 2 * k].tobytes()) & ((1 << level) - 1)
+    start = crc32(rising[:: 1 << level].tobytes()) & ((1 << level) - 1)
     first = _capacity(k, level + 1) - kept
     header = struct.pack("<BBBBHBBQHBB", 5, 1, 15, 0, k, _KLL_M, 0, whole, k, level + 1, 0)
     places = struct.pack(f"<{level + 1}I", *[first] * (level + 1))
-    extremes = struct.pack("<dd", rising[0], rising[-1])
-    return header + places + extremes + rising[start :: 1 << level].tobytes(), whole
+    extremes = struct.pack("<dd", rising[0], rising[whole - 1])
+    return header + places + extremes + rising[start : whole : 1 << level].tobytes(), whole
 
 
 @lru_cache
@@ -316,6 +319,11 @@ class SketchKind:
     def make(self) -> Sketch:
         """Give an empty one."""
         return self.make_sized(self.size)
+
+    def sketch_of(self, values: Doubles, rising: Doubles) -> Sketch:
+        """Give the sketch of finite numbers, given both as they came and in rising order: some are misled by order."""
+        made = self.make()
+        return made.update_rising(rising) if isinstance(made, KllSketch) else made.update_many(values)
 
 
 _KINDS: Final = (

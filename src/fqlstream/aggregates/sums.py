@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import body
-from fqlstream.aggregates.exact import ZERO, ExactNumber, decode_exact, encode_exact, exact_sum, slice_exactly
+from fqlstream.aggregates.exact import ZERO, ExactNumber, Room, decode_exact, encode_exact, exact_sum, slice_exactly
 from fqlstream.aggregates.inputs import Argument, everything, numbers_and_valid, selected
-from fqlstream.aggregates.masks import Mask, all_true
+from fqlstream.aggregates.masks import Mask, all_true, booleans
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 
 
@@ -79,10 +79,10 @@ class Sum:
         n, m, e = body(data, self.kind, self.state_version)
         return SumState(int(n), decode_exact((m, e)))
 
-    def addends(self, args: tuple[Argument, ...]) -> Addends | None:
+    def addends(self, args: tuple[Argument, ...], room: Room) -> Addends | None:
         """Give the count of numbers and the slices of the sum."""
         numbers = args[0].numbers
-        slices = slice_exactly(numbers.values, top=numbers.top)
+        slices = slice_exactly(numbers.values, top=numbers.top, room=room)
         if slices is None:
             return None
         return Addends((given(numbers.valid, len(numbers.values)),), (slices,))
@@ -94,4 +94,4 @@ class Sum:
 
 def given(valid: Mask | None, rows: int) -> pa.BooleanArray:
     """Give a mask as Arrow's Booleans; None is everywhere."""
-    return all_true(rows) if valid is None else pa.array(valid)
+    return all_true(rows) if valid is None else booleans(valid)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import repeat
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import ForeignStateError
-from fqlstream.aggregates.exact import ExactNumber, Slices, weighted_totals
+from fqlstream.aggregates.exact import ExactNumber, Room, Slices, weighted_totals
 from fqlstream.aggregates.index import make_aggregator
 from fqlstream.aggregates.inputs import Argument, Doubles, selected
 from fqlstream.aggregates.masks import Bits, Mask, count_common, pack, pack_mask, unpack
@@ -29,7 +29,7 @@ from fqlstream.errors import FqlstreamError
 from fqlstream.fql.bounds import enclose
 from fqlstream.fql.plan import Cell, Lane, ModelPlan, walk
 from fqlstream.fql.programs import Program, ProgramBuilder, load_row
-from fqlstream.functions.expression import AggregateValue, Expression
+from fqlstream.functions.expression import Aggregate, AggregateValue, Expression
 from fqlstream.settings import FqlSettings
 
 Cells = tuple[Any, ...]
@@ -43,6 +43,8 @@ _ROWS_MAX: Final = 2**15
 _ROWS_MIN: Final = 2**12
 #: Segments times rows of one pass: bounds the memory of masks to a few dozen megabytes.
 _MASKED_MAX: Final = 2**22
+#: Additive aggregates of one matrix product: bounds the memory of slices.
+_ADDED_AT_ONCE: Final = 32
 #: A batch out of time order is taken pane by pane with masks up to so many panes; beyond, it is put in order first.
 _MASKED_PANES_MAX: Final = 6
 
@@ -94,7 +96,22 @@ class _Pane:
 
 def compile_model(plan: ModelPlan, settings: FqlSettings) -> Engine:
     """Give the engine of a plan."""
+    _keep_freed_memory()
     return Engine(plan, settings)
+
+
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory of one batch for the next.
+
+    It hands blocks as large as a batch's columns back to the system, and every batch would pay for hundreds of page faults
+    again, a quarter of its time; once a larger block was freed, it keeps them. Elsewhere this does nothing.
+    """
+    np.empty(_KEPT_BYTES, dtype=np.uint8)
+
+
+#: Just below 32 MB, the largest block that moves glibc's threshold.
+_KEPT_BYTES: Final = 2**25 - 2**16
 
 
 class Engine:
@@ -221,13 +238,15 @@ class Engine:
                 missing.add(cell.key)
         return tuple(states), frozenset(missing)
 
-    def results(self, cells: Mapping[Lane, Cells]) -> list[Result]:
-        """Give the value of each metric over each segment."""
-        return self._reader.read([cells])[0]
+    def results(self, cells: Mapping[Lane, Cells], compared: Cells = ()) -> list[Result]:
+        """Give the value of each metric over each segment; `compared` are the baselines' states for `plan.compared`."""
+        return self._reader.read([cells], [compared])[0]
 
-    def results_many(self, windows: Sequence[Mapping[Lane, Cells]]) -> list[list[Result]]:
+    def results_many(
+        self, windows: Sequence[Mapping[Lane, Cells]], compared: Sequence[Cells] | None = None
+    ) -> list[list[Result]]:
         """Give the same for many windows; expressions over states are computed once for all of them."""
-        return self._reader.read(windows)
+        return self._reader.read(windows, [()] * len(windows) if compared is None else compared)
 
     # ---------------------------------------------------------------------------------------------- compilation
 
@@ -260,22 +279,13 @@ class Engine:
         registers = work.program.run(rows, load_row(table))
         conditions = [registers[self._conditions[index]] for index in work.segments]
         batch = _Batch(rows, pack(conditions, rows), registers)
-        states = {pane.code: {} for pane in panes}  # type: dict[int, dict[int, list[Any]]]
-        additive: dict[int, Addends] = {}
+        states: dict[int, dict[int, list[Any]]] = {pane.code: {} for pane in panes}
+        additive = [index for index in work.aggregates if index in self._additive]
+        for start in range(0, len(additive), _ADDED_AT_ONCE):
+            self._add_up(batch, panes, additive[start : start + _ADDED_AT_ONCE], states)
         for index in work.aggregates:
-            args = tuple(map(batch.argument, self._arguments[index]))
-            addends = self._additive[index].addends(args) if index in self._additive else None
-            if addends is not None:
-                additive[index] = addends
-                continue
-            for pane in panes:
-                if index in self._of_numbers:
-                    numbers = batch.numbers(pane, self._arguments[index][0])
-                    states[pane.code][index] = list(map(self._of_numbers[index].of_numbers, numbers))
-                else:
-                    sliced = tuple(arg.array.slice(pane.start, pane.stop - pane.start) for arg in args)
-                    states[pane.code][index] = self._aggregators[index].reduce(sliced, batch.masks(pane))
-        self._add_up(batch, panes, additive, states)
+            if index not in self._additive:
+                self._reduce(batch, panes, index, states)
         segment_at = {segment: place for place, segment in enumerate(work.segments)}
         return {
             code: {
@@ -285,22 +295,36 @@ class Engine:
             for code, of in states.items()
         }
 
-    def _add_up(
-        self,
-        batch: _Batch,
-        panes: Sequence[_Pane],
-        additive: Mapping[int, Addends],
-        states: Mapping[int, dict[int, list[Any]]],
-    ) -> None:
-        """Give every additive aggregate its states: counts by common bits, sums by matrix products."""
-        counted = [array for addends in additive.values() for array in addends.counts]
-        slices = [item for addends in additive.values() for item in addends.sums]
-        bits = _Counted(batch, counted)
+    def _reduce(self, batch: _Batch, panes: Sequence[_Pane], index: int, states: Mapping[int, dict[int, Any]]) -> None:
+        """Give an aggregate its states, segment by segment."""
         for pane in panes:
-            counts = bits.count(pane)
+            if index in self._of_numbers:
+                numbers = batch.numbers(pane, self._arguments[index][0])
+                states[pane.code][index] = list(map(self._of_numbers[index].of_numbers, numbers))
+            else:
+                args = [batch.argument(register).array for register in self._arguments[index]]
+                sliced = tuple(array.slice(pane.start, pane.stop - pane.start) for array in args)
+                states[pane.code][index] = self._aggregators[index].reduce(sliced, batch.masks(pane))
+
+    def _add_up(
+        self, batch: _Batch, panes: Sequence[_Pane], indices: Sequence[int], states: Mapping[int, dict[int, Any]]
+    ) -> None:
+        """Give additive aggregates their states: counts by common bits, sums by one matrix product."""
+        room = Room(batch.rows, 2 * len(indices))
+        found: dict[int, Addends] = {}
+        for index in indices:
+            addends = self._additive[index].addends(tuple(map(batch.argument, self._arguments[index])), room)
+            if addends is None:
+                self._reduce(batch, panes, index, states)
+            else:
+                found[index] = addends
+        counted = _Counted(batch, [array for addends in found.values() for array in addends.counts])
+        slices = [item for addends in found.values() for item in addends.sums]
+        for pane in panes:
+            counts = counted.count(pane)
             sums = batch.sums(pane, slices)
             count_at = sum_at = 0
-            for index, addends in additive.items():
+            for index, addends in found.items():
                 count_to, sum_to = count_at + len(addends.counts), sum_at + len(addends.sums)
                 make = self._additive[index].from_totals
                 totals = zip(*sums[sum_at:sum_to], strict=True) if addends.sums else repeat(())
@@ -315,11 +339,10 @@ def _panes_of(codes: Codes) -> tuple[list[_Pane], npt.NDArray[np.int64] | None]:
     rows = len(codes)
     if rows == 0:
         return [], None
-    rises = np.diff(codes)
-    if not rises.any():
+    if codes.min() == codes.max():
         return [_Pane(int(codes[0]), 0, rows, None)], None
     order = None
-    if (rises < 0).any():
+    if (codes[1:] < codes[:-1]).any():
         present = np.unique(codes)
         if len(present) <= _MASKED_PANES_MAX:
             return [_Pane(int(code), 0, rows, codes == code) for code in present], None
@@ -359,8 +382,7 @@ class _Batch:
         """Give per sum and segment the exact sum over a pane's rows."""
         if not sums:
             return []
-        weights = self._weights_of(pane)
-        return [weighted_totals(item, weights, pane.start, pane.stop) for item in sums]
+        return weighted_totals(sums, self._weights_of(pane), pane.start, pane.stop)
 
     def numbers(self, pane: _Pane, register: int) -> list[Doubles]:
         """Give per segment the numbers of a column that a pane's rows have; all aggregates over the column share them."""
@@ -441,11 +463,14 @@ class _Reader:
     def __init__(self, engine: Engine) -> None:
         self._plan = engine.plan
         aggregators = dict(zip(engine._aggregates, engine._aggregators, strict=True))
-        cell_at = {
+        cell_at: dict[tuple[Aggregate, Expression], tuple[Lane | None, int]] = {
             (cell.aggregate, cell.segment): (lane, place)
             for lane in LANES
             for place, cell in enumerate(engine._cells[lane])
         }
+        for place, of in enumerate(self._plan.compared):
+            cell_at[of.aggregate, of.segment] = None, place
+            aggregators[of.aggregate] = aggregators[of.production]
         builder = ProgramBuilder()
         self._roots = [builder.add(metric.expression) for metric in self._plan.metrics]
         self._traffic, self._labelled = builder.add(self._plan.traffic), builder.add(self._plan.labelled)
@@ -464,9 +489,9 @@ class _Reader:
             if isinstance(leaf, AggregateValue)
         }
 
-    def read(self, windows: Sequence[Mapping[Lane, Cells]]) -> list[list[Result]]:
+    def read(self, windows: Sequence[Mapping[Lane, Cells]], compared: Sequence[Cells]) -> list[list[Result]]:
         segments = [segment.name for segment in self._plan.segments]
-        readings = {register: source.read(windows) for register, source in self._sources.items()}
+        readings = {register: source.read(windows, compared) for register, source in self._sources.items()}
         registers = self._program.run_from(
             len(windows) * len(segments),
             {
@@ -493,17 +518,21 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _LeafSource:
-    """Where a number read from states stands: one cell per segment."""
+    """Where a number read from states stands: one cell per segment; of no lane where it is a baseline's."""
 
     aggregator: Aggregator[Any]
     name: str
     params: Mapping[str, float]
-    cells: tuple[tuple[Lane, int], ...]
+    cells: tuple[tuple[Lane | None, int], ...]
 
-    def read(self, windows: Sequence[Mapping[Lane, Cells]]) -> list[Reading]:
+    def read(self, windows: Sequence[Mapping[Lane, Cells]], compared: Sequence[Cells]) -> list[Reading]:
         """Give the readings of all windows and segments, segments within windows."""
         read, name, params = self.aggregator.read, self.name, self.params
-        return [read(window[lane][place], name, params) for window in windows for lane, place in self.cells]
+        return [
+            read((beside if lane is None else window[lane])[place], name, params)
+            for window, beside in zip(windows, compared, strict=True)
+            for lane, place in self.cells
+        ]
 
 
 def _leaves(expression: Expression) -> Iterable[AggregateValue]:

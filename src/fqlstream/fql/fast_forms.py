@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fqlstream.aggregates.masks import Mask, flags, valid_mask
+from fqlstream.aggregates.masks import Mask, booleans, flags, valid_mask
 from fqlstream.events.definitions import ColumnType
 from fqlstream.functions.expression import Apply, ColumnRef, DType, Expression, Literal
 from fqlstream.functions.index import KERNELS
@@ -23,6 +23,7 @@ Words = npt.NDArray[np.uint64]
 
 #: Arrow's views hold a text of up to so many bytes whole, beside its length.
 _INLINE_BYTES: Final = 12
+_FIRST_WORD_BYTES: Final = 4
 _COMPARISONS: Final = frozenset({"<", "<=", ">", ">=", "==", "!="})
 _TEXT_COLUMNS: Final = (ColumnType.CATEGORY, ColumnType.STRING)
 
@@ -115,13 +116,13 @@ def _text_equals(wanted: Words, *, negated: bool) -> Callable[[Texts], pa.Array]
 
 def _class_index(wanted: Sequence[Words]) -> Callable[[Texts], pa.Array]:
     def run(texts: Texts) -> pa.Array:
+        found = [_equal(texts.words, words) for words in wanted]
         place = np.zeros(len(texts.words))
-        known = np.zeros(len(texts.words), dtype=np.bool_)
-        for index, words in enumerate(wanted):
-            here = _equal(texts.words, words) & ~known  # of equal classes, the first
-            if index:
-                place += here * float(index)
-            known |= here
+        known = found[0]
+        for index, here in enumerate(found[1:], start=1):
+            # of equal classes, the first
+            place += np.multiply(here & ~known, float(index))
+            known = known | here
         if texts.valid is not None:
             known &= texts.valid
         if known.all():
@@ -133,15 +134,11 @@ def _class_index(wanted: Sequence[Words]) -> Callable[[Texts], pa.Array]:
 
 
 def _equal(words: Words, wanted: Words) -> Mask:
-    equal: Mask = (words[:, 0] == wanted[0]) & (words[:, 1] == wanted[1])
+    equal: Mask = words[:, 0] == wanted[0]
+    # the first word holds the length and four bytes, the second the rest
+    if int(wanted[0]) & 0xFFFFFFFF > _FIRST_WORD_BYTES:
+        equal &= words[:, 1] == wanted[1]
     return equal
-
-
-def booleans(values: Mask, valid: Mask | None) -> pa.BooleanArray:
-    """Give Arrow's Booleans of a mask; null where `valid` does not hold."""
-    bits = pa.py_buffer(np.packbits(values, bitorder="little"))
-    validity = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    return pa.BooleanArray.from_buffers(pa.bool_(), len(values), [validity, bits])
 
 
 def _whole(value: Literal) -> pa.Scalar | None:

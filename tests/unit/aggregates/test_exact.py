@@ -131,7 +131,7 @@ def test_weights_select_rows() -> None:
     assert slices is not None
     weights = np.stack([np.ones(rows), RANDOM.random(rows) < 0.5, np.zeros(rows)]).astype(float)
     for start, stop in ((0, rows), (7, 9), (100, BLOCK_ROWS + 300), (5, 5)):
-        found = weighted_totals(slices, weights[:, start:stop], start, stop)
+        (found,) = weighted_totals([slices], weights[:, start:stop], start, stop)
         for weight, number in zip(weights, found, strict=True):
             assert fraction(number) == total(values[start:stop][weight[start:stop] == 1])
 
