@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +12,7 @@ from fqlstream.events.durations import DurationMs, format_duration, parse_durati
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Name = Annotated[str, Field(min_length=1, max_length=256, description="Free text, unique per model and kind.")]
 
@@ -233,8 +235,23 @@ class SegmentDefinition(_Definition):
     description: str = ""
 
 
+class BaselineCounts(_Definition):
+    """How many of a file's rows are in each bin of a column, outer bins included; of all rows or of a segment's.
+
+    `key` names bins and segment by what they are, so that counts of bins that have changed since are not taken for theirs.
+    """
+
+    column: Name
+    segment: str = ""
+    key: str
+    counts: tuple[int, ...]
+
+
 class BaselineDefinition(_Definition):
-    """What drift is measured against: a file, a stored time range, or the period before."""
+    """What drift is measured against: a file, a stored time range, or the period before.
+
+    Rows of a file are counted when it is applied, into `counts`, so that nobody needs the file later.
+    """
 
     kind: Literal["baseline"] = "baseline"
     model: Name
@@ -245,6 +262,39 @@ class BaselineDefinition(_Definition):
     end: str | None = None
     window_ms: DurationMs | None = Field(None, alias="window")
     offset_ms: DurationMs | None = Field(None, alias="offset")
+    counts: tuple[BaselineCounts, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        for name, text in (("start", self.start), ("end", self.end)):
+            if text is not None:
+                _unix_ms(name, text)
+        return self
+
+    @property
+    def range_ms(self) -> tuple[int, int] | None:
+        """Give the stored time range of a static baseline, half-open, Unix ms; None for others."""
+        if self.type != "static" or self.start is None or self.end is None:
+            return None
+        return _unix_ms("start", self.start), _unix_ms("end", self.end)
+
+    def range_before(self, end_ms: int) -> tuple[int, int] | None:
+        """Give what a window that ends there is compared with, half-open, Unix ms; None where that is a file."""
+        if self.type == "static" or self.window_ms is None:
+            return self.range_ms
+        upto_ms = end_ms - (self.offset_ms or 0)
+        return upto_ms - self.window_ms, upto_ms
+
+
+def _unix_ms(name: str, text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        message = f"{name} {text!r} is no time; write it like 2026-11-21T10:00:00Z"
+        raise ValueError(message)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 Definition = Annotated[
@@ -278,7 +328,7 @@ def parse_key(key: str) -> tuple[str, str, str]:
 
 
 __all__ = [
-    "DAY_MS", "DEFINITION", "HOUR_MS", "RESERVED_COLUMNS", "BaselineDefinition", "Choices", "Column", "ColumnType", "Definition", "DurationMs",
+    "DAY_MS", "DEFINITION", "HOUR_MS", "RESERVED_COLUMNS", "BaselineCounts", "BaselineDefinition", "Choices", "Column", "ColumnType", "Definition", "DurationMs",
     "MetricDefinition", "ModelDefinition", "Role", "SegmentDefinition", "Task", "TaskParams", "Window", "Windows", "definition_key",
     "key_of", "parse_duration_ms", "parse_key",
 ]  # fmt: skip

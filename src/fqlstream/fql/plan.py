@@ -48,6 +48,19 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """A histogram of a baseline that metrics read: no state of its own, put beside a window when its values are read.
+
+    `aggregate` is the one in the metrics, `production` the same over the model's own rows, which is a cell of the plan.
+    """
+
+    baseline: str
+    aggregate: Aggregate
+    production: Aggregate
+    segment: Expression
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPlan:
     """Everything that is computed for one version of a model.
 
@@ -61,6 +74,7 @@ class ModelPlan:
     traffic: AggregateValue
     labelled: AggregateValue
     cells: tuple[Cell, ...]
+    compared: tuple[Compared, ...] = ()
 
     def lane_cells(self, lane: Lane) -> tuple[Cell, ...]:
         """Give the cells of one lane, in the plan's order."""
@@ -99,4 +113,15 @@ def key_of_texts(aggregate: str, segment: str, state_version: int) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-__all__ = ["Cell", "Lane", "MetricPlan", "ModelPlan", "SegmentPlan", "cell_key", "columns_of", "key_of_texts", "walk"]
+__all__ = [
+    "Cell",
+    "Compared",
+    "Lane",
+    "MetricPlan",
+    "ModelPlan",
+    "SegmentPlan",
+    "cell_key",
+    "columns_of",
+    "key_of_texts",
+    "walk",
+]

@@ -16,10 +16,10 @@ from fqlstream.events.definitions import (
     SegmentDefinition,
 )
 from fqlstream.fql.check import check
-from fqlstream.fql.plan import Cell, Lane, MetricPlan, ModelPlan, SegmentPlan, columns_of, key_of_texts, walk
+from fqlstream.fql.plan import Cell, Compared, Lane, MetricPlan, ModelPlan, SegmentPlan, columns_of, key_of_texts, walk
 from fqlstream.functions.aggregates import count_present, count_true, row_total
 from fqlstream.functions.building_blocks import apply_boolean, apply_number, either, number
-from fqlstream.functions.drift import BASELINE
+from fqlstream.functions.drift import baseline_of, own_rows
 from fqlstream.functions.expression import Aggregate, AggregateValue, Apply, ColumnRef, DType, Expression
 from fqlstream.functions.expression import Literal as LiteralNode
 from fqlstream.settings import FqlSettings
@@ -48,6 +48,7 @@ def plan_model(
     revisions: Mapping[str, int] | None = None,
     baselines: Mapping[str, BaselineDefinition] | None = None,
     histograms: Histograms | None = None,
+    streamed: bool = False,
     settings: FqlSettings | None = None,
     skip_invalid: Literal[False] = False,
 ) -> ModelPlan: ...
@@ -62,6 +63,7 @@ def plan_model(
     revisions: Mapping[str, int] | None = None,
     baselines: Mapping[str, BaselineDefinition] | None = None,
     histograms: Histograms | None = None,
+    streamed: bool = False,
     settings: FqlSettings | None = None,
     skip_invalid: Literal[True],
 ) -> tuple[ModelPlan, tuple[Skipped, ...]]: ...
@@ -75,13 +77,14 @@ def plan_model(
     revisions: Mapping[str, int] | None = None,
     baselines: Mapping[str, BaselineDefinition] | None = None,
     histograms: Histograms | None = None,
+    streamed: bool = False,
     settings: FqlSettings | None = None,
     skip_invalid: bool = False,
 ) -> ModelPlan | tuple[ModelPlan, tuple[Skipped, ...]]:
     """Plan all metrics and segments of one version of a model.
 
     `revisions` are the metrics', by name; 1 where one is missing. `histograms` give the counts of baselines: a metric of
-    drift whose baseline has none does not fit. Raises FqlError for a definition that does not fit (a note
+    drift whose baseline has none does not fit. With `streamed`, baselines stay in the plan as `compared`. Raises FqlError for a definition that does not fit (a note
     names it), DefinitionError beyond a limit. With `skip_invalid`, definitions that do not fit are left out and given back.
     """
     limits = settings if settings is not None else FqlSettings()
@@ -97,7 +100,7 @@ def plan_model(
             segment_plans.append(SegmentPlan(segment.name, segment.definition, found))
     for metric in metrics:
         found = _checked("metric", metric, model, baselines, limits)
-        if not isinstance(found, Skipped):
+        if not isinstance(found, Skipped) and not streamed:
             found = _with_baselines(metric, model, found, histograms)
         if isinstance(found, Skipped):
             skipped.append(found)
@@ -144,15 +147,10 @@ def _with_baselines(
     for node in walk(expression):
         if not isinstance(node, AggregateValue):
             continue
-        name = dict(node.aggregate.params).get(BASELINE)
+        name = baseline_of(node.aggregate)
         if name is None:
             continue
-        own = tuple(item for item in node.aggregate.params if item[0] != BASELINE)
-        counts = (
-            None
-            if histograms is None
-            else histograms(str(name), Aggregate(node.aggregate.kind, node.aggregate.args, own))
-        )
+        counts = None if histograms is None else histograms(name, own_rows(node.aggregate))
         if counts is None:
             message = f"the rows of baseline {name!r} are not at hand"
             hint = "`fqlstream fql eval --baseline NAME=FILE` reads them from a file"
@@ -214,8 +212,11 @@ def assemble(
     """
     traffic, labelled = row_total(), labelled_rows(model)
     wanted: dict[Aggregate, None] = {traffic.aggregate: None, labelled.aggregate: None}
+    baselines: dict[Aggregate, None] = {}
     for metric in metrics:
-        wanted.update(dict.fromkeys(aggregates_of(metric.expression)))
+        read = dict.fromkeys(aggregates_of(metric.expression))
+        wanted.update({own_rows(aggregate): None for aggregate in read})
+        baselines.update({aggregate: None for aggregate in read if baseline_of(aggregate) is not None})
     filters = dict.fromkeys(segment.expression for segment in segments)
     if len(wanted) * len(filters) > limits.cells_max:
         raise DefinitionError(
@@ -239,7 +240,13 @@ def assemble(
         for segment in filters
         for aggregate in wanted
     )
-    return ModelPlan(model, metrics, segments, traffic, labelled, cells)
+    compared = tuple(
+        Compared(name, aggregate, own_rows(aggregate), segment)
+        for segment in filters
+        for aggregate in baselines
+        if (name := baseline_of(aggregate)) is not None
+    )
+    return ModelPlan(model, metrics, segments, traffic, labelled, cells, compared)
 
 
 def _state_version(aggregate: Aggregate, limits: FqlSettings) -> int:

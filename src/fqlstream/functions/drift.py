@@ -39,6 +39,19 @@ from fqlstream.functions.spec import (
 
 BASELINE: Final = "baseline"
 
+
+def baseline_of(aggregate: Aggregate) -> str | None:
+    """Name the baseline whose rows an aggregate reads; None where it reads the model's own."""
+    name = dict(aggregate.params).get(BASELINE)
+    return None if name is None else str(name)
+
+
+def own_rows(aggregate: Aggregate) -> Aggregate:
+    """Give the same aggregate over the model's own rows."""
+    params = tuple(item for item in aggregate.params if item[0] != BASELINE)
+    return Aggregate(aggregate.kind, aggregate.args, params)
+
+
 Shares = npt.NDArray[np.float64]
 
 
