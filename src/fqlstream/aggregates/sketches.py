@@ -122,7 +122,11 @@ class KllSketch:
 
     def quantile(self, q: float) -> float | None:
         """Give the number at rank q in [0, 1]; None of nothing."""
-        return None if self._sketch.is_empty() else float(self._sketch.get_quantile(q, True)) + 0.0
+        if self._sketch.is_empty():
+            return None
+        if q <= 0.0 or q >= 1.0:  # the extremes are known, though not among the numbers that were kept
+            return float(self._sketch.get_min_value() if q <= 0.0 else self._sketch.get_max_value()) + 0.0
+        return float(self._sketch.get_quantile(q, True)) + 0.0
 
     def cdf(self, x: float) -> float:
         """Give the share of numbers up to x; 0 of nothing."""

@@ -124,3 +124,30 @@ def test_an_unknown_sketch_names_those_there_are() -> None:
     with pytest.raises(SettingsError, match="no sketch 'kl'") as refused:
         sketch_kind("kl")
     assert refused.value.hint == "choose kll, river_histogram, river_histogram_asinh"
+
+
+@pytest.mark.parametrize("k", [8, 20, 200, 400])
+@pytest.mark.parametrize("count", [1, 63, 1_599, 1_600, 1_601, 4_096, 32_768, 100_003])
+def test_a_batch_is_compacted_into_a_sound_sketch(k: int, count: int) -> None:
+    values = np.random.default_rng(count).permutation(count).astype(float)
+    sketch = KllSketch(k).update_many(values)
+    assert sketch.n == count
+    assert (sketch.quantile(0.0), sketch.quantile(1.0)) == (0.0, count - 1.0)
+    again = KllSketch.from_data(sketch.to_data())
+    merged = again + sketch + KllSketch(k).update_many(values[:5])
+    assert merged.n == 2 * count + min(count, 5)
+    for q in np.linspace(0.01, 0.99, 25):
+        assert abs((values <= sketch.quantile(q)).mean() - q) <= 2 * sketch.rank_error + 1 / count
+        assert abs(sketch.cdf(np.quantile(values, q)) - q) <= 2 * sketch.rank_error + 1 / count
+
+
+def test_a_replay_compacts_alike() -> None:
+    assert KllSketch().update_many(VALUES).to_data() == KllSketch().update_many(VALUES).to_data()
+
+
+def test_rising_numbers_are_taken_as_they_are() -> None:
+    rising = np.sort(VALUES)
+    assert KllSketch().update_rising(rising).to_data() == KllSketch().update_many(VALUES).to_data()
+    grown = KllSketch().update_rising(rising).update_rising(rising + 10)
+    assert grown.n == 2 * len(VALUES)
+    assert grown.quantile(0.5) == pytest.approx(rising[-1], abs=0.5)
