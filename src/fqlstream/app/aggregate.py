@@ -229,6 +229,8 @@ class AggregateAgent:
             requests = await self.repairs.take_repairs(owner.partition)
             if not requests:
                 continue
+            # whoever asks after a change of definitions means the new ones
+            await self.adopt(await self.definitions.refresh())
             async with held.lock:
                 await owner.rebuild(dict.fromkeys(request.pane for request in requests))
             await self.flush(labels=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.fql.compile_arrow import Engine, compile_model
+from fqlstream.fql.plan import ModelPlan
 from fqlstream.fql.planner import Skipped, plan_model
 from fqlstream.settings import FqlSettings
+from fqlstream.stream.baselines import uncounted
 
 
 class Engines:
@@ -30,20 +35,38 @@ class Engines:
         return engine
 
     def _make(self, entry: ModelEntry, version: str) -> Engine:
-        plan, skipped = plan_model(
-            entry.versions[version],
-            entry.metrics.values(),
-            entry.segments.values(),
-            revisions=entry.revisions,
-            settings=self.settings,
-            skip_invalid=True,
-        )
+        plan, skipped = self._planned(entry, version, frozenset())
+        if lacking := uncounted(plan, entry.baselines):
+            plan, others = self._planned(entry, version, frozenset(item.name for item in lacking))
+            skipped = (*others, *lacking)
         if skipped:
             self.skipped[entry.name, version] = skipped
         return compile_model(plan, self.settings)
+
+    def _planned(
+        self, entry: ModelEntry, version: str, without: frozenset[str]
+    ) -> tuple[ModelPlan, tuple[Skipped, ...]]:
+        return plan_model(
+            entry.versions[version],
+            [metric for metric in entry.metrics.values() if metric.name not in without],
+            entry.segments.values(),
+            revisions=entry.revisions,
+            baselines=entry.baselines,
+            streamed=True,
+            settings=self.settings,
+            skip_invalid=True,
+        )
 
 
 def changed_models(before: Catalogue, after: Catalogue) -> frozenset[str]:
     """Name the models whose definitions differ."""
     names = before.models.keys() | after.models.keys()
     return frozenset(name for name in names if before.models.get(name) != after.models.get(name))
+
+
+def plan_digest(plans: Iterable[ModelPlan]) -> str:
+    """Name what the panes of a model's versions are computed under: two digests are equal where no state would differ."""
+    digest = hashlib.blake2b(digest_size=8)
+    for plan in plans:
+        digest.update("|".join([plan.model.version, *sorted(cell.key for cell in plan.cells)]).encode())
+    return digest.hexdigest()

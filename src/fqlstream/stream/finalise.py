@@ -16,8 +16,9 @@ from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import ModelDefinition
 from fqlstream.fql.compile_arrow import Cells, Engine, Result
 from fqlstream.fql.plan import Lane, walk
-from fqlstream.functions.expression import Aggregate
+from fqlstream.functions.expression import Aggregate, Expression
 from fqlstream.settings import StreamSettings
+from fqlstream.stream.baselines import counted_state, is_in_fixed_range, touched_spans
 from fqlstream.stream.panes import LANES
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, StateRecord
 from fqlstream.stream.watermarks import model_watermark
@@ -121,7 +122,8 @@ class ModelFinaliser:
         if entry is None or entry.newest is None:
             return ()
         before = await self._remembered()
-        if self._entry is not entry:  # other definitions: other states are read from the records
+        redefined = self._entry is not entry
+        if redefined:  # other definitions: other states are read from the records, and open windows say something else
             self._blocks.clear()
             self._entry = entry
         rows = await self.store.newest_flushes(self.topic)
@@ -133,6 +135,9 @@ class ModelFinaliser:
         now = Published({row.partition: row.version.number for row in rows}, watermark)
         changed = await self._changed_panes(before, now)
         spans = self._spans(entry, changed) | self._due(entry.newest, watermark)
+        spans |= await self._compared_spans(entry, engine_of, rows, changed)
+        if redefined:
+            spans |= self.open
         values = await self._values_of(entry, engine_of, sorted(spans), now, now_ms) if spans else []
         if values:
             await self.store.write_values(values, entry.newest.retention_ms)
@@ -178,6 +183,30 @@ class ModelFinaliser:
                         spans.update(spans_of(window, key.start_ms))
         return spans
 
+    async def _compared_spans(
+        self, entry: ModelEntry, engine_of: EngineOf, rows: Sequence[FlushRow], changed: Sequence[PaneKey]
+    ) -> set[Span]:
+        """Windows whose baseline holds a changed pane."""
+        newest = entry.newest
+        assert newest is not None  # noqa: S101  # refresh has looked
+        names = {item.baseline for version in entry.versions for item in engine_of(self.model, version).plan.compared}
+        marks = [mark for row in rows if (mark := row.watermarks.get(Lane.EVENTS, {}).get(self.model)) is not None]
+        if not names or not changed or not marks:
+            return set()
+        panes = {
+            Span(key.start_ms, key.start_ms + pane_ms) for key in changed if (pane_ms := self._pane_ms(key.version))
+        }
+        if not is_in_fixed_range(entry, names, panes):
+            return touched_spans(entry, names, newest.windows.sizes, panes, max(marks))
+        return self._spans(
+            entry,
+            [
+                PaneKey(self.model, version, start)
+                for version in entry.versions
+                for start in await self.store.pane_starts(self.model, version, 0, max(marks) + 1)
+            ],
+        )
+
     def _due(self, definition: ModelDefinition, watermark_ms: int | None) -> set[Span]:
         """Open windows that have become final."""
         if watermark_ms is None:
@@ -194,8 +223,8 @@ class ModelFinaliser:
         for version, definition in entry.versions.items():
             engine = engine_of(self.model, version)
             merged = [await self._window(engine, definition, version, span) for span in spans]
-            for span, state, row in zip(spans, merged, engine.results_many([m.cells for m in merged]), strict=True):
-                results[version, span] = _covered(engine, row, state.missing)
+            rows = await self._results(entry, engine_of, engine, spans, merged)
+            results.update(((version, span), row) for span, row in zip(spans, rows, strict=True))
         if len(entry.versions) == 1:
             for span in spans:
                 results[ALL, span] = results[next(iter(entry.versions)), span]
@@ -207,9 +236,9 @@ class ModelFinaliser:
         existing = {span for (_, span), found in results.items() if any(result.rows for result in found)}
         existing.update(span for span in spans if span in self._values)
         values = []
-        for (version, span), found in results.items():
+        for (version, span), row in results.items():
             is_final = now.watermark_ms is not None and span.end_ms + newest.windows.lateness_ms <= now.watermark_ms
-            for result in found if span in existing else ():
+            for result in row if span in existing else ():
                 value = self._value(version, span, result, entry, now, now_ms, is_final=is_final)
                 if value is not None:
                     values.append(value)
@@ -339,22 +368,44 @@ class ModelFinaliser:
         newest = entry.newest
         assert newest is not None  # noqa: S101  # refresh has looked
         engine = engine_of(self.model, newest.version)
-        merged = []
-        for span in spans:
-            parts = [
-                _translate(
-                    engine,
-                    engine_of(self.model, version),
-                    await self._window(engine_of(self.model, version), definition, version, span),
-                )
-                for version, definition in entry.versions.items()
-            ]
-            merged.append(_merge(engine, parts))
-        rows = engine.results_many([m.cells for m in merged])
-        return {
-            (ALL, span): _covered(engine, row, state.missing)
-            for span, state, row in zip(spans, merged, rows, strict=True)
-        }
+        merged = [await self._versions_merged(entry, engine_of, engine, span) for span in spans]
+        found = await self._results(entry, engine_of, engine, spans, merged)
+        return {(ALL, span): row for span, row in zip(spans, found, strict=True)}
+
+    async def _versions_merged(self, entry: ModelEntry, engine_of: EngineOf, engine: Engine, span: Span) -> Merged:
+        """Give the states of all versions' rows, as `engine` reads them."""
+        parts = []
+        for version, definition in entry.versions.items():
+            own = engine_of(self.model, version)
+            parts.append(_translate(engine, own, await self._window(own, definition, version, span)))
+        return _merge(engine, parts)
+
+    async def _results(
+        self, entry: ModelEntry, engine_of: EngineOf, engine: Engine, spans: Sequence[Span], merged: Sequence[Merged]
+    ) -> list[list[Result]]:
+        """Read windows, beside the baselines that they are compared with; what some record does not cover is left out."""
+        cells = {(cell.aggregate, cell.segment): cell for cell in engine.plan.cells}
+        place_of = {cell.key: place for lane in LANES for place, cell in enumerate(engine.plan.lane_cells(lane))}
+        pasts: dict[tuple[int, int], Merged] = {}
+        lacking = [frozenset(item for item, cell in cells.items() if cell.key in state.missing) for state in merged]
+        beside: list[Cells] = []
+        for at, span in enumerate(spans):
+            states: list[object] = []
+            for item in engine.plan.compared:
+                baseline = entry.baselines[item.baseline]
+                reach = baseline.range_before(span.end_ms)
+                if reach is None:
+                    states.append(counted_state(baseline, item))
+                    continue
+                if reach not in pasts:
+                    pasts[reach] = await self._versions_merged(entry, engine_of, engine, Span(*reach))
+                cell = cells[item.production, item.segment]
+                states.append(pasts[reach].cells[cell.lane][place_of[cell.key]])
+                if cell.key in pasts[reach].missing:
+                    lacking[at] |= {(item.aggregate, item.segment)}
+            beside.append(tuple(states))
+        rows = engine.results_many([state.cells for state in merged], beside)
+        return [_covered(engine, row, of) for row, of in zip(rows, lacking, strict=True)]
 
 
 def _content(value: MetricValue) -> tuple[object, ...]:
@@ -397,12 +448,13 @@ def _translate(to: Engine, of: Engine, merged: Merged) -> Merged:
     return Merged(cells, frozenset(missing))
 
 
-def _covered(engine: Engine, results: Sequence[Result], missing: frozenset[str]) -> list[Result]:
-    """Leave out results that some merged record does not cover."""
-    if not missing:
+def _covered(
+    engine: Engine, results: Sequence[Result], lacking: frozenset[tuple[Aggregate, Expression]]
+) -> list[Result]:
+    """Leave out results that read an aggregate over a segment which some merged record does not cover."""
+    if not lacking:
         return list(results)
     plan = engine.plan
-    lacking = {(cell.aggregate, cell.segment) for cell in plan.cells if cell.key in missing}
     segments = {segment.name: segment.expression for segment in plan.segments}
     reads = {
         metric.name: [node for node in walk(metric.expression) if isinstance(node, Aggregate)]
