@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from tests.store_process import StoreProcess
 
 from fqlstream.events.columns import arrow_schema
 from fqlstream.events.definitions import ModelDefinition
@@ -27,7 +29,7 @@ from fqlstream.store.history import (
 )
 from fqlstream.store.model_tables import ensure
 from fqlstream.store.naming import event_table, event_view, identifier, label_table
-from fqlstream.stream.batches import DeadLetter, RowKind
+from fqlstream.stream.batches import DeadLetter, RowKind, StoredEvents
 from fqlstream.stream.protocol import PaneKey, RepairNeed
 
 T0 = 1_763_726_400_000
@@ -324,12 +326,13 @@ def test_events_by_id_finds_own_events_and_panes_elsewhere(store: Store) -> None
     )
     write_labels(store, first, 0, rows(first, RowKind.LABEL, [{"offset": 6, "event_id": "e2", "churned": "yes"}]))
 
-    tables, foreign = events_by_id(store, [first, second], 0, ["e2", "e3", "e9", "far", "nobody"], 9)
+    found = events_by_id(store, [first, second], 0, ["e2", "e3", "e9", "far", "nobody"], 9)
 
-    assert {name: table.column("age").to_pylist() for name, table in tables.items()} == {"v1": [2, 3], "v2": [9]}
-    assert tables["v1"].column("churned").to_pylist() == ["yes", None]
-    assert foreign == [RepairNeed(4, PaneKey("churn", "v1", T0 + MINUTE), 1)]
-    assert events_by_id(store, [first, second], 0, pa.array(["e3", "e9"]), 2) == ({}, [])
+    assert {name: table.column("age").to_pylist() for name, table in found.tables.items()} == {"v1": [2, 3], "v2": [9]}
+    assert found.tables["v1"].column("churned").to_pylist() == ["yes", None]
+    assert found.elsewhere == [RepairNeed(4, PaneKey("churn", "v1", T0 + MINUTE), 1)]
+    assert found.elsewhere_ids == {"far"}
+    assert events_by_id(store, [first, second], 0, pa.array(["e3", "e9"]), 2) == StoredEvents({}, [], frozenset())
 
 
 def test_labels_by_id_and_waiting_labels(store: Store) -> None:
@@ -394,3 +397,50 @@ def test_dead_letters_are_seen_once(store: Store) -> None:
         "SELECT code, reason, origin, toUnixTimestamp64Milli(seen_at), value_bytes FROM dead_letters"
     ) == [("DLQ001", "no JSON", "inference-events[2]@17", T0 + 5, 2)]
     assert known_dead_letters(store, "inference-events") == {(2, 17)}
+
+
+def test_several_processes_may_make_tables_at_once(store_process: StoreProcess, store: Store) -> None:
+    database = store.name.rsplit("/", 1)[1]
+    first, second = model(), model(version="v2", columns=[{"name": f"c{i}", "type": "float"} for i in range(30)])
+    failures: list[BaseException] = []
+    start = threading.Barrier(6)
+
+    def work(number: int) -> None:
+        try:
+            with store_process.connect(database) as client:
+                start.wait()
+                ensure(client, [first, second] if number % 2 else [second])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert failures == []
+    # one that knew fewer versions takes nothing away, however late it comes
+    ensure(store, [second])
+    assert {"age", "churned", "c0", "c29"} <= {
+        row[0] for row in store.query_rows(f"DESCRIBE TABLE {event_view('churn')}")
+    }
+
+
+def test_an_event_s_labels_in_three_partitions(store: Store) -> None:
+    definition = model()
+    written(store, definition, 1, events=[{"offset": 1, "event_id": "a"}, {"offset": 2, "event_id": "b"}])
+    for partition, at in ((0, 100), (1, 100), (2, 100)):
+        labels = [{"offset": 9, "event_id": "a", "churned": f"p{partition}", "record_at": T0 + at}]
+        if partition != 1:
+            labels.append({"offset": 10, "event_id": "b", "churned": f"p{partition}", "record_at": T0 + at})
+        written(store, definition, partition, labels=labels)
+
+    # at a tie the event's own partition's label stands, and between others that of the highest partition
+    assert view(store, "event_id, churned") == [("a", "p1"), ("b", "p2")]
+    assert pane(store, definition, 1, upto=99).column("churned").to_pylist() == ["p1", "p2"]
+    found = labels_by_id(store, [definition], 1, ["a", "b"], 99)
+    assert dict(zip(found.column("event_id").to_pylist(), found.column("churned").to_pylist(), strict=True)) == {
+        "a": "p1",
+        "b": "p2",
+    }

@@ -188,6 +188,33 @@ def test_a_port_that_is_taken_is_said(process: StoreProcess, tmp_path: Path) -> 
     assert (second.returncode, "STO012" in second.stderr) == (2, True)
 
 
+def test_another_port_is_taken_where_none_was_asked_for(process: StoreProcess, tmp_path: Path) -> None:
+    second = subprocess.Popen(
+        [sys.executable, "-m", "fqlstream.store.embedded", "--data", str(tmp_path / "other"), "--with-parent"],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "FQLSTREAM_STORE__PORT": str(process.port)},
+    )  # fmt: skip
+    assert second.stdout is not None
+    url = json.loads(second.stdout.readline())["url"]
+    second.terminate()
+
+    assert (second.wait(15), url != process.url) == (0, True)
+    second.stdout.close()
+
+
+def test_inserts_may_be_written_through(tmp_path: Path) -> None:
+    process = StoreProcess.start(tmp_path, environment={"FQLSTREAM_STORE__FSYNC": "true"})
+    with process.connect() as store:
+        found = dict(store.query_rows("SELECT name, value FROM system.merge_tree_settings WHERE name LIKE 'fsync%'"))
+        assert found == {"fsync_after_insert": "1", "fsync_part_directory": "1"}
+        store.command("CREATE TABLE t (a Int64) ENGINE = MergeTree ORDER BY a")
+        store.insert_arrow("t", pa.table({"a": [1]}))
+    process.kill()
+    again = StoreProcess.start(tmp_path)
+    with again.connect() as store:
+        assert store.query_rows("SELECT a FROM t") == [(1,)]
+    again.stop()
+
+
 def test_a_body_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     process = StoreProcess.start(tmp_path, environment={"FQLSTREAM_STORE__BODY_BYTES_MAX": str(2**20)})
     connection = http.client.HTTPConnection(process.host, process.port, timeout=60)

@@ -6,7 +6,7 @@ import zlib
 import lz4.frame
 import pytest
 from backports import zstd
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fqlstream.store.embedded.compression import body_decoder, choose, encoder
@@ -24,6 +24,7 @@ def decoded(encoding: str, pieces: list[bytes], bytes_max: int = 1 << 20, *, nat
 
 
 @pytest.mark.parametrize("encoding", PACKED)
+@settings(deadline=None)
 @given(data=st.binary(max_size=2000), cut=st.integers(1, 400), frames=st.integers(1, 3))
 def test_bodies_are_unpacked_wherever_they_are_cut(encoding: str, data: bytes, cut: int, frames: int) -> None:
     body = PACKED[encoding](data) * frames
@@ -53,6 +54,7 @@ def test_noise_is_refused() -> None:
 
 
 @pytest.mark.parametrize("encoding", PACKED)
+@settings(deadline=None)
 @given(pieces=st.lists(st.binary(max_size=500), max_size=5))
 def test_answers_unpack(encoding: str, pieces: list[bytes]) -> None:
     one = encoder(encoding)
@@ -62,6 +64,7 @@ def test_answers_unpack(encoding: str, pieces: list[bytes]) -> None:
     assert UNPACKED[encoding](encoder(encoding).whole(pieces)) == b"".join(pieces)
 
 
+@settings(deadline=None)
 @given(pieces=st.lists(st.binary(max_size=3000), max_size=5), cut=st.integers(1, 500))
 def test_blocks_make_the_round_trip(pieces: list[bytes], cut: int) -> None:
     body = encoder("native").whole(pieces)
