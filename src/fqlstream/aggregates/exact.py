@@ -70,11 +70,17 @@ ZERO: Final = ExactNumber()
 
 def exact_total(parts: Iterable[tuple[int, int]]) -> ExactNumber:
     """Add numbers given as (m, e)."""
-    kept = [(m, e) for m, e in parts if m]
-    if not kept:
-        return ZERO
-    low = min(e for _, e in kept)
-    return _canonical(sum(m << (e - low) for m, e in kept), low)
+    total, low = 0, 0
+    for m, e in parts:
+        if not m:
+            continue
+        if not total:
+            total, low = m, e
+        elif e >= low:
+            total += m << (e - low)
+        else:
+            total, low = (total << (low - e)) + m, e
+    return _canonical(total, low)
 
 
 def _canonical(m: int, e: int) -> ExactNumber:

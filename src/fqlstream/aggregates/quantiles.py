@@ -61,6 +61,7 @@ class Sketched:
 
 
 QuantileState = ExactValues | Sketched
+_ZERO: Final = np.zeros(1, dtype=np.int64)
 _EMPTY = ExactValues(np.zeros(0), np.zeros(0, dtype=np.int64))
 
 
@@ -92,9 +93,9 @@ class Quantile:
         rising = np.sort(numbers)
         is_new = rising[1:] != rising[:-1]
         if len(rising) and np.count_nonzero(is_new) < self.values_max:
-            starts = np.concatenate(([0], np.flatnonzero(is_new) + 1))
+            bounds = np.concatenate((_ZERO, np.flatnonzero(is_new) + 1, [len(rising)]))
             # + 0.0 turns -0.0 into 0.0: equal numbers, one state
-            return ExactValues(rising[starts] + 0.0, np.diff(starts, append=len(rising)))
+            return ExactValues(rising[bounds[:-1]] + 0.0, bounds[1:] - bounds[:-1])
         return Sketched(self.sketch.sketch_of(numbers, rising)) if len(rising) else _EMPTY
 
     def merge(self, left: QuantileState, right: QuantileState) -> QuantileState:
