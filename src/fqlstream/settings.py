@@ -174,7 +174,9 @@ class StreamSettings(_Group):
         1_000_000, ge=1, description="Rows of one Arrow record: a few bytes may claim any number of them."
     )
     arrow_bytes_max: int = Field(
-        512 * 2**20, ge=2**20, description="Bytes of one Arrow record once unpacked: compression and dictionaries hide them."
+        512 * 2**20,
+        ge=2**20,
+        description="Bytes of one Arrow record once unpacked: compression and dictionaries hide them.",
     )
     duplicate_horizon_ms: int = Field(
         3_600_000,
@@ -195,11 +197,33 @@ class StreamSettings(_Group):
         ge=1,
         description="Labels of a partition that wait in memory for their event; more are found again in ClickHouse.",
     )
+    label_search_ms: int = Field(
+        1_000,
+        ge=1,
+        description="A label without an event is looked for in other partitions after so long, then later and later.",
+    )
+    label_search_ms_max: int = Field(
+        600_000,
+        ge=1,
+        description="At the latest after so long again: most labels that wait so long belong to nothing.",
+    )
     panes_max: int = Field(
         20_000, ge=10, description="Panes of a partition kept in memory; cold ones are loaded on demand."
     )
     windows_max: int = Field(
-        2_000, ge=10, description="Windows of a model whose published values are kept in memory, to publish only changes."
+        2_000,
+        ge=10,
+        description="Windows of a model whose published values are kept in memory, to publish only changes.",
+    )
+    values_max: int = Field(
+        500_000,
+        ge=1_000,
+        description="Published values of a model kept in memory, about 300 bytes each: older windows are read again when they change.",
+    )
+    published_ms: int = Field(
+        10_000,
+        ge=1,
+        description="How far values are published is stored with values that say something new, else so often: a new finaliser looks at no more than that again.",
     )
     queued_bytes_max: int = Field(
         256 * 2**20, ge=2**20, description="Fetched but unprocessed bytes of a worker; beyond them it stops fetching."
@@ -234,16 +258,18 @@ class ClientSettings(_Group):
         100_000, ge=1, description="Records of a producer on their way; a full queue makes the next call wait."
     )
     queue_bytes_max: int = Field(
-        64 * 2**20, ge=2**20, description="Bytes of a producer on their way: what a model server may spend on telemetry."
+        64 * 2**20,
+        ge=2**20,
+        description="Bytes of a producer on their way: what a model server may spend on telemetry.",
     )
-    queue_wait_s: float = Field(
-        30.0, ge=0, description="How long a call waits for room in the queue before it raises."
-    )
+    queue_wait_s: float = Field(30.0, ge=0, description="How long a call waits for room in the queue before it raises.")
     flush_wait_s: float = Field(
         60.0, gt=0, description="How long flush and close wait for the brokers: longer than their own leader election."
     )
     batch_bytes_max: int = Field(
-        2**20, ge=2**10, description="Bytes of one Arrow record, before compression: large enough that its head is nothing."
+        2**20,
+        ge=2**10,
+        description="Bytes of one Arrow record, before compression: large enough that its head is nothing.",
     )
     batch_rows_max: int = Field(
         10_000, ge=1, description="Rows of one Arrow record: a record is the smallest step of a worker."

@@ -9,21 +9,24 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from fqlstream.app.store_port import StoreAdapter
 from fqlstream.app.transport import SourcePartition
 from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.settings import Settings
+from fqlstream.store.repairs import RepairRequest
 from fqlstream.stream.batches import Fetch
 from fqlstream.stream.delivery import Owner, Ports, flush, take_over
 from fqlstream.stream.engines import Engines, changed_models
 
 log = logging.getLogger("fqlstream.aggregate")
+
+#: Panes that are rebuilt, or looked at under newer definitions, between two flushes: they are in memory at once.
+_PANES_AT_ONCE = 256
 
 
 class Definitions(Protocol):
@@ -36,6 +39,18 @@ class Definitions(Protocol):
 
     async def refresh(self) -> Catalogue:
         """Read to the end of the topic."""
+        ...
+
+
+class Repairs(Protocol):
+    """Where rebuilding panes is asked for."""
+
+    async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
+        """Give the requests that wait."""
+        ...
+
+    async def finish_repairs(self, requests: Sequence[RepairRequest]) -> None:
+        """Say that requests were carried out."""
         ...
 
 
@@ -68,7 +83,7 @@ class AggregateAgent:
         owner_id: str,
         settings: Settings,
         ports: Ports,
-        repairs: StoreAdapter,
+        repairs: Repairs,
         definitions: Definitions,
         commit: Callable[[], Awaitable[None]],
         on_failure: Callable[[BaseException], None],
@@ -86,6 +101,7 @@ class AggregateAgent:
         self._held: dict[int, _Held] = {}
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
+        self._adopting = asyncio.Lock()
         self._flushed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -108,11 +124,12 @@ class AggregateAgent:
         started_s = time.monotonic()
         partition = source.partition
         lock = asyncio.Lock()
-        owner = await take_over(
-            self.topic, partition, self.owner_id, self.definitions.catalogue, self.engines, self.ports, lock
-        )
-        # Definitions may have moved on while the takeover read its rows.
-        owner.state.catalogue, owner.state.engine_of = self.engines.catalogue, self.engines
+        engines = self.engines
+        owner = await take_over(self.topic, partition, self.owner_id, engines.catalogue, engines, self.ports, lock)
+        while engines is not self.engines:  # definitions have moved on while the takeover read its rows
+            changed = changed_models(engines.catalogue, self.engines.catalogue)
+            engines = self.engines
+            await owner.adopt(engines.catalogue, engines, changed)
         self._held[partition] = _Held(owner, lock, source, reading=not again)
         log.info(
             "took over %s[%d] at offset %d as epoch %d in %.2f s",
@@ -184,7 +201,7 @@ class AggregateAgent:
                 await self._flushed.wait()
 
     def _unwritten_bytes(self) -> int:
-        return sum(held.owner.history_bytes for held in self._held.values())
+        return sum(held.owner.unwritten_bytes for held in self._held.values())
 
     # -- flushes ---------------------------------------------------------------------------------------------------
 
@@ -204,6 +221,9 @@ class AggregateAgent:
 
     async def flush(self, *, labels: bool = False) -> None:
         """Make everything applied so far durable."""
+        await self._to_its_end(self._flush(labels=labels))
+
+    async def _flush(self, *, labels: bool) -> None:
         async with self._flushing:
             started_s = time.process_time()
             parts = list(self._held.values())
@@ -221,34 +241,82 @@ class AggregateAgent:
         async with self._flushed:
             self._flushed.notify_all()
 
+    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await work that must not be cut short: what a flush has taken out of memory would be in no state and in no row.
+
+        Cancelling the caller leaves the work running. It is cancelled all the time: by a partition that goes, by a release
+        that takes too long. A failure that nobody waits for any more ends the worker.
+        """
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._report)
+            raise
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.on_failure(error)
+
+    # -- upkeep ----------------------------------------------------------------------------------------------------
+
+    async def maintain(self) -> None:
+        """Do what nothing waits for: back-fill new metrics, look for labels' events elsewhere, rebuild what was asked for."""
+        for held in list(self._held.values()):
+            while self._is_current(held) and await held.owner.backfill(_PANES_AT_ONCE):
+                await self.flush(labels=True)
+            await held.owner.search()
+        await self.repair()
+
     async def repair(self) -> int:
         """Carry out the repairs that were asked for in this worker's partitions. Gives how many panes were rebuilt."""
         rebuilt = 0
         for held in list(self._held.values()):
-            owner = held.owner
-            requests = await self.repairs.take_repairs(owner.partition)
-            if not requests:
-                continue
-            # whoever asks after a change of definitions means the new ones
-            await self.adopt(await self.definitions.refresh())
-            async with held.lock:
-                await owner.rebuild(dict.fromkeys(request.pane for request in requests))
-            await self.flush(labels=True)
-            await self.repairs.finish_repairs(requests)
-            rebuilt += len(requests)
-            log.info("rebuilt %d panes of %s[%d]", len(requests), self.topic, owner.partition)
+            rebuilt += await self._repair_partition(held)
         return rebuilt
 
-    async def adopt(self, catalogue: Catalogue) -> None:
-        """Go over to newer definitions at a flush boundary."""
-        changed = changed_models(self.engines.catalogue, catalogue)
-        engines = Engines(catalogue, self.settings.fql, self.engines)
-        if changed:
-            await self.flush(labels=True)
-        self.engines = engines
-        for held in list(self._held.values()):
+    async def _repair_partition(self, held: _Held) -> int:
+        owner = held.owner
+        waiting = await self.repairs.take_repairs(owner.partition)
+        # an event that is in history already may still have to be applied: its label would be missed
+        requests = sorted(
+            (request for request in waiting if request.applied_offset < owner.state.next_offset), key=lambda r: r.pane
+        )
+        for start in range(0, len(requests), _PANES_AT_ONCE):
+            part = requests[start : start + _PANES_AT_ONCE]
             async with held.lock:
-                await held.owner.adopt(catalogue, engines, changed, self._open_from(held.owner, changed))
+                await owner.rebuild(dict.fromkeys(request.pane for request in part))
+            await self.flush(labels=True)
+            if owner.superseded or not self._is_current(held):
+                return start  # what was written may have lost against the next owner's states: it is asked again
+            await self.repairs.finish_repairs(part)
+        if requests:
+            log.info("rebuilt %d panes of %s[%d]", len(requests), self.topic, owner.partition)
+        return len(requests)
+
+    def _is_current(self, held: _Held) -> bool:
+        return self._held.get(held.owner.partition) is held and held.reading
+
+    async def adopt(self, catalogue: Catalogue) -> None:
+        """Go over to newer definitions at a flush boundary; older ones than those of now change nothing."""
+        await self._to_its_end(self._adopt(catalogue))
+
+    async def _adopt(self, catalogue: Catalogue) -> None:
+        async with self._adopting:
+            before = self.engines.catalogue
+            if catalogue.position < before.position:
+                return
+            changed = changed_models(before, catalogue)
+            engines = Engines(catalogue, self.settings.fql, self.engines)
+            if changed:
+                await self.flush(labels=True)
+            self.engines = engines
+            for held in list(self._held.values()):
+                async with held.lock:
+                    await held.owner.adopt(catalogue, engines, changed)
         for (model, version), skipped in engines.skipped.items():
             for left in skipped:
                 log.warning(
@@ -259,19 +327,6 @@ class AggregateAgent:
                     left.name,
                     left.error.message,
                 )
-
-    def _open_from(self, owner: Owner, changed: frozenset[str]) -> dict[str, int]:
-        """Give the start of each model's oldest window that is still open, as this partition sees time."""
-        starts: dict[str, int] = {}
-        for name in changed:
-            entry = owner.state.catalogue.models.get(name)
-            watermark = owner.state.watermarks.get(name)
-            if entry is None or entry.newest is None or watermark is None:
-                continue
-            windows = entry.newest.windows
-            longest_ms = max(window.size_ms for window in windows.sizes)
-            starts[name] = watermark - windows.lateness_ms - longest_ms
-        return starts
 
     async def stop(self) -> None:
         """Write what is in memory and stop flushing."""

@@ -15,7 +15,7 @@ from fqlstream.events.definitions import DAY_MS, ModelDefinition
 from fqlstream.store import history, repairs, states, values
 from fqlstream.store.client import Store
 from fqlstream.store.repairs import RepairRequest
-from fqlstream.stream.batches import DeadLetter
+from fqlstream.stream.batches import DeadLetter, StoredEvents
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord
 from fqlstream.stream.windows import Span
 
@@ -75,10 +75,8 @@ class StoreAdapter:
             lambda: list(history.read_pane(self.store, model, partition, start_ms, end_ms, upto)),
         )
 
-    async def events_by_id(
-        self, model: str, partition: int, ids: Sequence[str], upto: int
-    ) -> tuple[Mapping[str, pa.Table], Sequence[RepairNeed]]:
-        """Give counted events as they are at an offset, and the panes of other partitions that hold such events."""
+    async def events_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> StoredEvents:
+        """Give counted events as they are at an offset, and where other partitions hold such events."""
         versions = list(self.catalogue().models[model].versions.values())
         return await patiently(
             "events of labels", lambda: history.events_by_id(self.store, versions, partition, ids, upto)

@@ -95,14 +95,14 @@ class Worker:
         self.app.add_future(self.finalise.run())
 
     async def _look(self) -> None:
-        """Follow definitions and repair requests, and end a worker that is stuck."""
+        """Follow definitions, keep states whole, and end a worker that is stuck."""
         if not self.ready.is_set():
             return
         try:
             catalogue = await self.definitions.poll()
             if catalogue is not self.aggregate.engines.catalogue:
                 await self.aggregate.adopt(catalogue)
-            await self.aggregate.repair()
+            await self.aggregate.maintain()
         except Exception as error:  # a timer that raises would only be logged by Faust
             self._fail(error)
         stuck_s = time.monotonic() - self.aggregate.progressed_at_s

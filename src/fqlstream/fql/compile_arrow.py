@@ -8,7 +8,7 @@ product, exact because sums travel as slices (see `aggregates.exact`). The other
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from itertools import repeat
@@ -214,13 +214,28 @@ class Engine:
             states.append(kept)
         return tuple(states), complete
 
-    def encode(self, lane: Lane, cells: Cells) -> bytes:
-        """Give a msgpack map: `version`, and `cells`: cell key to encoded state, nil where it holds nothing."""
+    def cells_lost(self, lane: Lane, a: Cells, gone: Cells, come: Cells) -> frozenset[str]:
+        """Name the cells that `replace` leaves wrong, because they cannot take rows back."""
+        aggregators = self.aggregators(lane)
+        return frozenset(
+            cell.key
+            for cell, aggregator, state, old, new, nothing in zip(
+                self._cells[lane], aggregators, a, gone, come, self._init[lane], strict=True
+            )
+            if old not in (new, nothing) and aggregator.retract(state, old) is None
+        )
+
+    def encode(self, lane: Lane, cells: Cells, without: Collection[str] = ()) -> bytes:
+        """Give a msgpack map: `version`, and `cells`: cell key to encoded state, nil where it holds nothing.
+
+        Cells whose keys are in `without` are left out: the record does not cover them.
+        """
         encoded = {
             cell.key: None if state == nothing else aggregator.encode(state)
             for cell, aggregator, state, nothing in zip(
                 self._cells[lane], self.aggregators(lane), cells, self._init[lane], strict=True
             )
+            if cell.key not in without
         }
         return msgspec.msgpack.encode({"version": CELLS_VERSION, "cells": encoded})
 

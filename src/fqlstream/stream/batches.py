@@ -9,6 +9,8 @@ from enum import StrEnum
 import numpy as np
 import pyarrow as pa
 
+from fqlstream.stream.protocol import RepairNeed
+
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -87,6 +89,19 @@ class DeadLetter:
     def origin(self) -> str:
         """`topic[partition]@offset`."""
         return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvents:
+    """Events that history knows by their ids.
+
+    `tables` gives, per model version, the partition's own rows with the targets they have at an offset. `elsewhere` are the
+    panes of other partitions that hold such events, `elsewhere_ids` the events' ids.
+    """
+
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    elsewhere: Sequence[RepairNeed] = ()
+    elsewhere_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ taking the partition away from us.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -32,7 +33,9 @@ from fqlstream.events.refusals import POISON
 from fqlstream.fql.plan import Lane
 from fqlstream.settings import StreamSettings
 from fqlstream.stream.arrow_events import content_types
-from fqlstream.stream.batches import DeadLetter, Decoded, Fetch, RowKind
+from fqlstream.stream.baselines import reach_ms
+from fqlstream.stream.batches import DeadLetter, Decoded, Fetch, RowKind, StoredEvents
+from fqlstream.stream.engines import plan_digest
 from fqlstream.stream.findings import shown
 from fqlstream.stream.fingerprints import fingerprint
 from fqlstream.stream.panes import LANES, NO_FENCE, Pane, pane_codes
@@ -40,6 +43,8 @@ from fqlstream.stream.partition import EngineOf, PartitionState, Staged, Update,
 from fqlstream.stream.protocol import CAUGHT_UP, FlushRow, PaneKey, RepairNeed, StateRecord, Version
 from fqlstream.stream.recent import CHUNK_ROWS, Chunk, WaitingLabels
 
+#: Rows of panes that are rebuilt by one query, about: they are in memory at once.
+_REBUILT_ROWS = 100_000
 #: A label's step copies the chunk it changes: small chunks keep that cheap.
 _RECOVERED_CHUNK_ROWS = 16_384
 
@@ -93,10 +98,8 @@ class StorePort(Protocol):
         """Give counted events of a time range with the targets they have at an offset; rows of later offsets left out."""
         ...
 
-    async def events_by_id(
-        self, model: str, partition: int, ids: Sequence[str], upto: int
-    ) -> tuple[Mapping[str, pa.Table], Sequence[RepairNeed]]:
-        """Give counted events per version as they are at an offset; and panes of other partitions that hold such events."""
+    async def events_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> StoredEvents:
+        """Give counted events as they are at an offset, and where other partitions hold such events."""
         ...
 
     async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
@@ -112,7 +115,11 @@ class StorePort(Protocol):
         ...
 
     async def waiting_labels(self, model: str, partition: int, upto: int, rows_max: int) -> pa.Table:
-        """Give the newest labels without an event."""
+        """Give the newest labels whose event is not in the partition."""
+        ...
+
+    async def model_watermark(self, model: str) -> int | None:
+        """Give how far time has come for a model, as last published."""
         ...
 
     async def request_repairs(self, needs: Sequence[RepairNeed], reason: str) -> None:
@@ -145,6 +152,7 @@ class LogPort(Protocol):
 
 
 Decode = Callable[[Fetch, Catalogue, StreamSettings], Decoded]
+HistoryItem = tuple[ModelDefinition, RowKind, pa.Table]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +170,19 @@ class Ports:
 class Cut:
     """A partition at one moment: everything that a flush writes of it."""
 
-    history: Sequence[tuple[ModelDefinition, RowKind, pa.Table]]
+    history: Sequence[HistoryItem]
     dead_letters: Sequence[DeadLetter]
     records: Sequence[StateRecord]
     row: FlushRow
     next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """When waiting labels are looked for in other partitions next, and how long that was waited for."""
+
+    at_ms: int
+    wait_ms: int
 
 
 class Owner:
@@ -179,10 +195,13 @@ class Owner:
         self.base = base  # the newest flush row that is, or is about to be, durable
         self.ports = ports
         self.lock = lock
-        self.history: list[tuple[ModelDefinition, RowKind, pa.Table]] = []
+        self.history: list[HistoryItem] = []  # applied, and not handed to a flush
+        self.writing: Sequence[HistoryItem] = ()  # handed to the flush that is under way
         self.history_bytes = 0
         self.dead_letters: list[DeadLetter] = []
-        self.label_watermarks: Mapping[str, int] = base.watermarks.get(Lane.LABELS, {})
+        self.backlog: deque[PaneKey] = deque()  # panes to be looked at under newer definitions
+        self._searches: dict[str, Search] = {}
+        self._digests: dict[str, str] = {}
         self.flushed_offset = state.next_offset  # rows below it are durable
         self.touched_at_ms: dict[str, int] = {}
         self.read_end = False
@@ -195,6 +214,11 @@ class Owner:
     def partition(self) -> int:
         """The partition's number."""
         return self.state.partition
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """What waits for the next flush: rows, and bytes that were refused."""
+        return self.history_bytes + sum(len(letter.value or b"") for letter in self.dead_letters)
 
     # -- FETCH -----------------------------------------------------------------------------------------------------
 
@@ -245,6 +269,10 @@ class Owner:
             self.history.extend(update.history)
             self.history_bytes += sum(table.nbytes for _, _, table in update.history)
         self.dead_letters.extend(update.dead_letters)
+        for model in update.unmatched:
+            self._search_soon(model)
+        if staged.elsewhere:  # after the commit: the owners of those events read these labels from history
+            await self._repair_elsewhere(staged.elsewhere)
         self.state.panes.evict(self.ports.settings.panes_max)
 
     async def _compute(self, fetch: Fetch, decoded: Decoded) -> tuple[Staged, Update]:
@@ -255,10 +283,8 @@ class Owner:
             if needs.events or needs.labels:
                 await self._write_history()  # what memory has let go of may not have been flushed yet
             for model, ids in needs.events.items():
-                tables, foreign = await self.ports.store.events_by_id(model, self.partition, ids, first - 1)
-                self.state.absorb_events(staged, model, ids, tables)
-                if foreign:
-                    await self._repair_elsewhere(foreign)
+                found = await self.ports.store.events_by_id(model, self.partition, ids, first - 1)
+                self.state.absorb_events(staged, model, ids, found)
             for model, ids in needs.labels.items():
                 table = await self.ports.store.labels_by_id(model, self.partition, ids, first - 1)
                 self.state.absorb_labels(staged, model, ids, table)
@@ -273,88 +299,173 @@ class Owner:
         found: dict[PaneKey, dict[Lane, StateRecord]] = {}
         for record in await self.ports.store.read_states(self.partition, keys):
             found.setdefault(record.pane, {})[record.lane] = record
-        rebuilt = []
+        lacking = []
         for key in keys:
             engine = self.state.engine_of(key.model, key.version)
             pane = empty_pane(engine)
             for lane, record in found.get(key, {}).items():
                 cells, missing = engine.decode(lane, record.cells)
-                if missing:
-                    rebuilt.append(key)
-                pane = Pane({**pane.cells, lane: cells}, {**pane.fences, lane: record.fence})
+                pane = Pane(
+                    {**pane.cells, lane: cells}, {**pane.fences, lane: record.fence}, lacking=pane.lacking | missing
+                )
             self.state.absorb_pane(key, pane)
-        if rebuilt:
-            await self.rebuild(dict.fromkeys(rebuilt))
+            if pane.lacking:
+                lacking.append(key)
+        await self.rebuild(lacking)
 
     async def rebuild(self, keys: Iterable[PaneKey]) -> None:
-        """Make panes anew from history up to what has been applied; history is written first, because it is what is read."""
+        """Make panes anew from history up to what has been applied; history is written first, because it is what is read.
+
+        Without history nothing can be rebuilt: the panes stay as they are.
+        """
+        keys = list(keys)
+        if not keys or not self.ports.settings.history:
+            return
         await self._write_history()
-        upto = self.state.next_offset - 1
         wanted: dict[tuple[str, str], set[int]] = {}
         for key in keys:
-            wanted.setdefault((key.model, key.version), set()).add(key.start_ms)
+            if self.state.is_known(key.model, key.version):
+                wanted.setdefault((key.model, key.version), set()).add(key.start_ms)
         for (model, version), starts in wanted.items():
-            entry = self.state.catalogue.models.get(model)
-            definition = entry.versions.get(version) if entry else None
-            if definition is None:
-                continue
-            engine = self.state.engine_of(model, version)
-            pane_ms = definition.windows.pane_ms
-            for first, last in _runs(sorted(starts), pane_ms):
-                fresh = {
-                    PaneKey(model, version, start): empty_pane(engine, upto)
-                    for start in range(first, last + pane_ms, pane_ms)
-                    if start in starts
-                }
-                tables = await self.ports.store.read_pane_rows(definition, self.partition, first, last + pane_ms, upto)
-                for table in tables:
-                    event_at = table.column("event_at").to_numpy().astype(np.int64, copy=False)
-                    codes = pane_codes(model, version, event_at, pane_ms)
-                    partials = engine.partials_both(table, codes.codes, len(codes.keys))
-                    for place, key in enumerate(codes.keys):
-                        for lane in LANES:
-                            pane = fresh[key]
-                            fresh[key] = pane.with_cells(
-                                lane, engine.merge(lane, pane.cells[lane], partials[lane][place])
-                            )
-                for key, pane in fresh.items():
-                    self.state.panes.put(key, pane)
+            definition = self.state.catalogue.models[model].versions[version]
+            left, step = sorted(starts), 1
+            while left:
+                rows_count = await self._rebuild_some(definition, left[:step])
+                left = left[step:]
+                # as many panes at once as stay a moderate number of rows
+                step = 2 * step if rows_count < _REBUILT_ROWS else max(1, step // 2)
+
+    async def _rebuild_some(self, definition: ModelDefinition, starts: Sequence[int]) -> int:
+        """Rebuild panes of one model version; gives the number of rows that they hold."""
+        model, version, pane_ms = definition.name, definition.version, definition.windows.pane_ms
+        engine = self.state.engine_of(model, version)
+        upto = self.state.next_offset - 1
+        rows_count = 0
+        for first, last in _runs(starts, pane_ms):
+            fresh = {
+                PaneKey(model, version, start): empty_pane(engine, upto)
+                for start in range(first, last + pane_ms, pane_ms)
+            }
+            tables = await self.ports.store.read_pane_rows(definition, self.partition, first, last + pane_ms, upto)
+            for table in tables:
+                rows_count += len(table)
+                event_at = table.column("event_at").to_numpy().astype(np.int64, copy=False)
+                codes = pane_codes(model, version, event_at, pane_ms)
+                partials = engine.partials_both(table, codes.codes, len(codes.keys))
+                for place, key in enumerate(codes.keys):
                     for lane in LANES:
-                        self.state.panes.dirty[lane].add(key)
+                        pane = fresh[key]
+                        fresh[key] = pane.with_cells(lane, engine.merge(lane, pane.cells[lane], partials[lane][place]))
+                self.state.refresh_rows(model, version, table)
+            for key, pane in fresh.items():
+                self.state.panes.put(key, pane)
+                for lane in LANES:
+                    self.state.panes.dirty[lane].add(key)
+        return rows_count
 
-    async def _repair_elsewhere(self, foreign: Sequence[RepairNeed]) -> None:
-        """Ask the owner of a label's event, another partition's, to rebuild its pane from history, this label included."""
+    # -- labels of other partitions' events ------------------------------------------------------------------------
+
+    async def _repair_elsewhere(self, needs: Sequence[RepairNeed]) -> None:
+        """Ask the owners of labels' events to rebuild their panes from history, these labels included."""
         await self._write_history()
-        await self.ports.store.request_repairs(foreign, "a label arrived in another partition")
+        await self.ports.store.request_repairs(needs, "a label arrived in another partition")
 
-    async def adopt(
-        self, catalogue: Catalogue, engine_of: EngineOf, changed: frozenset[str], open_from_ms: Mapping[str, int]
-    ) -> None:
-        """Go over to newer definitions, right after a flush: panes of open windows are back-filled from history.
+    def _search_soon(self, model: str) -> None:
+        wait_ms = self.ports.settings.label_search_ms
+        self._searches[model] = Search(self.ports.clock.now_ms() + wait_ms, wait_ms)
 
-        `changed` names models whose plan differs; `open_from_ms` the start of each one's oldest open window.
+    async def search(self) -> None:
+        """Look in other partitions for the events of labels that wait: a label may have been ahead of its event.
+
+        Later and later, for as long as the labels wait: most of them have no event, anywhere.
         """
-        state = self.state
-        state.catalogue, state.engine_of = catalogue, engine_of
-        for key in [key for key in state.panes.held if key.model in changed]:
-            del state.panes.held[key]
-        for number in [n for n, chunk in state.recent.chunks.items() if chunk.model in changed]:
-            state.recent.bytes_count -= state.recent.chunks.pop(number).table.nbytes
-        for model in changed & catalogue.models.keys():
-            for version in catalogue.models[model].versions:
-                keys = await self.ports.store.pane_keys(self.partition, model, version, open_from_ms.get(model, 0))
-                await self._load_panes([key for key in keys if key not in state.panes.held])
+        now_ms = self.ports.clock.now_ms()
+        for model in [model for model, search in self._searches.items() if search.at_ms <= now_ms]:
+            room = self.state.waiting.get(model)
+            if room is None or not len(room) or model not in self.state.catalogue.models:
+                del self._searches[model]
+                continue
+            wait_ms = min(2 * self._searches[model].wait_ms, self.ports.settings.label_search_ms_max)
+            self._searches[model] = Search(now_ms + wait_ms, wait_ms)
+            found = await self.ports.store.events_by_id(
+                model, self.partition, room.table.column("event_id").to_pylist(), NO_FENCE
+            )
+            if found.elsewhere:
+                async with self.lock:
+                    await self._repair_elsewhere(found.elsewhere)
+                    self.state.stop_waiting(model, found.elsewhere_ids)
+
+    # -- definitions -----------------------------------------------------------------------------------------------
+
+    async def adopt(self, catalogue: Catalogue, engine_of: EngineOf, changed: frozenset[str]) -> None:
+        """Go over to newer definitions; `changed` names the models that differ.
+
+        Nothing that was applied is lost. The panes of open windows are looked at again by `backfill`.
+        """
+        before = self.state.engine_of
+        self.state.catalogue, self.state.engine_of = catalogue, engine_of
+        self._digests.clear()
+        await self.rebuild(self.state.carry_over(before, changed))
+        await self.look_again(changed)
+
+    async def look_again(self, models: Iterable[str]) -> None:
+        """Line up the panes of the open windows of these models: some may lack what is computed now."""
+        if not self.ports.settings.history:
+            return  # what is new begins now
+        waiting = set(self.backlog)
+        for model in models:
+            entry = self.state.catalogue.models.get(model)
+            if entry is None or entry.newest is None:
+                continue
+            reached_ms = await self.ports.store.model_watermark(model)
+            windows = entry.newest.windows
+            # windows, and the panes before them that they are compared with
+            longest_ms = max(*(window.size_ms for window in windows.sizes), reach_ms(entry.baselines.values()))
+            from_ms = 0 if reached_ms is None else max(0, reached_ms - windows.lateness_ms - longest_ms)
+            for version in entry.versions:
+                keys = await self.ports.store.pane_keys(self.partition, model, version, from_ms)
+                self.backlog.extend(key for key in keys if key not in waiting)
+
+    async def backfill(self, panes_max: int) -> bool:
+        """Make some of the panes that were lined up whole; says whether there were any."""
+        async with self.lock:
+            keys = [self.backlog.popleft() for _ in range(min(panes_max, len(self.backlog)))]
+            state = self.state
+            await self._load_panes(
+                [key for key in keys if key not in state.panes.held and state.is_known(key.model, key.version)]
+            )
+            state.panes.evict(self.ports.settings.panes_max)
+        return bool(keys)
+
+    async def take_stock(self) -> None:
+        """After a takeover: look at the panes that a predecessor left under other definitions, and for labels' events."""
+        models = self.base.adopted.keys() | {model for marks in self.base.watermarks.values() for model in marks}
+        known = models & self.state.catalogue.models.keys()
+        await self.look_again(model for model in sorted(known) if self.base.adopted.get(model) != self._digest(model))
+        for model in self.state.waiting:
+            self._search_soon(model)
+
+    def _adopted(self) -> Mapping[str, str]:
+        """Say under what the open panes of this partition's models are computed."""
+        known = self.state.watermarks.keys() & self.state.catalogue.models.keys()
+        return {model: self._digest(model) for model in sorted(known)}
+
+    def _digest(self, model: str) -> str:
+        if model not in self._digests:
+            versions = self.state.catalogue.models[model].versions
+            self._digests[model] = plan_digest([self.state.engine_of(model, version).plan for version in versions])
+        return self._digests[model]
 
     # -- FLUSH -----------------------------------------------------------------------------------------------------
 
     async def cut(self, *, labels: bool) -> Cut | None:
         """Take what a flush writes; None where there is nothing to say. Broken panes are made whole first."""
         async with self.lock:
-            broken = [key for lane in LANES for key in self.state.panes.dirty[lane] if self._broken(key)]
-            if broken:
-                await self.rebuild(dict.fromkeys(broken))
             now_ms = self.ports.clock.now_ms()
             labels = labels or self._label_lane_due(now_ms)
+            broken = [key for key in self.state.panes.dirty[Lane.LABELS] if self.state.panes.held[key].broken]
+            if labels and broken:
+                await self.rebuild(broken)
             lanes = [Lane.EVENTS, *([Lane.LABELS] if labels else [])]
             idle = self._idle(now_ms)
             nothing = (
@@ -382,7 +493,7 @@ class Owner:
                 pane = state.panes.held[key]
                 # a state that a predecessor wrote ahead of its flush row contains more than has been applied again so far
                 contained = max(fence, pane.fences[lane])
-                cells = engine.encode(lane, pane.cells[lane])
+                cells = engine.encode(lane, pane.cells[lane], pane.lacking)
                 records.append(StateRecord(key, self.partition, lane, version, contained, cells))
             panes |= state.panes.dirty[lane]
             state.panes.dirty[lane] = set()
@@ -400,19 +511,19 @@ class Owner:
             written_at_ms=now_ms,
             counters=dict(state.counters),
         )
+        if not self.backlog and not any(state.panes.dirty.values()):
+            # only now: who takes over from an earlier row must look at the open panes again
+            row = replace(row, adopted=self._adopted())
         self.base = row
         cut = Cut(self.history, self.dead_letters, records, row, state.next_offset)
-        self.history, self.history_bytes, self.dead_letters = [], 0, []
+        self.writing, self.history, self.history_bytes, self.dead_letters = self.history, [], 0, []
         return cut
 
     def flushed(self, cut: Cut) -> None:
         """Note that a cut is durable."""
+        self.writing = ()
         self.flushed_offset = max(self.flushed_offset, cut.next_offset)
         self.state.recent.evict(self.ports.settings.recent_bytes_max, self.flushed_offset - 1)
-
-    def _broken(self, key: PaneKey) -> bool:
-        pane = self.state.panes.held.get(key)
-        return pane is not None and pane.broken
 
     def _label_lane_due(self, now_ms: int) -> bool:
         """Say whether to write the label lane: rarely, and when time moved on by a pane, as a window may wait to be final."""
@@ -440,18 +551,19 @@ class Owner:
         return frozenset(quiet | {CAUGHT_UP})
 
     async def _write_history(self) -> None:
-        """Make the rows applied so far durable, ahead of the flush that would have done it."""
-        history, self.history, self.history_bytes = self.history, [], 0
-        try:
-            await write_history(self.ports.store, [(self.partition, item) for item in history])
-        except BaseException:
-            self.history = history + self.history
-            raise
+        """Make the rows applied so far durable, ahead of the flushes that would do it: what is read next must find them.
+
+        Rows of a flush under way are written by both: that changes nothing, and waiting for it could take long.
+        """
+        items = [*self.writing, *self.history]
+        if not items:
+            return
+        await write_history(self.ports.store, [(self.partition, item) for item in items])
+        # nobody else touches these while the lock is held; a failure leaves them where they were
+        self.history, self.history_bytes = [], 0
 
 
-async def write_history(
-    store: StorePort, items: Sequence[tuple[int, tuple[ModelDefinition, RowKind, pa.Table]]]
-) -> None:
+async def write_history(store: StorePort, items: Sequence[tuple[int, HistoryItem]]) -> None:
     """Write rows with one insert per partition, model version and kind."""
     groups: dict[tuple[int, str, str, RowKind], list[pa.Table]] = {}
     models: dict[tuple[str, str], ModelDefinition] = {}
@@ -514,7 +626,9 @@ async def take_over(
     state.watermarks = dict(claim.watermarks.get(Lane.LABELS, {}))
     state.counters = dict(claim.counters)
     await _rebuild_memory(state, ports)
-    return Owner(state, replace(claim, topic_id=topic_id), ports, lock)
+    owner = Owner(state, replace(claim, topic_id=topic_id), ports, lock)
+    await owner.take_stock()
+    return owner
 
 
 async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports: Ports) -> FlushRow:
@@ -523,7 +637,9 @@ async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports
     while True:
         newest = await ports.store.newest_flush(topic, partition)
         if newest is None:
-            newest = FlushRow(topic, partition, Version(0, 0), owner_id, topic_id, dict.fromkeys(LANES, NO_FENCE), {})
+            # nobody has been here: the log begins where it begins now, and must be whole from there on
+            begin, _ = await ports.log.offset_range(topic, partition)
+            newest = FlushRow(topic, partition, Version(0, 0), owner_id, topic_id, dict.fromkeys(LANES, begin - 1), {})
         epoch = max(newest.version.epoch + 1, least)
         claim = replace(
             newest,
@@ -547,8 +663,6 @@ async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports
 def _resume_offset(claim: FlushRow, topic_id: str, begin: int, end: int) -> int:
     fence = min(claim.fences.get(lane, NO_FENCE) for lane in LANES)
     where = f"{claim.topic}[{claim.partition}]"
-    if fence == NO_FENCE:
-        return begin
     if claim.topic_id and topic_id and claim.topic_id != topic_id:
         raise FqlstreamError(
             "DLV001",

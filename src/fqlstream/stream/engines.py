@@ -70,3 +70,13 @@ def plan_digest(plans: Iterable[ModelPlan]) -> str:
     for plan in plans:
         digest.update("|".join([plan.model.version, *sorted(cell.key for cell in plan.cells)]).encode())
     return digest.hexdigest()
+
+
+def definitions_digest(entry: ModelEntry) -> str:
+    """Name what a model's values are published under: two digests are equal where no value would differ."""
+    digest = hashlib.blake2b(digest_size=8)
+    for group in (entry.versions, entry.metrics, entry.segments, entry.baselines):
+        for definition in group.values():
+            digest.update(definition.model_dump_json().encode())
+    digest.update(repr(sorted(entry.revisions.items())).encode())
+    return digest.hexdigest()

@@ -19,6 +19,7 @@ from fqlstream.fql.plan import Lane, walk
 from fqlstream.functions.expression import Aggregate, Expression
 from fqlstream.settings import StreamSettings
 from fqlstream.stream.baselines import counted_state, is_in_fixed_range, touched_spans
+from fqlstream.stream.engines import definitions_digest
 from fqlstream.stream.panes import LANES
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, StateRecord
 from fqlstream.stream.watermarks import model_watermark
@@ -26,6 +27,12 @@ from fqlstream.stream.windows import Block, Span, blocks_of, children_of, parent
 
 #: The version under which all versions of a model are merged.
 ALL = "all"
+#: Windows that are read, published and remembered in one go: a long absence must not fill the memory.
+_SPANS_AT_ONCE = 200
+#: Panes whose records are read by one query: they are in memory at once.
+_PANES_AT_ONCE = 1_500
+#: Later than any pane; what ClickHouse's times hold.
+_END_OF_TIME_MS = 4_102_444_800_000
 
 
 class FinalStorePort(Protocol):
@@ -114,7 +121,11 @@ class ModelFinaliser:
         self.open: set[Span] = set()
         self._blocks: OrderedDict[tuple[str, Block], Merged | None] = OrderedDict()
         self._values: OrderedDict[Span, dict[tuple[str, str, str], MetricValue]] = OrderedDict()
+        self._values_count = 0
         self._entry: ModelEntry | None = None
+        self._digest = ""
+        self._stored: Published | None = None  # what a successor would find
+        self._stored_at_ms = 0
 
     async def refresh(self, catalogue: Catalogue, engine_of: EngineOf) -> Sequence[MetricValue]:
         """Publish what has changed since last time. Gives the values that were published."""
@@ -122,37 +133,40 @@ class ModelFinaliser:
         if entry is None or entry.newest is None:
             return ()
         before = await self._remembered()
-        redefined = self._entry is not entry
-        if redefined:  # other definitions: other states are read from the records, and open windows say something else
+        if self._entry is not entry:  # other definitions: other states are read from the records
             self._blocks.clear()
-            self._entry = entry
+            self._entry, self._digest = entry, definitions_digest(entry)
         rows = await self.store.newest_flushes(self.topic)
         now_ms = self.clock.now_ms()
         partitions_count = await self.log.partitions_count(self.topic)
         watermark = model_watermark(
             self.model, rows, partitions_count, now_ms, self.settings.idle_ms, before.watermark_ms
         )
-        now = Published({row.partition: row.version.number for row in rows}, watermark)
+        now = Published({row.partition: row.version.number for row in rows}, watermark, self._digest)
         changed = await self._changed_panes(before, now)
         spans = self._spans(entry, changed) | self._due(entry.newest, watermark)
         spans |= await self._compared_spans(entry, engine_of, rows, changed)
-        if redefined:
-            spans |= self.open
-        values = await self._values_of(entry, engine_of, sorted(spans), now, now_ms) if spans else []
-        if values:
-            await self.store.write_values(values, entry.newest.retention_ms)
-        if now != before:
-            await self.store.write_published(self.model, now, now_ms)
-        self._remember(entry.newest, now, values, spans)
-        if values:
-            await self.log.send_values(values)
-        return values
+        if before.definitions != now.definitions:
+            spans |= await self._open_spans(entry, watermark)
+        published: list[MetricValue] = []
+        ordered = sorted(spans)
+        for start in range(0, len(ordered), _SPANS_AT_ONCE):
+            part = ordered[start : start + _SPANS_AT_ONCE]
+            values = await self._values_of(entry, engine_of, part, now, now_ms)
+            if values:
+                # The topic first: what is in the table is not sent again after a crash, what is in the topic alone is.
+                await self.log.send_values(values)
+                await self.store.write_values(values, entry.newest.retention_ms)
+            self._remember_values(entry.newest, now, values, part)
+            published += values
+        await self._remember(now, now_ms, is_news=bool(published))
+        return published
 
     # -- what to look at -------------------------------------------------------------------------------------------
 
     async def _remembered(self) -> Published:
         if self.published is None:
-            self.published = await self.store.read_published(self.model) or Published()
+            self.published = self._stored = await self.store.read_published(self.model) or Published()
             self.open = set(await self.store.open_spans(self.model))
         return self.published
 
@@ -207,6 +221,23 @@ class ModelFinaliser:
             ],
         )
 
+    async def _open_spans(self, entry: ModelEntry, watermark_ms: int | None) -> set[Span]:
+        """Name the open windows that hold a pane: all of them have a value of a metric that is new."""
+        newest = entry.newest
+        assert newest is not None  # noqa: S101  # refresh has looked
+        windows = newest.windows
+        longest_ms = max(window.size_ms for window in windows.sizes)
+        from_ms = 0 if watermark_ms is None else max(0, watermark_ms - windows.lateness_ms - longest_ms)
+        keys = [
+            PaneKey(self.model, version, start)
+            for version in entry.versions
+            for start in await self.store.pane_starts(self.model, version, from_ms, _END_OF_TIME_MS)
+        ]
+        spans = self._spans(entry, keys)
+        if watermark_ms is None:
+            return spans
+        return {span for span in spans if span.end_ms + windows.lateness_ms > watermark_ms}
+
     def _due(self, definition: ModelDefinition, watermark_ms: int | None) -> set[Span]:
         """Open windows that have become final."""
         if watermark_ms is None:
@@ -222,7 +253,7 @@ class ModelFinaliser:
         results: dict[tuple[str, Span], list[Result]] = {}
         for version, definition in entry.versions.items():
             engine = engine_of(self.model, version)
-            merged = [await self._window(engine, definition, version, span) for span in spans]
+            merged = [await self._window(engine, definition, version, span) or _empty(engine) for span in spans]
             rows = await self._results(entry, engine_of, engine, spans, merged)
             results.update(((version, span), row) for span, row in zip(spans, rows, strict=True))
         if len(entry.versions) == 1:
@@ -288,16 +319,21 @@ class ModelFinaliser:
         if not unknown:
             return
         for value in await self.store.latest_values(self.model, unknown):
-            span = Span(value.window_start_ms, value.window_end_ms)
-            self._values.setdefault(span, {})[value.version, value.metric, value.segment] = value
+            self._keep(value)
 
-    def _remember(
+    async def _remember(self, now: Published, now_ms: int, *, is_news: bool) -> None:
+        """Remember how far this was, durably where a successor would otherwise do much of it again."""
+        self.published = now
+        is_later = now_ms - self._stored_at_ms >= self.settings.published_ms
+        if now != self._stored and (is_news or is_later):
+            await self.store.write_published(self.model, now, now_ms)
+            self._stored, self._stored_at_ms = now, now_ms
+
+    def _remember_values(
         self, definition: ModelDefinition, now: Published, values: Sequence[MetricValue], spans: Iterable[Span]
     ) -> None:
-        self.published = now
         for value in values:
-            span = Span(value.window_start_ms, value.window_end_ms)
-            self._values.setdefault(span, {})[value.version, value.metric, value.segment] = value
+            self._keep(value)
         for span in spans:
             if span in self._values:
                 self._values.move_to_end(span)
@@ -308,26 +344,52 @@ class ModelFinaliser:
                     self.open.discard(span)
                 else:
                     self.open.add(span)
-        while len(self._values) > self.settings.windows_max:
-            self._values.popitem(last=False)
+        while len(self._values) > self.settings.windows_max or self._values_count > self.settings.values_max:
+            _, gone = self._values.popitem(last=False)
+            self._values_count -= len(gone)
+        self._trim_blocks()
+
+    def _keep(self, value: MetricValue) -> None:
+        of_span = self._values.setdefault(Span(value.window_start_ms, value.window_end_ms), {})
+        before = len(of_span)
+        of_span[value.version, value.metric, value.segment] = value
+        self._values_count += len(of_span) - before
+
+    def _trim_blocks(self) -> None:
         while len(self._blocks) > self.settings.panes_max:
             self._blocks.popitem(last=False)
 
     # -- states ----------------------------------------------------------------------------------------------------
 
-    async def _window(self, engine: Engine, definition: ModelDefinition, version: str, span: Span) -> Merged:
+    async def _window(self, engine: Engine, definition: ModelDefinition, version: str, span: Span) -> Merged | None:
+        """Give the states of a window; None where the version has none in it."""
         pane_ms = definition.windows.pane_ms
         if (span.end_ms - span.start_ms) % pane_ms:
-            return _empty(engine)
-        await self._load_panes(engine, version, span, pane_ms)
-        blocks = [self._block(engine, version, block, pane_ms) for block in blocks_of(span, pane_ms)]
-        return _merge(engine, blocks)
+            return None
+        parts: list[Merged | None] = []
+        group: list[Block] = []
+        unknown: list[int] = []
+        for block in blocks_of(span, pane_ms):
+            group.append(block)
+            unknown += self._unknown_panes(version, block, pane_ms)
+            if len(unknown) >= _PANES_AT_ONCE:
+                parts += await self._load_blocks(engine, version, group, unknown, pane_ms)
+                group, unknown = [], []
+        parts += await self._load_blocks(engine, version, group, unknown, pane_ms)
+        return _merge(engine, parts) if any(part is not None for part in parts) else None
 
-    async def _load_panes(self, engine: Engine, version: str, span: Span, pane_ms: int) -> None:
-        """Make sure that every pane of a window is in memory, directly or inside a block."""
-        starts = self._unknown_panes(version, span, pane_ms)
-        if not starts:
-            return
+    async def _load_blocks(
+        self, engine: Engine, version: str, blocks: Sequence[Block], unknown: Sequence[int], pane_ms: int
+    ) -> list[Merged | None]:
+        """Give blocks of panes, the unknown ones read from their records."""
+        if unknown:
+            await self._load_panes(engine, version, unknown, pane_ms)
+        found = [self._block(engine, version, block, pane_ms) for block in blocks]
+        if unknown:
+            self._trim_blocks()
+        return found
+
+    async def _load_panes(self, engine: Engine, version: str, starts: Sequence[int], pane_ms: int) -> None:
         present = set(await self.store.pane_starts(self.model, version, starts[0], starts[-1] + pane_ms))
         wanted = [PaneKey(self.model, version, start) for start in starts if start in present]
         records: dict[int, list[StateRecord]] = {}
@@ -338,9 +400,9 @@ class ModelFinaliser:
             found = [_decode(engine, record) for record in records.get(start, ())]
             self._blocks[version, block] = _merge(engine, found) if found else None
 
-    def _unknown_panes(self, version: str, span: Span, pane_ms: int) -> list[int]:
+    def _unknown_panes(self, version: str, whole: Block, pane_ms: int) -> list[int]:
         starts: list[int] = []
-        stack = list(blocks_of(span, pane_ms))
+        stack = [whole]
         while stack:
             block = stack.pop()
             if (version, block) in self._blocks:
@@ -377,7 +439,9 @@ class ModelFinaliser:
         parts = []
         for version, definition in entry.versions.items():
             own = engine_of(self.model, version)
-            parts.append(_translate(engine, own, await self._window(own, definition, version, span)))
+            found = await self._window(own, definition, version, span)
+            if found is not None:  # a version without rows here lacks nothing
+                parts.append(_translate(engine, own, found))
         return _merge(engine, parts)
 
     async def _results(

@@ -21,11 +21,13 @@ class Pane:
 
     `fences` gives per lane the last offset the stored record contained when it was loaded; rows at or below it are in already.
     `broken` marks a pane whose state cannot tell any more (a sketch would have to forget a row): it is rebuilt from history.
+    Where no history is kept, `lacking` names the cells that do not hold all rows: they are not written, nor published.
     """
 
     cells: Mapping[Lane, Cells]
     fences: Mapping[Lane, int]
     broken: bool = False
+    lacking: frozenset[str] = frozenset()
 
     def with_cells(self, lane: Lane, cells: Cells) -> Pane:
         """Give the pane with another state in one lane."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,11 @@ from fqlstream.events.definitions import ModelDefinition, Role
 from fqlstream.fql.compile_arrow import Cells, Engine
 from fqlstream.fql.plan import Lane
 from fqlstream.settings import StreamSettings
-from fqlstream.stream.batches import DeadLetter, Decoded, RowKind, Rows
+from fqlstream.stream.batches import DeadLetter, Decoded, RowKind, Rows, StoredEvents
 from fqlstream.stream.fingerprints import Fingerprints, concat, fingerprint
 from fqlstream.stream.id_index import IdIndex, judge
 from fqlstream.stream.panes import LANES, NO_FENCE, Pane, PaneCodes, Panes, pane_codes
-from fqlstream.stream.protocol import PaneKey
+from fqlstream.stream.protocol import PaneKey, RepairNeed
 from fqlstream.stream.recent import CHUNK_ROWS, Chunk, RecentRows, WaitingLabels, replace_targets
 
 #: Columns of a row that a label's step needs beside those that the engine reads.
@@ -107,6 +107,9 @@ class Staged:
     #: rows from ClickHouse, already chunks but not yet in the index: reserved chunk numbers
     visitors: dict[int, Chunk] = field(default_factory=dict)
     visitor_ids: dict[str, tuple[Fingerprints, np.ndarray]] = field(default_factory=dict)
+    #: labels whose event is another partition's: their ids by model, and what its owner is to be asked
+    elsewhere_ids: dict[str, set[str]] = field(default_factory=dict)
+    elsewhere: list[RepairNeed] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -117,6 +120,7 @@ class Update:
     touched: dict[Lane, set[PaneKey]] = field(default_factory=lambda: {lane: set() for lane in LANES})
     chunks: dict[int, Chunk] = field(default_factory=dict)
     waiting: dict[str, WaitingLabels] = field(default_factory=dict)
+    unmatched: set[str] = field(default_factory=set)  # models of which labels begin to wait
     watermarks: dict[str, int] = field(default_factory=dict)
     history: list[tuple[ModelDefinition, RowKind, pa.Table]] = field(default_factory=list)
     dead_letters: tuple[DeadLetter, ...] = ()
@@ -216,6 +220,8 @@ class PartitionState:
                 continue
             places = self._places(staged, rows.model, ids)
             panes.update(self._panes_at(staged, places[places >= 0]))
+            if not self.settings.history:
+                continue  # labels find only events in memory
             unknown = _texts(rows.table, places < 0)
             new = tuple(dict.fromkeys(text for text in unknown if (rows.model, text) not in staged.asked_events))
             if new:
@@ -223,7 +229,7 @@ class PartitionState:
         asked_labels: dict[str, tuple[str, ...]] = {}
         for events in staged.events:
             room = self.waiting.get(events.rows.model)
-            if room is None or not room.overflowed:
+            if room is None or not room.overflowed or not self.settings.history:
                 continue
             texts = _texts(events.rows.table, ~events.duplicate)
             new = tuple(text for text in texts if (events.rows.model, text) not in staged.asked_labels)
@@ -235,10 +241,12 @@ class PartitionState:
         """Take a pane that was loaded from ClickHouse, or a new empty one."""
         self.panes.put(key, pane)
 
-    def absorb_events(self, staged: Staged, model: str, asked: tuple[str, ...], tables: Mapping[str, pa.Table]) -> None:
-        """Take old rows that labels ask for, per model version."""
+    def absorb_events(self, staged: Staged, model: str, asked: tuple[str, ...], found: StoredEvents) -> None:
+        """Take old rows that labels ask for, and note the labels that are another partition's business."""
         staged.asked_events.update((model, text) for text in asked)
-        for version, table in tables.items():
+        staged.elsewhere_ids.setdefault(model, set()).update(found.elsewhere_ids)
+        staged.elsewhere.extend(found.elsewhere)
+        for version, table in found.tables.items():
             if not len(table):
                 continue
             number = self.recent.next_chunk()
@@ -301,6 +309,79 @@ class PartitionState:
         for name, number in update.counters.items():
             self.counters[name] = self.counters.get(name, 0) + number
         self.next_offset = max(self.next_offset, staged.next_offset)
+
+    # -- changes from outside --------------------------------------------------------------------------------------
+
+    def carry_over(self, before: EngineOf, changed: frozenset[str]) -> list[PaneKey]:
+        """Bring what is in memory of changed models under the definitions of now.
+
+        Panes that wait to be written keep what they hold. Gives those that lack something that is computed now; all other
+        panes and rows are read again when they are needed.
+        """
+        lacking = []
+        for key in [key for key in self.panes.held if key.model in changed]:
+            pane = self.panes.held.pop(key)
+            if not self.is_known(key.model, key.version):
+                for lane in LANES:
+                    self.panes.dirty[lane].discard(key)
+            elif any(key in self.panes.dirty[lane] for lane in LANES):
+                old, new = before(key.model, key.version), self.engine_of(key.model, key.version)
+                cells, missing = {}, frozenset[str]()
+                for lane in LANES:
+                    cells[lane], absent = new.decode(lane, old.encode(lane, pane.cells[lane], pane.lacking))
+                    missing |= absent
+                self.panes.put(key, Pane(cells, pane.fences, pane.broken, missing))
+                if missing:
+                    lacking.append(key)
+        for number, chunk in list(self.recent.chunks.items()):
+            if chunk.model in changed and not self._serves(chunk):
+                self.recent.drop(number)
+        for model in changed - self.catalogue.models.keys():
+            self.waiting.pop(model, None)
+        return lacking
+
+    def stop_waiting(self, model: str, ids: frozenset[str]) -> None:
+        """Let go of waiting labels whose event is another partition's."""
+        room = self.waiting.get(model)
+        if room is not None and ids:
+            known = pc.is_in(room.table.column("event_id"), value_set=pa.array(sorted(ids), pa.string()))
+            self.waiting[model] = room.without(np.flatnonzero(known.to_numpy()))
+
+    def refresh_rows(self, model: str, version: str, table: pa.Table) -> None:
+        """Give rows in memory the targets that they have in history: a pane was made of these very rows.
+
+        They differ where a label of another partition has come.
+        """
+        targets = self._targets(model, version)
+        if not targets or not len(table):
+            return
+        ids = fingerprint(table.column("event_id"), model)
+        places = self._held_places(ids)
+        fresh = self.pruned(model, version, table)
+        for number in np.unique(places[places >= 0] // CHUNK_ROWS).tolist():
+            chunk = self.recent.chunks[number]
+            of = np.flatnonzero(places // CHUNK_ROWS == number)
+            rows = places[of] % CHUNK_ROWS
+            after = fresh.take(pa.array(of))
+            if (chunk.model, chunk.version) != (model, version) or not any(
+                _differs(chunk.table, rows, after, name) for name in targets
+            ):
+                continue
+            self.recent.put(number, replace(chunk, table=_with_rows(chunk.table, rows, after)))
+
+    def _serves(self, chunk: Chunk) -> bool:
+        """Say whether a chunk has every column that a label's step reads now."""
+        if not self.is_known(chunk.model, chunk.version):
+            return False
+        wanted = self.engine_of(chunk.model, chunk.version).label_columns | set(
+            self._targets(chunk.model, chunk.version)
+        )
+        return wanted <= set(chunk.table.column_names)
+
+    def is_known(self, model: str, version: str) -> bool:
+        """Say whether the catalogue has this version."""
+        entry = self.catalogue.models.get(model)
+        return entry is not None and version in entry.versions
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -384,14 +465,33 @@ class PartitionState:
                 tasks.append(LabelTask(_ARRIVED, rows.table, found, places[found], offsets[found]))
             lost = np.flatnonzero(places < 0)
             if len(lost) and self._joins(model):
-                table = rows.table.take(pa.array(lost))
-                if room is None:
-                    room = WaitingLabels(ids.take(lost[:0]), table.slice(0, 0))
-                room = room.with_labels(ids.take(lost), table, self.settings.waiting_labels_max)
-                update.count("labels_waiting", len(lost))
+                room = self._wait(staged, rows, ids, lost, room, update)
         if room is not None:
             update.waiting[model] = room
         self._apply_in_order(model, tasks, update)
+
+    def _wait(
+        self,
+        staged: Staged,
+        rows: Rows,
+        ids: Fingerprints,
+        lost: np.ndarray,
+        room: WaitingLabels | None,
+        update: Update,
+    ) -> WaitingLabels | None:
+        """Let labels wait that have found no event, here or in another partition."""
+        table = rows.table.take(pa.array(lost))
+        elsewhere = staged.elsewhere_ids.get(rows.model)
+        if elsewhere:
+            known = pc.is_in(table.column("event_id"), value_set=pa.array(elsewhere, pa.string()))
+            lost, table = lost[~known.to_numpy().astype(bool)], table.filter(pc.invert(known))
+        if not len(lost):
+            return room
+        if room is None:
+            room = WaitingLabels(ids.take(lost[:0]), table.slice(0, 0))
+        update.count("labels_waiting", len(lost))
+        update.unmatched.add(rows.model)
+        return room.with_labels(ids.take(lost), table, self.settings.waiting_labels_max)
 
     def _labels_of_events(
         self,
@@ -491,9 +591,15 @@ class PartitionState:
         for code in np.unique(of):
             key = codes.keys[code]
             pane = update.panes[key]
-            cells, replaced = engine.replace(Lane.LABELS, pane.cells[Lane.LABELS], gone[code], come[code])
+            old = pane.cells[Lane.LABELS]
+            cells, replaced = engine.replace(Lane.LABELS, old, gone[code], come[code])
             pane = pane.with_cells(Lane.LABELS, cells)
-            update.panes[key] = pane if replaced else Pane(pane.cells, pane.fences, broken=True)
+            if not replaced and self.settings.history:
+                pane = replace(pane, broken=True)
+            elif not replaced:
+                lost = engine.cells_lost(Lane.LABELS, old, gone[code], come[code])
+                pane = replace(pane, lacking=pane.lacking | lost)
+            update.panes[key] = pane
 
     # -- small readings --------------------------------------------------------------------------------------------
 
@@ -520,18 +626,23 @@ class PartitionState:
 
     def _places(self, staged: Staged, model: str, ids: Fingerprints) -> np.ndarray:
         """Find rows in this batch, in memory, or among those that ClickHouse gave; -1 where there is none."""
-        places = self.index.find(ids).place
-        places = np.where(self._held(places), places, -1)
-        missing = places < 0
-        if missing.any():
-            visiting = self.visitors.find(ids).place
-            places = np.where(missing & self._held(visiting), visiting, places)
+        places = self._held_places(ids)
         for events in staged.events:
             if events.rows.model == model:
                 known = events.counted_ids()
                 _fill(places, ids, known, events.chunk * CHUNK_ROWS + np.arange(len(known)))
         if model in staged.visitor_ids:
             _fill(places, ids, *staged.visitor_ids[model])
+        return places
+
+    def _held_places(self, ids: Fingerprints) -> np.ndarray:
+        """Find rows in memory; -1 where there is none."""
+        places = self.index.find(ids).place
+        places = np.where(self._held(places), places, -1)
+        missing = places < 0
+        if missing.any():
+            visiting = self.visitors.find(ids).place
+            places = np.where(missing & self._held(visiting), visiting, places)
         return places
 
     def _held(self, places: np.ndarray) -> np.ndarray:

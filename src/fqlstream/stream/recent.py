@@ -49,6 +49,10 @@ class RecentRows:
         self.chunks[number] = chunk
         self.bytes_count += chunk.table.nbytes
 
+    def drop(self, number: int) -> None:
+        """Forget a chunk."""
+        self.bytes_count -= self.chunks.pop(number).table.nbytes
+
     def evict(self, bytes_max: int, flushed_offset: int) -> None:
         """Forget the oldest chunks that ClickHouse has, until the bound holds."""
         if self.bytes_count <= bytes_max:
@@ -57,7 +61,7 @@ class RecentRows:
             if self.bytes_count <= bytes_max:
                 return
             if self.chunks[number].touched_offset <= flushed_offset:
-                self.bytes_count -= self.chunks.pop(number).table.nbytes
+                self.drop(number)
 
 
 @dataclass(frozen=True, slots=True)
