@@ -175,8 +175,7 @@ def eval_command(
             result = check(text, file.model, use.value, baselines=known, settings=settings)
             result.require()
             for warning in result.warnings:
-                if warning.code != "FQL105":  # it is about workers
-                    print_note(render(text, warning))
+                print_note(render(text, warning))
     if every is not None and window is None:
         raise UsageError("CLI013", "--every needs a --window to let hop")
     read = read_data(data, file.model, event_at=event_at)
@@ -255,7 +254,7 @@ def explain_command(
         metrics = (MetricDefinition(model=file.model.name, name="metric", definition=expression),)
     if not metrics:
         raise DefinitionError("DEF042", f"{model} defines no metric to explain", "give an expression")
-    plan = plan_model(file.model, metrics, file.segments, baselines=file.baselines, settings=settings)
+    plan = plan_model(file.model, metrics, file.segments, baselines=file.baselines, streamed=True, settings=settings)
     explanation = explain(plan, settings)
     if json:
         print_json(explanation.as_dict())

@@ -29,11 +29,9 @@ from fqlstream.fql.ast import (
 )
 from fqlstream.fql.elsewhere import ELSEWHERE
 from fqlstream.fql.parse import parse
-from fqlstream.fql.plan import walk
 from fqlstream.fql.traps import find_traps
 from fqlstream.functions.choices import choose
-from fqlstream.functions.drift import BASELINE
-from fqlstream.functions.expression import Aggregate, Apply, ColumnRef, DType, Expression, Level
+from fqlstream.functions.expression import Apply, ColumnRef, DType, Expression, Level
 from fqlstream.functions.expression import Literal as LiteralNode
 from fqlstream.functions.fold import fold
 from fqlstream.functions.index import FUNCTION_BY_NAME, OPERATOR_BY_NAME
@@ -114,8 +112,6 @@ def check(
         typed = _UNKNOWN
     errors = tuple(sorted(checker.errors, key=_place))
     known = typed.expression
-    if kind == "metric" and known is not None and reads_baseline(known):
-        checker.warnings.append(_not_streamed(text))
     return CheckResult(
         text=text,
         ok=not errors,
@@ -124,13 +120,6 @@ def check(
         errors=errors,
         warnings=tuple(sorted(checker.warnings, key=_place)),
         expression=None if errors else known,
-    )
-
-
-def _not_streamed(text: str) -> Diagnostic:
-    message = "workers do not compute drift yet: this metric will have no values"
-    return Diagnostic(
-        "FQL105", message, 0, len(text), "compute it with `fqlstream fql eval --baseline NAME=FILE`", "warning"
     )
 
 
@@ -604,11 +593,6 @@ class _Checker:
             test = "> 0" if dtype is DType.NUMBER else "== 'a'"
             hint = f"compare it: {self.shown(root)} {test}"
             self.error("FQL072", f"a segment is a Boolean for each row; this is a {dtype}", root.span, hint)
-
-
-def reads_baseline(expression: Expression) -> bool:
-    """Whether an expression compares with a baseline."""
-    return any(isinstance(node, Aggregate) and BASELINE in dict(node.params) for node in walk(expression))
 
 
 def _joined(spec: FunctionSpec, operands: Sequence[Expression]) -> Expression:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fqlstream.errors import Diagnostic, render
 from fqlstream.events.catalogue import ModelEntry
 from fqlstream.events.definitions import (
+    BaselineDefinition,
     Column,
     Definition,
     MetricDefinition,
@@ -18,6 +19,7 @@ from fqlstream.events.definitions import (
 )
 from fqlstream.events.documents import Document
 from fqlstream.events.durations import format_duration
+from fqlstream.ops import baselines
 from fqlstream.ops.definition_log import over_limit
 from fqlstream.ops.expressions import check_expression
 from fqlstream.settings import FqlSettings
@@ -70,6 +72,9 @@ def find_problems(
             yield Finding(
                 f"{proposal.document.place(['model'])}: model {proposal.model!r} is not defined (defined: {known})"
             )
+        elif isinstance(definition, BaselineDefinition):
+            for field, what in baselines.problems(definition, after[proposal.model]):
+                yield Finding(f"{proposal.document.place([field])}: baseline {definition.name!r}: {what}")
     for name in dict.fromkeys(proposal.model for proposal in proposals):
         yield from _expressions(after[name], proposed, limits)
 

@@ -8,8 +8,8 @@ what stands by then. So revisions are counted by one at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ from fqlstream.clock import Clock, SystemClock
 from fqlstream.errors import BrokerError, DefinitionError, UsageError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import (
+    BaselineDefinition,
     Definition,
     MetricDefinition,
     ModelDefinition,
@@ -27,6 +28,7 @@ from fqlstream.events.definitions import (
     parse_key,
 )
 from fqlstream.events.documents import KINDS, Document, parse_definition, read_documents, read_text
+from fqlstream.ops import baselines
 from fqlstream.ops.definition_log import TOPIC, DefinitionsReader, Folded, Stored
 from fqlstream.ops.definition_rules import Proposal, find_problems
 from fqlstream.ops.kafka_options import producer_options
@@ -107,8 +109,12 @@ def apply(
     now_ms = (clock or SystemClock()).now_ms()
 
     def decide(reader: DefinitionsReader) -> tuple[list[_Write], tuple[tuple[ApplyResult, ...], tuple[str, ...]]]:
-        warnings = _check(proposals, reader.catalogue, settings.fql)
-        written = [_proposed(proposal, reader.folded, now_ms + index) for index, proposal in enumerate(proposals)]
+        after = _after(proposals, reader.catalogue)
+        warnings = _check(proposals, reader.catalogue, after, settings.fql)
+        counted = [_counted(proposal, after[proposal.model], settings.fql) for proposal in proposals]
+        changed = _after(counted, reader.catalogue)
+        warnings += _unfiltered([changed[name] for name in {item.model: None for item in counted}], settings.fql)
+        written = [_proposed(proposal, reader.folded, now_ms + index) for index, proposal in enumerate(counted)]
         writes = [write for write, _ in written if write is not None]
         # models first: a reader that does not know transactions then still meets no metric before its model
         writes.sort(key=lambda write: not write.key.startswith("model/"))
@@ -182,13 +188,46 @@ def _raise_all(problems: Sequence[DefinitionError]) -> None:
         raise DefinitionError(problems[0].code, text)
 
 
-def _check(proposals: Sequence[Proposal], catalogue: Catalogue, limits: FqlSettings) -> tuple[str, ...]:
-    """Refuse proposals that cannot stand beside what does; gives warnings."""
+def _after(proposals: Sequence[Proposal], catalogue: Catalogue) -> dict[str, ModelEntry]:
+    """Give the models as they would stand with these proposals."""
     after: dict[str, ModelEntry] = dict(catalogue.models)
     for proposal in proposals:
         # also a model that is not defined gets an entry: its metrics are refused with their place
         single = Catalogue({proposal.model: after.get(proposal.model, ModelEntry(proposal.model))})
         after[proposal.model] = single.with_definition(proposal.definition).models[proposal.model]
+    return after
+
+
+def _counted(proposal: Proposal, entry: ModelEntry, limits: FqlSettings) -> Proposal:
+    """Count the rows of a baseline's file: the definition is stored with its counts."""
+    if not isinstance(proposal.definition, BaselineDefinition):
+        return proposal
+    folder = Path(proposal.document.source).parent
+    return replace(proposal, definition=baselines.with_counts(proposal.definition, folder, entry, limits))
+
+
+def _unfiltered(models: Iterable[ModelEntry], limits: FqlSettings) -> tuple[str, ...]:
+    """Warn of bins and segments that came after the file of a baseline was counted."""
+    warnings = []
+    for entry in models:
+        for baseline in entry.baselines.values():
+            names = baselines.uncounted_segments(entry, baseline, limits)
+            what = f"model {entry.name!r}: baseline {baseline.name!r} was counted"
+            again = f"Apply the baseline again, with {baseline.file}"
+            if "" in names:
+                warnings.append(f"{what} in other bins than columns have now: their drift has no values. {again}.")
+            elif names:
+                segments = ", ".join(map(repr, names))
+                warnings.append(
+                    f"{what} without the segments {segments}, which are compared with all of its rows. {again}."
+                )
+    return tuple(warnings)
+
+
+def _check(
+    proposals: Sequence[Proposal], catalogue: Catalogue, after: Mapping[str, ModelEntry], limits: FqlSettings
+) -> tuple[str, ...]:
+    """Refuse proposals that cannot stand beside what does; gives warnings."""
     findings = list(find_problems(proposals, catalogue.models, after, limits))
     problems = [finding.text for finding in findings if not finding.is_warning]
     if problems:

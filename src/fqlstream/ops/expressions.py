@@ -10,6 +10,7 @@ from fqlstream.events.catalogue import ModelEntry
 from fqlstream.events.definitions import BaselineDefinition, MetricDefinition, ModelDefinition, SegmentDefinition
 from fqlstream.fql.check import CheckResult, Use, check
 from fqlstream.fql.plan import walk
+from fqlstream.functions.drift import own_rows
 from fqlstream.functions.expression import Aggregate
 from fqlstream.settings import FqlSettings
 
@@ -35,7 +36,7 @@ def cells_count(entry: ModelEntry, model: ModelDefinition, limits: FqlSettings) 
     for metric in entry.metrics.values():
         expression = _checked(metric.definition, "metric", model, baselines, limits).expression
         if expression is not None:
-            aggregates.update(node for node in walk(expression) if isinstance(node, Aggregate))
+            aggregates.update(own_rows(node) for node in walk(expression) if isinstance(node, Aggregate))
     segments = {
         _checked(segment.definition, "segment", model, baselines, limits).expression
         for segment in entry.segments.values()

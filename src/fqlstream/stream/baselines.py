@@ -17,22 +17,24 @@ from fqlstream.events.durations import window_origin_ms
 from fqlstream.fql.plan import Compared, ModelPlan, cell_key
 from fqlstream.fql.planner import ALL_ROWS, Skipped, aggregates_of
 from fqlstream.functions.drift import baseline_of
+from fqlstream.functions.expression import Aggregate, Expression
 from fqlstream.stream.windows import Span
 
 #: In the keys of counts: they change when bins do, and never with how states are encoded.
 _COUNTS_VERSION: Final = 1
 
 
-def counts_key(compared: Compared, *, all_rows: bool = False) -> str:
-    """Name the counts of a file that a histogram needs: its bins, and its segment or all rows."""
-    segment = ALL_ROWS.expression if all_rows else compared.segment
-    return cell_key(compared.production, segment, _COUNTS_VERSION)
+def counts_key(histogram: Aggregate, segment: Expression) -> str:
+    """Name the counts of a file's rows in these bins, of this segment."""
+    return cell_key(histogram, segment, _COUNTS_VERSION)
 
 
 def counted_state(baseline: BaselineDefinition, compared: Compared) -> HistogramState | None:
     """Give the counts of a file's rows, those of the segment if they were counted, else of all; None where bins differ."""
     known = {item.key: item.counts for item in baseline.counts}
-    counts = known.get(counts_key(compared)) or known.get(counts_key(compared, all_rows=True))
+    counts = known.get(counts_key(compared.production, compared.segment))
+    if counts is None:
+        counts = known.get(counts_key(compared.production, ALL_ROWS.expression))
     return None if counts is None else HistogramState(counts)
 
 
@@ -44,13 +46,13 @@ def is_counted(baseline: BaselineDefinition) -> bool:
 def uncounted(plan: ModelPlan, baselines: Mapping[str, BaselineDefinition]) -> tuple[Skipped, ...]:
     """Find metrics whose baseline has no counts in the bins that their columns have now."""
     lacking = {
-        item.baseline
+        item.aggregate
         for item in plan.compared
         if is_counted(baselines[item.baseline]) and counted_state(baselines[item.baseline], item) is None
     }
     found = []
     for metric in plan.metrics:
-        names = [name for aggregate in aggregates_of(metric.expression) if (name := baseline_of(aggregate)) in lacking]
+        names = [baseline_of(aggregate) for aggregate in aggregates_of(metric.expression) if aggregate in lacking]
         if names:
             message = f"baseline {names[0]!r} has no counts in the bins of this column"
             hint = "apply the baseline again: the rows of its file are counted when it is applied"
