@@ -152,11 +152,7 @@ class Store:
         """Insert rows; columns go by name, those that the data lacks get their defaults. Returns once they are durable."""
         if data.num_rows == 0:
             return
-        sink = pa.BufferOutputStream()
-        data = data.unify_dictionaries()
-        with pa.ipc.new_stream(sink, data.schema) as writer:
-            writer.write_table(data)
-        body: Any = sink.getvalue().to_pybytes()
+        body: Any = memoryview(_arrow_stream(data.unify_dictionaries()))
         if self._compression == "lz4":
             body = lz4.frame.compress(body)
         with _translated(self.name):
@@ -183,6 +179,17 @@ class Store:
     def quorum_read(self) -> dict[str, object]:
         """Give the settings of a read that must see every such insert."""
         return {"select_sequential_consistency": 1} if self.quorum else {}
+
+
+def _arrow_stream(data: pa.Table) -> pa.Buffer:
+    """Encode a table as an Arrow IPC stream, in one buffer of the right size: growing one would copy it several times."""
+    measured = pa.MockOutputStream()
+    with pa.ipc.new_stream(measured, data.schema) as writer:
+        writer.write_table(data)
+    buffer = pa.allocate_buffer(measured.size())
+    with pa.ipc.new_stream(pa.FixedSizeBufferWriter(buffer), data.schema) as writer:
+        writer.write_table(data)
+    return buffer
 
 
 class _Address:
