@@ -246,6 +246,11 @@ class StreamSettings(_Group):
         ge=1_000,
         description="Lag without any progress for so long ends the worker with exit code 3, so that a supervisor restarts it.",
     )
+    repair_stall_ms: int = Field(
+        60_000,
+        ge=1_000,
+        description="`repair` and `apply --backfill` wait no longer than this without any progress: no worker runs, and the requests stay.",
+    )
 
 
 class ClientSettings(_Group):

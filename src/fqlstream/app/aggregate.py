@@ -281,6 +281,8 @@ class AggregateAgent:
     async def _repair_partition(self, held: _Held) -> int:
         owner = held.owner
         waiting = await self.repairs.take_repairs(owner.partition)
+        if waiting:  # whoever asks after a change of definitions means the new ones
+            await self.adopt(await self.definitions.refresh())
         # an event that is in history already may still have to be applied: its label would be missed
         requests = sorted(
             (request for request in waiting if request.applied_offset < owner.state.next_offset), key=lambda r: r.pane

@@ -11,7 +11,7 @@ from fqlstream.cli.options import DataOption, JsonOption, settings_for
 from fqlstream.cli.output import print_json, print_note, print_table, print_text
 from fqlstream.errors import DefinitionError, FqlstreamError, UsageError
 from fqlstream.events.catalogue import Catalogue
-from fqlstream.events.definitions import Definition, ModelDefinition
+from fqlstream.events.definitions import Definition, ModelDefinition, parse_key
 from fqlstream.events.documents import KINDS, dump_definitions
 from fqlstream.ops import definitions as ops
 from fqlstream.ops.definition_log import DefinitionsReader
@@ -23,6 +23,9 @@ def apply(
         list[Path] | None, typer.Option("--file", "-f", help="YAML file; may be given several times.")
     ] = None,
     more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files.")] = None,
+    backfill: Annotated[
+        bool, typer.Option("--backfill", help="Give stored history values of what changed, and wait for them.")
+    ] = False,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -39,6 +42,7 @@ def apply(
     for warning in applied.warnings:
         print_note(warning)
     _tell_store(settings, applied)
+    _ask_for_past(settings, applied, backfill=backfill)
     if json:
         print_json([{"kind": r.kind, "name": r.name, "id": r.id, "result": r.result} for r in applied.results])
         return
@@ -109,6 +113,34 @@ def _tell_store(settings: Settings, done: ops.Applied | ops.Deleted) -> None:
             prepare_store(store, done.folded, done.catalogue)
     except FqlstreamError as error:
         print_note(f"stored; but ClickHouse does not show it yet: {error.message}. A worker makes up for it.")
+
+
+def _ask_for_past(settings: Settings, applied: ops.Applied, *, backfill: bool) -> None:
+    """Have stored panes computed under what has changed: all of them, or only those that drift is compared with."""
+    changed = {parse_key(result.id)[1] for result in applied.results if result.result != "unchanged"}
+    entries = [applied.catalogue.models[name] for name in sorted(changed & applied.catalogue.models.keys())]
+    ranges = [
+        (entry, found)
+        for entry in entries
+        for baseline in entry.baselines.values()
+        if (found := baseline.range_ms) is not None
+    ]
+    if settings.store.url is None or not (ranges or (backfill and entries)):
+        return
+    from fqlstream.cli.repair import bar
+    from fqlstream.ops import repairing
+    from fqlstream.store.client import Store
+
+    with Store.connect(settings.store) as store:
+        if not backfill:
+            for entry, (start_ms, end_ms) in ranges:
+                repairing.ask(store, entry, start_ms, end_ms, "a baseline is read by new definitions")
+            return
+        for entry in entries:
+            asked = repairing.ask(store, entry, 0, repairing.END_OF_TIME_MS, "fqlstream apply --backfill")
+            with bar(f"back-filling {entry.name}") as progress:
+                repairing.await_done(store, asked, progress, stall_s=settings.stream.repair_stall_ms / 1000)
+            print_note(f"back-filled {asked.panes:,} panes of model {entry.name}")
 
 
 def _kind(text: str) -> str:

@@ -110,7 +110,7 @@ class QueryClient:
         for name, moment, sign in (("start", start, ">="), ("end", end, "<")):
             if moment is not None:
                 where.append(f"window_start {sign} fromUnixTimestamp64Milli({{{name}:Int64}}, 'UTC')")
-                bound[name] = _ms(moment)
+                bound[name] = unix_ms(moment)
         return self.query(_select("metric_series", where, "window_start, window_end"), bound)
 
     def latest(self, model: str | None = None, metric: str | None = None) -> pd.DataFrame:
@@ -160,7 +160,11 @@ def _seconds(window: str) -> int:
     return ms // 1000
 
 
-def _ms(moment: dt.datetime | str) -> int:
+def unix_ms(moment: dt.datetime | str) -> int:
+    """Give a moment in Unix ms; a text is ISO 8601, in UTC where it does not say.
+
+    Raises UsageError for any other text.
+    """
     if isinstance(moment, str):
         try:
             moment = dt.datetime.fromisoformat(moment)

@@ -9,7 +9,9 @@ from typing import Final
 
 import pyarrow as pa
 
+from fqlstream.events.definitions import ModelDefinition
 from fqlstream.store.client import Store, rows_of
+from fqlstream.store.naming import event_table, identifier
 from fqlstream.stream.protocol import PaneKey, RepairNeed
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
@@ -35,6 +37,35 @@ def request(store: Store, needs: Sequence[RepairNeed], reason: str, *, requested
         for need in sorted(set(needs))
     ]
     _write(store, requests, requested_at_ms, None)
+
+
+def stored_panes(store: Store, model: ModelDefinition, start_ms: int, end_ms: int) -> list[RepairNeed]:
+    """Name the panes of a version that hold an event of a half-open time range, or have a state of it, per partition."""
+    pane_ms = model.windows.pane_ms
+    start = start_ms // pane_ms * pane_ms
+    table = store.query_arrow(
+        "SELECT DISTINCT partition, intDiv(toUnixTimestamp64Milli(event_at), {pane:Int64}) * {pane:Int64} AS start_ms "
+        f"FROM {identifier(event_table(model.name))} WHERE version = {{version:String}} AND NOT duplicate "
+        "AND event_at >= fromUnixTimestamp64Milli({start:Int64}) AND event_at < fromUnixTimestamp64Milli({end:Int64}) "
+        "UNION DISTINCT SELECT DISTINCT partition, toUnixTimestamp64Milli(pane_start) AS start_ms FROM states "
+        "WHERE model = {model:String} AND version = {version:String} "
+        "AND pane_start >= fromUnixTimestamp64Milli({start:Int64}) AND pane_start < fromUnixTimestamp64Milli({end:Int64})",
+        {"model": model.name, "version": model.version, "pane": pane_ms, "start": start, "end": end_ms},
+        store.quorum_read(),
+    )
+    return sorted(
+        RepairNeed(row["partition"], PaneKey(model.name, model.version, row["start_ms"])) for row in rows_of(table)
+    )
+
+
+def count_waiting(store: Store, model: str, requested_at_ms: int) -> int:
+    """Count the requests of that moment that were not carried out yet."""
+    rows = store.query_rows(
+        "SELECT count() FROM (SELECT id FROM repair_requests WHERE model = {model:String} GROUP BY id "
+        "HAVING max(step) = 0 AND toUnixTimestamp64Milli(min(requested_at)) = {at:Int64})",
+        {"model": model, "at": requested_at_ms},
+    )
+    return int(rows[0][0])
 
 
 def poll(store: Store, partition: int) -> list[RepairRequest]:

@@ -6,7 +6,7 @@ of one model do no harm: they publish the same numbers under versions that only 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -25,6 +25,8 @@ from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published,
 from fqlstream.stream.watermarks import model_watermark
 from fqlstream.stream.windows import Block, Span, blocks_of, children_of, parents_of, spans_of
 
+#: Workers learn of definitions within seconds of each other.
+_LATELY_MS = 60_000
 #: The version under which all versions of a model are merged.
 ALL = "all"
 #: Windows that are read, published and remembered in one go: a long absence must not fill the memory.
@@ -124,6 +126,7 @@ class ModelFinaliser:
         self._values_count = 0
         self._entry: ModelEntry | None = None
         self._digest = ""
+        self._changes: deque[tuple[int, frozenset[PaneKey]]] = deque()  # when which panes changed
         self._stored: Published | None = None  # what a successor would find
         self._stored_at_ms = 0
 
@@ -146,7 +149,10 @@ class ModelFinaliser:
         changed = await self._changed_panes(before, now)
         spans = self._spans(entry, changed) | self._due(entry.newest, watermark)
         spans |= await self._compared_spans(entry, engine_of, rows, changed)
+        changed_lately = self._changed_lately(changed, now_ms)
         if before.definitions != now.definitions:
+            # an owner elsewhere may have known these definitions first, and have rebuilt panes of closed windows by them
+            spans |= self._spans(entry, changed_lately)
             spans |= await self._open_spans(entry, watermark)
         published: list[MetricValue] = []
         ordered = sorted(spans)
@@ -182,6 +188,13 @@ class ModelFinaliser:
             for block in parents_of(key.start_ms, pane_ms):
                 self._blocks.pop((key.version, block), None)
         return changed
+
+    def _changed_lately(self, changed: Sequence[PaneKey], now_ms: int) -> set[PaneKey]:
+        if changed:
+            self._changes.append((now_ms, frozenset(changed)))
+        while self._changes and self._changes[0][0] < now_ms - _LATELY_MS:
+            self._changes.popleft()
+        return {key for _, keys in self._changes for key in keys}
 
     def _pane_ms(self, version: str) -> int | None:
         definition = self._entry.versions.get(version) if self._entry else None
