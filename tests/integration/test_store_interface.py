@@ -308,8 +308,8 @@ def test_statuses_are_clickhouse_s(store_process: StoreProcess) -> None:
 def test_what_it_does_not_do_is_said_politely(store_process: StoreProcess) -> None:
     assert ask(store_process, path="/play", method="GET")[0] == 404
     assert ask(store_process, method="PUT", query="SELECT 1")[0] == 501
-    assert b"not allowed over HTTP" in ask(store_process, "SELECT 1 INTO OUTFILE '/tmp/x'")[2]
-    assert b"not allowed over HTTP" in ask(store_process, "INSERT INTO t FROM INFILE '/tmp/x' FORMAT CSV")[2]
+    assert b"not allowed over HTTP" in ask(store_process, "SELECT 1 INTO OUTFILE 'x.csv'")[2]
+    assert b"not allowed over HTTP" in ask(store_process, "INSERT INTO t FROM INFILE 'x.csv' FORMAT CSV")[2]
     assert b"Roles are not supported" in ask(store_process, "SELECT 1", role="admin")[2]
     assert b"Unknown compression method 'br'" in ask(store_process, b"x", headers={"Content-Encoding": "br"})[2]
 
@@ -547,7 +547,7 @@ def test_without_the_key_only_reading(store_process: StoreProcess, store: Store)
         "SELECT * FROM url('http://127.0.0.1:1/')", "SELECT * FROM remote('127.0.0.1:1', system.one)", "SELECT * FROM executable('x', 'TSV', 'a Int8')",
         "SELECT * FROM Python(key)", "SELECT * FROM loop(file('/etc/passwd'))", "SELECT * FROM view(SELECT * FROM file('/etc/passwd'))",
         "SELECT 1 SETTINGS additional_result_filter = '1'", "SELECT 1 FORMAT Template SETTINGS format_template_row = '/etc/passwd'",
-        "SELECT 1 FORMAT Protobuf SETTINGS format_schema = '/etc/passwd:x'", "SELECT 1 INTO OUTFILE '/tmp/x'", "INSERT INTO FUNCTION file('/tmp/x') SELECT 1",
+        "SELECT 1 FORMAT Protobuf SETTINGS format_schema = '/etc/passwd:x'", "SELECT 1 INTO OUTFILE 'x.csv'", "INSERT INTO FUNCTION file('x.csv') SELECT 1",
         "SELECT 1; DROP TABLE t", "BACKUP TABLE t TO File('x')", "EXECUTE AS default SELECT 1", "CREATE FUNCTION f AS x -> x",
         "SELECT sleep(0) SETTINGS readonly = 0",
     ]  # fmt: skip
