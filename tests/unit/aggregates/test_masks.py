@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fqlstream.aggregates import masks
-from fqlstream.aggregates.masks import count_common, pack, pack_mask, unpack
+from fqlstream.aggregates.masks import count_common, flags, pack, pack_mask, unpack, valid_mask
 
 FLAGS = st.lists(st.sampled_from([True, False, None]), max_size=200)
 
@@ -24,6 +24,15 @@ def test_any_array_is_packed_null_as_false(values: list[bool | None], start: int
         assert int(np.bitwise_count(bits).sum()) == 2 * sum(expected)  # nothing behind the last row
         if expected:
             assert pack_mask(np.array(expected)).tolist() == bits[:1].tolist()
+
+
+@given(st.integers(0, 40), st.integers(0, 20), st.booleans())
+def test_what_lies_behind_a_slice_is_not_counted(rows: int, start: int, with_nulls: bool) -> None:
+    array = pa.array([True] * 100 + ([None] if with_nulls else [])).slice(start, rows)
+    assert int(np.bitwise_count(pack([array], rows)).sum()) == rows
+    assert flags(array).tolist() == [True] * rows
+    valid = valid_mask(array)
+    assert valid is None or valid.tolist() == [True] * rows
 
 
 @given(st.integers(0, 300), st.integers(0, 4), st.integers(1, 5), st.integers(0, 2**32))

@@ -282,6 +282,27 @@ def test_a_record_of_other_definitions_is_read_by_key() -> None:
     assert 0 < len(missing) < len(cells)
 
 
+def test_states_of_another_sketch_are_not_covered() -> None:
+    metrics = {"p": "quantile(latency)", "rows": "traffic()"}
+    kll, river = (
+        engine_of(metrics, {}, FqlSettings(quantile_values_max=4, quantile_sketch=name))
+        for name in ("kll", "river_histogram")
+    )
+    table = random_table(200)
+    cells, missing = river.decode(EVENTS, kll.encode(EVENTS, in_one_pane(kll, table)[EVENTS]))
+    quantiles = {cell.key for cell in river.plan.lane_cells(EVENTS) if cell.aggregate.kind == "quantile"}
+    assert missing == quantiles
+    assert all(
+        (state == nothing) == (cell.key in missing)
+        for cell, state, nothing in zip(river.plan.lane_cells(EVENTS), cells, river.init(EVENTS), strict=True)
+    )
+    # exact states are of no sketch
+    few = table.slice(0, 3)
+    assert river.decode(EVENTS, kll.encode(EVENTS, in_one_pane(kll, few)[EVENTS]))[1] == frozenset()
+    (value, _) = river.results(in_one_pane(river, table))
+    assert (value.exact, value.error_bound) == (False, None)
+
+
 @pytest.mark.parametrize("data", [b"", b"\xc1", msgspec.msgpack.encode([1]), msgspec.msgpack.encode({"version": 1})])
 def test_a_damaged_record_is_refused(data: bytes) -> None:
     with pytest.raises(FqlstreamError) as refused:
