@@ -22,6 +22,7 @@ from fqlstream.errors import BrokerError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import (
     DEFINITION,
+    BaselineDefinition,
     Definition,
     MetricDefinition,
     ModelDefinition,
@@ -150,7 +151,9 @@ def adopt(
         else:
             others.append(stored)
     versions.sort(key=lambda pair: (pair[0], pair[1].version))
-    entry = ModelEntry(model, {definition.version: definition for _, definition in versions})
+    # baselines have no expression to object to, and metrics name them
+    baselines = {s.definition.name: s.definition for s in others if isinstance(s.definition, BaselineDefinition)}
+    entry = ModelEntry(model, {definition.version: definition for _, definition in versions}, baselines=baselines)
     refused: list[DeadLetter] = []
     fit: list[Stored] = []
     for stored in others:

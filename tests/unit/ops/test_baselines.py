@@ -16,9 +16,11 @@ from fqlstream.events.definitions import (
     MetricDefinition,
     ModelDefinition,
     SegmentDefinition,
+    definition_key,
 )
 from fqlstream.fql.evaluate import evaluate
 from fqlstream.ops.baselines import problems, uncounted_segments, with_counts
+from fqlstream.ops.definition_log import EMPTY, Record, adopt, fold
 from fqlstream.settings import FqlSettings
 from fqlstream.stream.baselines import counted_state
 from fqlstream.stream.engines import Engines
@@ -173,3 +175,18 @@ def test_what_is_right_has_no_problems() -> None:
     ):
         baseline = BaselineDefinition.model_validate({"model": "churn", "name": "b", **fields})
         assert not list(problems(baseline, entry_of()))
+
+
+def test_a_reader_adopts_metrics_together_with_the_baselines_they_name() -> None:
+    definitions = (MODEL, *metrics(), FILE)
+    records = [
+        Record(definition_key(of).encode(), of.model_dump_json(by_alias=True).encode(), {}, at, at)
+        for at, of in enumerate(definitions)
+    ]
+    folded, touched, refused = fold(EMPTY, records)
+    assert (touched, refused) == ({"churn"}, ())
+    entry, left_out = adopt(folded, "churn", LIMITS)
+    assert left_out == ()
+    assert entry is not None
+    assert entry.metrics.keys() == METRICS.keys()
+    assert entry.baselines == {"training": FILE}
