@@ -1,8 +1,8 @@
 """Values of a model's columns in Arrow: the one place where JSON, Arrow and pandas values become typed columns.
 
 Nothing here fails: a value that does not fit its column is null and a type violation; one outside its range keeps its
-value and is a range violation. Rules: null is never a violation (None, NaN, a missing column, whatever `replace_with_nulls`
-names, by text or by number); an integral float passes for an integer; a Boolean is no number; a numeric text is no number;
+value and is a range violation. Rules: null is never a violation (None, NaN, a missing column, the empty text where texts
+do not belong, whatever `replace_with_nulls` names, by text or by number); an integral float passes for an integer; a Boolean is no number; a numeric text is no number;
 BOOL takes true, false, 0, 1; CATEGORY takes any type that occurs among its categories and keeps it as text; an infinity is
 null, and a range violation where the column has a bound.
 """
@@ -297,10 +297,10 @@ _BAD: Final = _Bad()
 
 
 def _plain(value: Any) -> Any:
-    """Turn NumPy's and pandas' scalars into Python's; everything that means null into None."""
+    """Turn NumPy's and pandas' scalars into Python's; everything that means null into None, the empty text included."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or type(value).__name__ in {"NAType", "NaTType"}:
+    if value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, str) and not value):
         return None
     if isinstance(value, float) and value != value:
         return None
@@ -506,9 +506,13 @@ _ONLY_TEXT: Final = frozenset({str})
 
 
 def _text(rules: _Rules, value: Any, accepts: frozenset[type]) -> Any:
+    if isinstance(value, str) and not value and str in accepts and value not in rules.null_texts:
+        return ""  # counts as null, and keeps its value
     value = _plain(value)
-    if value is None or rules.is_replaced(value) or value in _INFINITIES:
+    if value is None or rules.is_replaced(value):
         return None
+    if value in _INFINITIES:
+        return None if accepts & {int, float} else _BAD
     kind: type = type(value)
     if kind is float and value.is_integer() and int in accepts:
         kind, value = int, int(value)

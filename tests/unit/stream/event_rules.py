@@ -121,7 +121,7 @@ def _row(model: ModelDefinition, kind: str, event_id: str, at: int, values: dict
 
 def cell(value: Any, column: Column) -> tuple[Any, str | None]:
     """A value as its column has it, and its violation."""
-    if value is None:
+    if value is None or (value == "" and column.type.value not in {"string", "category"}):
         return None, None
     match column.type.value:
         case "int" | "float":
