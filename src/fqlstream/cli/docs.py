@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fqlstream.cli.function_page import FUNCTIONS_PAGE, PAGE_NAME, is_current, write_page
 from fqlstream.cli.options import JsonOption
 from fqlstream.cli.output import print_json, print_text
 from fqlstream.cli.readme_tables import stale_tables, write_tables
@@ -15,7 +16,7 @@ from fqlstream.packaged import packaged
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="What is generated from the code: the JSON Schemas of all payloads, and tables of the README.",
+    help="What is generated from the code: the JSON Schemas of all payloads, tables of the README, the page of functions.",
 )
 
 SchemasOption = Annotated[
@@ -29,6 +30,8 @@ def write(schemas: SchemasOption = None, json: JsonOption = False) -> None:
     directory = schemas or packaged("schemas")
     written = write_schemas(directory)
     tables = write_tables(readme) if (readme := _readme(schemas)) else []
+    if schemas is None and write_page(FUNCTIONS_PAGE):
+        tables.append(PAGE_NAME)
     if json:
         print_json({"written": written + tables})
         return
@@ -46,6 +49,8 @@ def check(schemas: SchemasOption = None, json: JsonOption = False) -> None:
     stale = stale_schemas(schemas or packaged("schemas"))
     if readme := _readme(schemas):
         stale += stale_tables(readme)
+    if schemas is None and not is_current(FUNCTIONS_PAGE):
+        stale.append(PAGE_NAME)
     if json:
         print_json({"stale": stale})
     else:

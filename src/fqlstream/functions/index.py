@@ -21,18 +21,20 @@ from fqlstream.functions.spec import FunctionSpec, Kernel
 
 T = TypeVar("T", FunctionSpec, Kernel)
 
-FUNCTIONS: Final[tuple[FunctionSpec, ...]] = (
-    *ROW_FUNCTIONS,
-    *AGGREGATES,
-    *DRIFT,
-    *INTEGRITY,
-    *CONFUSION,
-    *SCORES,
-    *RANKS,
-    *REGRESSION,
-    *RANKING,
-    *ATTRIBUTES,
+#: Families, in the order in which people read of them.
+FAMILIES: Final[tuple[tuple[str, tuple[FunctionSpec, ...]], ...]] = (
+    ("Functions of a row", ROW_FUNCTIONS),
+    ("Aggregates", AGGREGATES),
+    ("Drift", DRIFT),
+    ("Data integrity and traffic", INTEGRITY),
+    ("Decisions and their counts", CONFUSION),
+    ("Quality of scores", SCORES),
+    ("Ranks of a prediction against an outcome", RANKS),
+    ("Regression", REGRESSION),
+    ("Ranking", RANKING),
+    ("Agents", ATTRIBUTES),
 )
+FUNCTIONS: Final[tuple[FunctionSpec, ...]] = tuple(spec for _, family in FAMILIES for spec in family)
 
 
 def indexed(items: Iterable[T]) -> Mapping[str, T]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fqlstream.events.definitions import Task
-from fqlstream.functions.spec import Example, FunctionSpec
+from fqlstream.functions.spec import Example, FunctionSpec, LevelRule
 
 
 def spec_as_dict(spec: FunctionSpec) -> dict[str, Any]:
@@ -76,6 +76,71 @@ def spec_as_text(spec: FunctionSpec) -> str:
         *(_example_text(example) for example in spec.examples),
     ]
     return "\n".join(lines)
+
+
+def spec_as_markdown(spec: FunctionSpec) -> str:
+    """Give a function as a section of the reference page."""
+    tasks = "all" if len(spec.tasks) == len(Task) else ", ".join(f"`{task.value}`" for task in spec.tasks)
+    given = (
+        f"* `{param.name}`: {_markdown(param.summary)} {' or '.join(param.types)}{'' if param.required else '; may be left out'}."
+        for param in spec.params
+    )
+    lines = [
+        f"### `{spec.name if spec.symbol is None else spec.symbol}`",
+        "",
+        f"`{spec.signature}` gives {spec.gives}",
+        "",
+        _markdown(spec.summary),
+        "",
+        *given,
+        *([""] if spec.params else []),
+        "| | |",
+        "| --- | --- |",
+        f"| level | {_LEVELS[spec.level]} |",
+        f"| nulls | {spec.nulls.value} |",
+        f"| exactness | {_cell(spec.error_bound)} |",
+        f"| tasks | {tasks} |",
+        f"| SQL | {_sql_cell(spec)} |",
+        f"| source | {_cell(spec.source)}; since {spec.since} |",
+        "",
+        *(f"{line}\n" for example in spec.examples for line in _example_markdown(example)),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_LEVELS = {
+    LevelRule.ARGUMENTS: "that of its arguments",
+    LevelRule.ROW: "a value per row",
+    LevelRule.AGGREGATE: "an aggregate of rows",
+    LevelRule.COMBINED: "of aggregates",
+}
+
+
+def _sql_cell(spec: FunctionSpec) -> str:
+    text = clickhouse_text(spec)
+    if text is not None:
+        return f"`{text.replace('|', chr(92) + '|')}`"
+    if spec.kernel is not None:
+        return f"none: {_cell(spec.kernel.clickhouse_reason)}"
+    return "that of what it is built of"
+
+
+def _example_markdown(example: Example) -> list[str]:
+    results = example.result if isinstance(example.result, tuple) else (example.result,)
+    lines = [f"`{example.call}` gives {', '.join(f'`{_value_text(value)}`' for value in results)}"]
+    for what, rows in (("where", example.columns), ("and in the baseline", example.baseline or {})):
+        if rows:
+            columns = (f"`{name}` = {', '.join(map(_value_text, values))}" for name, values in rows.items())
+            lines[0] += f", {what} {'; '.join(columns)}"
+    return lines
+
+
+def _markdown(text: str) -> str:
+    return text.replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+
+
+def _cell(text: str) -> str:
+    return _markdown(text).replace("|", "\\|")
 
 
 def _example_text(example: Example) -> str:
