@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Final
 
 import fqlstream.functions
+from fqlstream.events.definitions import BaselineDefinition
+from fqlstream.fql.check import check
+from fqlstream.fql.plan import walk
+from fqlstream.functions.example_models import EXAMPLE_MODELS
+from fqlstream.functions.expression import Aggregate, Apply
 from fqlstream.functions.index import FAMILIES
 from fqlstream.functions.operators import OPERATORS
 from fqlstream.functions.reference import spec_as_markdown
@@ -31,8 +36,26 @@ def page() -> str:
     """Give the page as Markdown: contents first, then every operator and function."""
     families = (("Operators", OPERATORS), *FAMILIES)
     contents = "\n".join(f"* [{title}](#{_anchor(title)}): {', '.join(map(_name, specs))}" for title, specs in families)
-    sections = (f"## {title}\n\n" + "\n".join(map(spec_as_markdown, specs)) for title, specs in families)
+    sections = (f"## {title}\n\n" + "\n".join(map(_section, specs)) for title, specs in families)
     return "\n".join((_HEAD, contents, "", *sections))
+
+
+def _section(spec: FunctionSpec) -> str:
+    return spec_as_markdown(spec, () if spec.lower is None else _built_of(spec))
+
+
+def _built_of(spec: FunctionSpec) -> tuple[str, ...]:
+    """Name the aggregates and kernels that a function's examples come down to."""
+    names: dict[str, None] = {}
+    for example in spec.examples:
+        model = EXAMPLE_MODELS[example.model]
+        baselines = {"training": BaselineDefinition(model=model.name, name="training", type="static")}
+        for node in walk(check(example.call, model, baselines=baselines).require()):
+            if isinstance(node, Aggregate):
+                names[f"{node.kind}()"] = None
+            elif isinstance(node, Apply):
+                names[node.op] = None
+    return tuple(sorted(names))
 
 
 def is_current(path: Path) -> bool:

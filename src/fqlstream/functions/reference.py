@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fqlstream.events.definitions import Task
 from fqlstream.functions.spec import Example, FunctionSpec, LevelRule
@@ -78,8 +78,8 @@ def spec_as_text(spec: FunctionSpec) -> str:
     return "\n".join(lines)
 
 
-def spec_as_markdown(spec: FunctionSpec) -> str:
-    """Give a function as a section of the reference page."""
+def spec_as_markdown(spec: FunctionSpec, built_of: Sequence[str] = ()) -> str:
+    """Give a function as a section of the reference page; `built_of` names what stands for it in a plan."""
     tasks = "all" if len(spec.tasks) == len(Task) else ", ".join(f"`{task.value}`" for task in spec.tasks)
     given = (
         f"* `{param.name}`: {_markdown(param.summary)} {' or '.join(param.types)}{'' if param.required else '; may be left out'}."
@@ -100,7 +100,7 @@ def spec_as_markdown(spec: FunctionSpec) -> str:
         f"| nulls | {spec.nulls.value} |",
         f"| exactness | {_cell(spec.error_bound)} |",
         f"| tasks | {tasks} |",
-        f"| SQL | {_sql_cell(spec)} |",
+        f"| SQL | {_sql_cell(spec, built_of)} |",
         f"| source | {_cell(spec.source)}; since {spec.since} |",
         "",
         *(f"{line}\n" for example in spec.examples for line in _example_markdown(example)),
@@ -108,6 +108,8 @@ def spec_as_markdown(spec: FunctionSpec) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+#: A longer form is for programs.
+_SQL_SHOWN_MAX: Final = 300
 _LEVELS = {
     LevelRule.ARGUMENTS: "that of its arguments",
     LevelRule.ROW: "a value per row",
@@ -116,13 +118,16 @@ _LEVELS = {
 }
 
 
-def _sql_cell(spec: FunctionSpec) -> str:
+def _sql_cell(spec: FunctionSpec, built_of: Sequence[str]) -> str:
     text = clickhouse_text(spec)
+    if text is not None and len(text) > _SQL_SHOWN_MAX:
+        return f"{len(text):,} characters, which `fqlstream fql functions {spec.name} --json` shows"
     if text is not None:
         return f"`{text.replace('|', chr(92) + '|')}`"
     if spec.kernel is not None:
         return f"none: {_cell(spec.kernel.clickhouse_reason)}"
-    return "that of what it is built of"
+    parts = ", ".join(f"`{name}`" for name in built_of)
+    return f"that of {parts}, which it is built of" if parts else "that of its argument"
 
 
 def _example_markdown(example: Example) -> list[str]:
