@@ -375,3 +375,26 @@ def test_the_commands(
     with pytest.raises(DefinitionError, match="there is no model 'cli model'"):
         invoke(command(cli.get), "model", "cli model")
     assert "cli model" not in read_catalogue(settings).models
+
+
+def test_a_baseline_that_metrics_read_is_kept(
+    applied: Callable[..., Applied], settings: Settings, topic: str, tmp_path: Path
+) -> None:
+    (tmp_path / "old.csv").write_text("age\n20\n30\n70\n")
+    drift = "{kind: metric, model: churn, name: drift, definition: \"jsd(age, 'training')\"}\n"
+    training = "{kind: baseline, model: churn, name: training, type: static, file: old.csv}\n"
+    documents = read_documents(joined(model(), training, SENIORS, drift), str(tmp_path / "f.yaml"))
+    done = apply(settings, documents, topic=topic)
+    stored = done.catalogue.models["churn"].baselines["training"]
+    counted = {(item.column, item.segment): sum(item.counts) for item in stored.counts}
+    assert (counted["age", ""], counted["age", "seniors"]) == (3, 1)
+    assert results(apply(settings, documents, topic=topic)) == ["unchanged"] * 4
+    (tmp_path / "old.csv").write_text("age\n20\n30\n71\n72\n")
+    assert results(apply(settings, documents, topic=topic)) == ["unchanged", "changed", "unchanged", "unchanged"]
+    with pytest.raises(DefinitionError, match="read by the metrics 'drift'") as caught:
+        delete(settings, "baseline", "training", model="churn", topic=topic)
+    assert caught.value.code == "DEF033"
+    delete(settings, "metric", "drift", model="churn", topic=topic)
+    assert delete(settings, "baseline", "training", model="churn", topic=topic).keys == ("baseline/churn/training",)
+    with pytest.raises(DefinitionError, match="window must lie on a whole pane"):
+        applied("{kind: baseline, model: churn, name: before, type: rolling, window: 90s}\n")

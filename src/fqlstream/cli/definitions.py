@@ -133,8 +133,11 @@ def _ask_for_past(settings: Settings, applied: ops.Applied, *, backfill: bool) -
 
     with Store.connect(settings.store) as store:
         if not backfill:
-            for entry, (start_ms, end_ms) in ranges:
-                repairing.ask(store, entry, start_ms, end_ms, "a baseline is read by new definitions")
+            try:
+                for entry, (start_ms, end_ms) in ranges:
+                    repairing.ask(store, entry, start_ms, end_ms, "a baseline is read by new definitions")
+            except FqlstreamError as error:
+                print_note(f"stored; but its baselines' past waits for `apply --backfill`: {error.message}")
             return
         for entry in entries:
             asked = repairing.ask(store, entry, 0, repairing.END_OF_TIME_MS, "fqlstream apply --backfill")

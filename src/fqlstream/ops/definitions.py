@@ -31,6 +31,7 @@ from fqlstream.events.documents import KINDS, Document, parse_definition, read_d
 from fqlstream.ops import baselines
 from fqlstream.ops.definition_log import TOPIC, DefinitionsReader, Folded, Stored
 from fqlstream.ops.definition_rules import Proposal, find_problems
+from fqlstream.ops.expressions import check_expression
 from fqlstream.ops.kafka_options import producer_options
 from fqlstream.settings import FqlSettings, Settings
 
@@ -148,9 +149,28 @@ def delete(
         if not keys:
             of = f" of model {model!r}" if kind != "model" else f" version {version!r}" if version else ""
             raise DefinitionError("DEF030", f"there is no {kind} {name!r}{of}", f"see: fqlstream get {kind}")
+        if kind == "baseline" and model is not None:
+            _refuse_if_read(reader.catalogue, model, name, settings.fql)
         return [_tombstone(key, reader.folded) for key in keys], keys
 
     return Deleted(*_transact(settings, topic, decide))
+
+
+def _refuse_if_read(catalogue: Catalogue, model: str, name: str, limits: FqlSettings) -> None:
+    """Keep a baseline that metrics compare with."""
+    after = catalogue.without("baseline", model, name).models.get(model, ModelEntry(model))
+    readers = [
+        repr(metric.name)
+        for metric in after.metrics.values()
+        if any(
+            found.severity == "error"
+            for version in after.versions.values()
+            for found in check_expression(metric, after, version, limits)
+        )
+    ]
+    if readers:
+        message = f"baseline {name!r} of model {model!r} is read by the metrics {', '.join(readers)}"
+        raise DefinitionError("DEF033", message, "delete or change them first")
 
 
 def _doomed(folded: Folded, kind: str, name: str, model: str | None, version: str | None) -> tuple[str, ...]:
