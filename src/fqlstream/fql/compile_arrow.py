@@ -7,33 +7,29 @@ product, exact because sums travel as slices (see `aggregates.exact`). The other
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import repeat
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import ForeignStateError
-from fqlstream.aggregates.exact import ExactNumber, Room, Slices, weighted_totals
+from fqlstream.aggregates.exact import Room
 from fqlstream.aggregates.index import make_aggregator
-from fqlstream.aggregates.inputs import Argument, Doubles, selected
-from fqlstream.aggregates.masks import Bits, Mask, count_common, pack, pack_mask, unpack
-from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, OfNumbers, Reading
+from fqlstream.aggregates.masks import pack
+from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, OfNumbers
 from fqlstream.errors import FqlstreamError
-from fqlstream.fql.bounds import enclose
-from fqlstream.fql.plan import Cell, Lane, ModelPlan, walk
+from fqlstream.fql.batch import Batch, Codes, Counted, Pane, panes_of
+from fqlstream.fql.plan import Cell, Lane, ModelPlan
 from fqlstream.fql.programs import Program, ProgramBuilder, load_row
-from fqlstream.functions.expression import Aggregate, AggregateValue, Expression
+from fqlstream.fql.readings import Cells, Reader, Result
 from fqlstream.settings import FqlSettings
 
-Cells = tuple[Any, ...]
-Codes = npt.NDArray[np.int64]
+__all__ = ["CELLS_VERSION", "LANES", "Cells", "Codes", "Engine", "Result", "compile_model"]
 
 LANES: Final = (Lane.EVENTS, Lane.LABELS)
 CELLS_VERSION: Final = 1
@@ -45,25 +41,6 @@ _ROWS_MIN: Final = 2**12
 _MASKED_MAX: Final = 2**22
 #: Additive aggregates of one matrix product: bounds the memory of slices.
 _ADDED_AT_ONCE: Final = 32
-#: A batch out of time order is taken pane by pane with masks up to so many panes; beyond, it is put in order first.
-_MASKED_PANES_MAX: Final = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One metric over one segment, read from merged states.
-
-    `rows` and `labelled_rows` are those of the segment. `error_bound` is None where `exact`, and where no bound is known:
-    of a quantile its normalised rank error at 99 % confidence, else an absolute error.
-    """
-
-    metric: str
-    segment: str
-    value: float | None
-    exact: bool
-    error_bound: float | None
-    rows: int
-    labelled_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +59,6 @@ class _Work:
     aggregates: tuple[int, ...]
     segments: tuple[int, ...]
     places: Mapping[Lane, tuple[_Place, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Pane:
-    """Rows of one pane in a batch: a span of rows, all of them or those of a mask."""
-
-    code: int
-    start: int
-    stop: int
-    mask: Mask | None
 
 
 def compile_model(plan: ModelPlan, settings: FqlSettings) -> Engine:
@@ -146,7 +113,7 @@ class Engine:
         self._init = {
             lane: tuple(self._aggregators[place.aggregate].init() for place in self._places[lane]) for lane in LANES
         }
-        self._reader = _Reader(self)
+        self._reader = Reader(plan, self._cells, dict(zip(self._aggregates, self._aggregators, strict=True)))
 
     @property
     def columns(self) -> frozenset[str]:
@@ -288,12 +255,12 @@ class Engine:
 
     def _compute_some(self, table: pa.Table, codes: Codes, work: _Work) -> dict[int, dict[Lane, Cells]]:
         rows = len(codes)
-        panes, order = _panes_of(codes)
+        panes, order = panes_of(codes)
         if order is not None:
             table = table.take(pa.array(order))
         registers = work.program.run(rows, load_row(table))
         conditions = [registers[self._conditions[index]] for index in work.segments]
-        batch = _Batch(rows, pack(conditions, rows), registers)
+        batch = Batch(rows, pack(conditions, rows), registers)
         states: dict[int, dict[int, list[Any]]] = {pane.code: {} for pane in panes}
         additive = [index for index in work.aggregates if index in self._additive]
         for start in range(0, len(additive), _ADDED_AT_ONCE):
@@ -310,7 +277,7 @@ class Engine:
             for code, of in states.items()
         }
 
-    def _reduce(self, batch: _Batch, panes: Sequence[_Pane], index: int, states: Mapping[int, dict[int, Any]]) -> None:
+    def _reduce(self, batch: Batch, panes: Sequence[Pane], index: int, states: Mapping[int, dict[int, Any]]) -> None:
         """Give an aggregate its states, segment by segment."""
         for pane in panes:
             if index in self._of_numbers:
@@ -322,7 +289,7 @@ class Engine:
                 states[pane.code][index] = self._aggregators[index].reduce(sliced, batch.masks(pane))
 
     def _add_up(
-        self, batch: _Batch, panes: Sequence[_Pane], indices: Sequence[int], states: Mapping[int, dict[int, Any]]
+        self, batch: Batch, panes: Sequence[Pane], indices: Sequence[int], states: Mapping[int, dict[int, Any]]
     ) -> None:
         """Give additive aggregates their states: counts by common bits, sums by one matrix product."""
         room = Room(batch.rows, 2 * len(indices))
@@ -333,7 +300,7 @@ class Engine:
                 self._reduce(batch, panes, index, states)
             else:
                 found[index] = addends
-        counted = _Counted(batch, [array for addends in found.values() for array in addends.counts])
+        counted = Counted(batch, [array for addends in found.values() for array in addends.counts])
         slices = [item for addends in found.values() for item in addends.sums]
         for pane in panes:
             counts = counted.count(pane)
@@ -347,110 +314,6 @@ class Engine:
                     make(of[count_at:count_to], total) for of, total in zip(counts, totals, strict=False)
                 ]
                 count_at, sum_at = count_to, sum_to
-
-
-def _panes_of(codes: Codes) -> tuple[list[_Pane], npt.NDArray[np.int64] | None]:
-    """Give the panes present in a batch, and the order that its rows must be brought into (None: they stay)."""
-    rows = len(codes)
-    if rows == 0:
-        return [], None
-    if codes.min() == codes.max():
-        return [_Pane(int(codes[0]), 0, rows, None)], None
-    order = None
-    if (codes[1:] < codes[:-1]).any():
-        present = np.unique(codes)
-        if len(present) <= _MASKED_PANES_MAX:
-            return [_Pane(int(code), 0, rows, codes == code) for code in present], None
-        order = np.argsort(codes, kind="stable")
-        codes = codes[order]
-    starts = np.flatnonzero(np.diff(codes, prepend=codes[0] - 1))
-    stops = np.append(starts[1:], rows)
-    return [_Pane(int(codes[a]), int(a), int(b), None) for a, b in zip(starts, stops, strict=True)], order
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Segments of a batch as masks, in the forms that counting, adding and reducing take; each made on first use."""
-
-    rows: int
-    bits: Bits
-    registers: Sequence[Any]
-    _flags: list[Mask] = field(default_factory=list)
-    _weights: list[Doubles] = field(default_factory=list)
-    _arguments: dict[int, Argument] = field(default_factory=dict)
-    _numbers: dict[tuple[int, int], list[Doubles]] = field(default_factory=dict)
-
-    def argument(self, register: int) -> Argument:
-        """Give a register as the aggregates take it; all that read it share what they make of it."""
-        if register not in self._arguments:
-            self._arguments[register] = Argument(self.registers[register])
-        return self._arguments[register]
-
-    def masks(self, pane: _Pane) -> Mask:
-        """Give the rows of a pane that each segment lets in: shape (segments, rows of the pane's span)."""
-        if not self._flags:
-            self._flags.append(unpack(self.bits, self.rows))
-        of = self._flags[0][:, pane.start : pane.stop]
-        return of if pane.mask is None else of & pane.mask
-
-    def sums(self, pane: _Pane, sums: Sequence[Slices]) -> list[list[ExactNumber]]:
-        """Give per sum and segment the exact sum over a pane's rows."""
-        if not sums:
-            return []
-        return weighted_totals(sums, self._weights_of(pane), pane.start, pane.stop)
-
-    def numbers(self, pane: _Pane, register: int) -> list[Doubles]:
-        """Give per segment the numbers of a column that a pane's rows have; all aggregates over the column share them."""
-        key = (pane.code, register)
-        if key not in self._numbers:
-            column = self.argument(register).numbers
-            span = slice(pane.start, pane.stop)
-            values, valid = column.values[span], None if column.valid is None else column.valid[span]
-            self._numbers[key] = [
-                values if is_all else selected(values, valid, mask)
-                for mask, is_all in zip(self.masks(pane), self._let_in_all(pane, valid), strict=True)
-            ]
-        return self._numbers[key]
-
-    def _let_in_all(self, pane: _Pane, valid: Mask | None) -> list[bool]:
-        if valid is not None or pane.mask is not None:
-            return [False] * len(self.bits)
-        counts = np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64)
-        return [count == self.rows for count in counts.tolist()]
-
-    def _weights_of(self, pane: _Pane) -> Doubles:
-        if pane.mask is not None:
-            return self.masks(pane).astype(np.float64)
-        if not self._weights:
-            whole = _Pane(0, 0, self.rows, None)
-            self._weights.append(self.masks(whole).astype(np.float64))
-        return self._weights[0][:, pane.start : pane.stop]
-
-
-class _Counted:
-    """Boolean columns of a batch, to be counted per pane and segment."""
-
-    def __init__(self, batch: _Batch, columns: Sequence[pa.BooleanArray]) -> None:
-        self._batch = batch
-        # aggregates share columns, such as where a value is not null
-        distinct = {id(column): column for column in columns}
-        place = {key: index for index, key in enumerate(distinct)}
-        self._places = [place[id(column)] for column in columns]
-        self._bits = pack(list(distinct.values()), batch.rows)
-        self._flags: Mask | None = None
-
-    def count(self, pane: _Pane) -> list[list[int]]:
-        """Give per segment the count of each column over a pane's rows."""
-        batch = self._batch
-        if pane.mask is not None:
-            counts = count_common(batch.bits & pack_mask(pane.mask), self._bits)
-        elif pane.stop - pane.start == batch.rows:
-            counts = count_common(batch.bits, self._bits)
-        else:
-            if self._flags is None:
-                self._flags = unpack(self._bits, batch.rows)
-            counts = count_common(pack_mask(batch.masks(pane)), pack_mask(self._flags[:, pane.start : pane.stop]))
-        return [[row[place] for place in self._places] for row in counts.tolist()]
 
 
 def _decode_record(data: bytes) -> Mapping[str, Any]:
@@ -470,90 +333,3 @@ def _decode_record(data: bytes) -> Mapping[str, Any]:
             "a newer release of fqlstream has written it: run that one, or rebuild the states with `fqlstream repair`",
         )
     return encoded  # type: ignore[no-any-return]
-
-
-class _Reader:
-    """Reads metric values out of states."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._plan = engine.plan
-        aggregators = dict(zip(engine._aggregates, engine._aggregators, strict=True))
-        cell_at: dict[tuple[Aggregate, Expression], tuple[Lane | None, int]] = {
-            (cell.aggregate, cell.segment): (lane, place)
-            for lane in LANES
-            for place, cell in enumerate(engine._cells[lane])
-        }
-        for place, of in enumerate(self._plan.compared):
-            cell_at[of.aggregate, of.segment] = None, place
-            aggregators[of.aggregate] = aggregators[of.production]
-        builder = ProgramBuilder()
-        self._roots = [builder.add(metric.expression) for metric in self._plan.metrics]
-        self._traffic, self._labelled = builder.add(self._plan.traffic), builder.add(self._plan.labelled)
-        self._program = builder.program([*self._roots, self._traffic, self._labelled])
-        self._leaf_registers = [
-            tuple((builder.add(leaf), leaf) for leaf in _leaves(metric.expression)) for metric in self._plan.metrics
-        ]
-        self._sources = {
-            register: _LeafSource(
-                aggregators[leaf.aggregate],
-                leaf.read,
-                dict(leaf.params),
-                tuple(cell_at[leaf.aggregate, segment.expression] for segment in self._plan.segments),
-            )
-            for register, leaf in enumerate(self._program.sources)
-            if isinstance(leaf, AggregateValue)
-        }
-
-    def read(self, windows: Sequence[Mapping[Lane, Cells]], compared: Sequence[Cells]) -> list[list[Result]]:
-        segments = [segment.name for segment in self._plan.segments]
-        readings = {register: source.read(windows, compared) for register, source in self._sources.items()}
-        registers = self._program.run_from(
-            len(windows) * len(segments),
-            {
-                register: pa.array([reading.value for reading in of], pa.float64(), from_pandas=True)
-                for register, of in readings.items()
-            },
-        )
-        rows, labelled = (
-            [int(reading.value or 0) for reading in readings[register]] for register in (self._traffic, self._labelled)
-        )
-        found: list[list[Result]] = [[] for _ in windows]
-        for metric, root, leaves in zip(self._plan.metrics, self._roots, self._leaf_registers, strict=True):
-            for at, value in enumerate(_finite_values(registers[root])):
-                exact, bound = True, None
-                if not all(readings[register][at].exact for register, _ in leaves):
-                    here = {leaf: readings[register][at] for register, leaf in leaves}
-                    exact, bound = enclose(metric.expression, value, here)
-                window, segment = divmod(at, len(segments))
-                found[window].append(
-                    Result(metric.name, segments[segment], value, exact, bound, rows[at], labelled[at])
-                )
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class _LeafSource:
-    """Where a number read from states stands: one cell per segment; of no lane where it is a baseline's."""
-
-    aggregator: Aggregator[Any]
-    name: str
-    params: Mapping[str, float]
-    cells: tuple[tuple[Lane | None, int], ...]
-
-    def read(self, windows: Sequence[Mapping[Lane, Cells]], compared: Sequence[Cells]) -> list[Reading]:
-        """Give the readings of all windows and segments, segments within windows."""
-        read, name, params = self.aggregator.read, self.name, self.params
-        return [
-            read((beside if lane is None else window[lane])[place], name, params)
-            for window, beside in zip(windows, compared, strict=True)
-            for lane, place in self.cells
-        ]
-
-
-def _leaves(expression: Expression) -> Iterable[AggregateValue]:
-    return dict.fromkeys(node for node in walk(expression) if isinstance(node, AggregateValue))
-
-
-def _finite_values(array: pa.Array) -> list[float | None]:
-    """Give numbers and Booleans as finite numbers or None."""
-    return [None if value is None or not math.isfinite(value) else float(value) for value in array.to_pylist()]
