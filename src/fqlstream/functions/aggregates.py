@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
 from typing import Final
 
 import pyarrow as pa
@@ -78,7 +77,9 @@ def _element_wise(function: str) -> Kernel:
 
     def sql(*args: str) -> str:
         # ClickHouse's own treatment of NULL here differs between versions
-        return reduce(lambda a, b: f"if(isNull({a}), {b}, if(isNull({b}), {a}, {name}({a}, {b})))", args)
+        missing = " and ".join(f"isNull({arg})" for arg in args)
+        weakest = "-inf" if name == "greatest" else "inf"
+        return f"if({missing}, NULL, {name}({', '.join(f'ifNull({arg}, {weakest})' for arg in args)}))"
 
     return Kernel(name, run, sql, nulls=Nulls.OWN)
 

@@ -68,14 +68,14 @@ def _violation(marks: Datum) -> pa.Array:
 
 
 def _sql_class_index(value: str, *classes: str) -> str:
-    cases = ", ".join(f"{value} = {item}, {index}" for index, item in enumerate(classes))
+    cases = ", ".join(f"{value} = {item}, {index}.0" for index, item in enumerate(classes))
     return f"multiIf(isNull({value}), NULL, {cases}, NULL)"
 
 
 def _sql_argmax(*outputs: str) -> str:
     missing = " or ".join(f"isNull({output})" for output in outputs)
     known = ", ".join(f"assumeNotNull({output})" for output in outputs)
-    return f"if({missing}, NULL, indexOf([{known}], arrayMax([{known}])) - 1)"
+    return f"if({missing}, NULL, toFloat64(indexOf([{known}], arrayMax([{known}])) - 1))"
 
 
 def _sql_pick(index: str, *outputs: str) -> str:
@@ -85,8 +85,8 @@ def _sql_pick(index: str, *outputs: str) -> str:
 
 
 def _sql_bin_index(value: str, *edges: str) -> str:
-    cases = [f"{value} < {edge}, {index}" for index, edge in enumerate(edges[1:-1])]
-    return f"multiIf({', '.join([f'isNull({value}), NULL', *cases, str(len(edges) - 2)])})"
+    cases = [f"{value} < {edge}, {index}.0" for index, edge in enumerate(edges[1:-1])]
+    return f"multiIf({', '.join([f'isNull({value}), NULL', *cases, f'{len(edges) - 2}.0'])})"
 
 
 def _sql_clip(value: str, low: str, high: str) -> str:

@@ -55,10 +55,40 @@ def _of_lists(measure: Callable[[Counts, Doubles, int], Doubles]) -> Callable[..
     return run
 
 
-_NO_SQL: Final = "sorting two arrays together, with ties kept in order, has no form that is as exact"
+def sql_average_precision(ranked_relevance: str, top_k: str) -> str:
+    """Write the average precision of relevance in ranked order, an array without NULL."""
+    hits = f"arrayMap(r -> r > 0, {ranked_relevance})"
+    gained = f"arraySum((hit, found, place) -> if(hit and place <= {top_k}, found / place, 0), {hits}, arrayCumSum({hits}), arrayEnumerate({hits}))"
+    return f"{gained} / greatest(least(arraySum({hits}), toUInt64({top_k})), 1)"
+
+
+def sql_normalised_gain(ranked_relevance: str, top_k: str) -> str:
+    """Write the normalised discounted cumulative gain of relevance in ranked order, an array without NULL."""
+
+    def gain(relevance: str) -> str:
+        return f"arraySum((r, place) -> if(place <= {top_k}, r / log2(place + 1), 0), {relevance}, arrayEnumerate({relevance}))"
+
+    best = gain(f"arrayReverseSort({ranked_relevance})")
+    return f"if({best} > 0, {gain(ranked_relevance)} / {best}, 0)"
+
+
+def _sql_of_lists(measure: Callable[[str, str], str]) -> Callable[..., str]:
+    def sql(scores: str, relevance: str, top_k: str) -> str:
+        # in ClickHouse a vector is never NULL: an empty one stands for it
+        usable = f"notEmpty({scores}) and length({scores}) = length({relevance})"
+        items = f"arrayMap(place -> ({scores}[place], place, {relevance}[place]), arrayEnumerate({scores}))"
+        ranked_relevance = f"arrayMap(item -> item.3, arraySort(item -> (-item.1, item.2), {items}))"
+        return f"if({usable}, arrayMap(ranking -> {measure('ranking', top_k)}, [{ranked_relevance}])[1], NULL)"
+
+    return sql
+
+
 RANKING_KERNELS: Final[tuple[Kernel, ...]] = (
-    Kernel("average_precision", _of_lists(average_precisions), None, _NO_SQL),  # (score list, relevance list, k)
-    Kernel("normalised_gain", _of_lists(normalised_gains), None, _NO_SQL),  # (score list, relevance list, k)
+    # (score list, relevance list, k)
+    Kernel(
+        "average_precision", _of_lists(average_precisions), _sql_of_lists(sql_average_precision), undefined_is_null=True
+    ),
+    Kernel("normalised_gain", _of_lists(normalised_gains), _sql_of_lists(sql_normalised_gain), undefined_is_null=True),
 )
 
 

@@ -182,7 +182,13 @@ TO_STRING: Final = FunctionSpec(
         Example("to_string(x)", ("2", "0.1", "1e+16", None), {"x": (2.0, 0.1, 1e16, None)}),
     ),
     source="documented for integers and Booleans; floats chosen here",
-    kernel=Kernel("to_string", texts.to_string, lambda x: f"toString({x})"),
+    kernel=Kernel(
+        "to_string",
+        texts.to_string,
+        lambda x: f"toString({x})",
+        # what a comparison gives is no Bool in ClickHouse, and would be written as 1
+        clickhouse_by_type={DType.BOOLEAN: lambda x: f"if(isNull({x}), NULL, if({x}, 'true', 'false'))"},
+    ),
     lower=_lower_to_string,
 )
 
@@ -243,6 +249,9 @@ MATCH: Final = FunctionSpec(
     lower=_lower_match,
 )
 
+#: Types whose values are null or not; a text may be empty, and an array in ClickHouse is never null but may be empty.
+_NEVER_EMPTY: Final = (DType.NUMBER, DType.BOOLEAN, DType.TIMESTAMP)
+
 IS_NULL: Final = FunctionSpec(
     name="is_null",
     params=(Parameter("x", ANY, "A value of any type."),),
@@ -255,7 +264,17 @@ IS_NULL: Final = FunctionSpec(
         Example("is_null(x)", (False, True), {"x": (1.0, None)}),
     ),
     source="documented",
-    kernel=Kernel("is_null", is_null, lambda x: f"empty(ifNull(toString({x}), ''))", nulls=Nulls.OWN),
+    kernel=Kernel(
+        "is_null",
+        is_null,
+        lambda x: f"empty(ifNull(toString({x}), ''))",
+        nulls=Nulls.OWN,
+        clickhouse_by_type={
+            **dict.fromkeys(_NEVER_EMPTY, lambda x: f"isNull({x})"),
+            DType.STRING: lambda x: f"empty(ifNull({x}, ''))",
+            DType.VECTOR: lambda x: f"empty({x})",
+        },
+    ),
 )
 
 IS_NOT_NULL: Final = FunctionSpec(
@@ -275,6 +294,11 @@ IS_NOT_NULL: Final = FunctionSpec(
         lambda x: pc.invert(is_null(x)),
         lambda x: f"notEmpty(ifNull(toString({x}), ''))",
         nulls=Nulls.OWN,
+        clickhouse_by_type={
+            **dict.fromkeys(_NEVER_EMPTY, lambda x: f"isNotNull({x})"),
+            DType.STRING: lambda x: f"notEmpty(ifNull({x}, ''))",
+            DType.VECTOR: lambda x: f"notEmpty({x})",
+        },
     ),
 )
 

@@ -110,6 +110,13 @@ class Kernel:
     nulls: Nulls = Nulls.GIVES_NULL
     undefined_is_null: bool = False
     reads_violations: bool = False  # its column argument arrives as Booleans: where the column has that violation
+    #: SQL for a first argument of a type where that differs: cheaper, or the only right one.
+    clickhouse_by_type: Mapping[DType, Callable[..., str]] = field(default_factory=dict)
+
+    def clickhouse_for(self, dtype: DType | None) -> Callable[..., str] | None:
+        """Give the SQL form for a first argument of a type; None where there is none at all."""
+        form = None if dtype is None else self.clickhouse_by_type.get(dtype)
+        return self.clickhouse if form is None else form
 
 
 class CallError(Exception):
