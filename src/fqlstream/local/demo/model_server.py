@@ -112,12 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one model server until it has sent everything, or until SIGTERM; gives the exit code."""
     given = _parser().parse_args(arguments)
     stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     assignment = Assignment(
         MODELS[given.model], given.run, given.seed, given.start_ms, given.end_ms, given.per_second, given.finish_ms
     )
     try:
-        sent = serve(assignment, join(given.data, load()), stopping)
+        settings = join(given.data, load())
+        signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+        sent = serve(assignment, settings, stopping)
     except FqlstreamError as error:
         print(error, file=sys.stderr)  # noqa: T201  # its log file is what it has
         return error.exit_code
