@@ -50,6 +50,7 @@ class Seen:
     drops: list[int] = field(default_factory=list)
     partitions: dict[int, SourcePartition] = field(default_factory=dict)
     fences: dict[int, int] = field(default_factory=dict)
+    epochs: dict[int, int] = field(default_factory=dict)
 
     def count(self) -> int:
         return sum(map(len, self.fetches))
@@ -63,14 +64,19 @@ class Seen:
 
 @dataclass
 class Recorder:
-    """Owns a partition as the aggregate agent does: a fence says where the next owner goes on."""
+    """Owns a partition as the aggregate agent does: a fence says where the next owner goes on.
+
+    An owner that was paused does not know that it has a successor: what it writes under its older epoch loses.
+    """
 
     partition: SourcePartition
     seen: Seen
     work: Callable[[Fetch], Awaitable[None]] | None = None
     acknowledge: bool = True
+    epoch: int = 0
 
     async def take_over(self) -> int:
+        self.epoch = self.seen.epochs[self.partition.partition] = self.seen.epochs.get(self.partition.partition, 0) + 1
         self.seen.takeovers.append(self.partition.partition)
         self.seen.partitions[self.partition.partition] = self.partition
         fence = self.seen.fences.get(self.partition.partition)
@@ -79,6 +85,8 @@ class Recorder:
     async def on_fetch(self, fetch: Fetch) -> None:
         if self.work is not None:
             await self.work(fetch)
+        if self.seen.epochs[fetch.partition] != self.epoch:
+            return
         self.seen.fetches.append(fetch)
         self.seen.fences[fetch.partition] = fetch.next_offset - 1
         if self.acknowledge:

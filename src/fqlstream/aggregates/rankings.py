@@ -48,8 +48,16 @@ def average_precisions(sizes: Counts, relevance: Doubles, top_k: int) -> Doubles
 
 
 def normalised_gains(sizes: Counts, relevance: Doubles, top_k: int) -> Doubles:
-    """Give NDCG at `top_k` of each ranked list, with linear gain and discount 1/log2(place + 1); 0 where all gain is 0."""
+    """Give NDCG at `top_k` of each ranked list, with linear gain and discount 1/log2(place + 1); 0 where all gain is 0.
+
+    A grade below 0 gains nothing, as nothing could be gained by showing it.
+    """
     lists = np.repeat(np.arange(len(sizes)), sizes)
+    relevance = np.maximum(relevance, 0.0)
+    greatest = np.zeros(len(sizes))
+    np.maximum.at(greatest, lists, relevance)
+    # by a power of two, so exactly: the largest and the smallest grades there are must not overflow a sum or a quotient
+    relevance = np.ldexp(relevance, -np.frexp(greatest)[1][lists])
     place = _places(sizes)
     discount = np.where(place <= top_k, 1.0 / np.log2(place + 1), 0.0)
     best = relevance[np.lexsort((-relevance, lists))]
