@@ -14,6 +14,7 @@ from chdb.session import Session
 
 from fqlstream.functions.index import KERNELS
 from fqlstream.functions.spec import Kernel
+from fqlstream.functions.sql_lambdas import lambdas_of
 
 NUMBERS = [
     None,
@@ -70,7 +71,10 @@ def text(value: str) -> Constant:
 
 #: Arguments for each kernel; several lines where constants matter.
 CASES: dict[str, list[list[Column | Constant]]] = {
-    **{name: [[N, N], [N, number(2.0)], [number(-8.0), N]] for name in ("^", "*", "/", "%", "+", "-", "<", "<=", ">", ">=")},
+    **{
+        name: [[N, N], [N, number(2.0)], [number(-8.0), N]]
+        for name in ("^", "*", "/", "%", "+", "-", "<", "<=", ">", ">=")
+    },
     **{name: [[N, N], [S, S], [B, B], [S, text("ab")], [N, number(0.0)]] for name in ("==", "!=")},
     "negate": [[N]],
     "not": [[B]],
@@ -145,7 +149,9 @@ def _theirs(
     assert kernel.clickhouse is not None
     form = kernel.clickhouse(*names)
     value = "if(isFinite(r), r, NULL)" if kernel.undefined_is_null else "r"
-    query = f"SELECT {value} AS v FROM (SELECT {form} AS r FROM values('{columns}', {data}))"
+    lambdas = lambdas_of(form)
+    prefix = f"WITH {', '.join(lambdas)} " if lambdas else ""
+    query = f"{prefix}SELECT {value} AS v FROM (SELECT {form} AS r FROM values('{columns}', {data}))"
     answer = session.query(query, "JSONCompact").bytes()
     return [row[0] for row in json.loads(answer)["data"]]
 

@@ -34,7 +34,7 @@ from fqlstream.events.definitions import (
 from fqlstream.events.documents import load_definitions
 from fqlstream.events.durations import window_origin_ms
 from fqlstream.fql.compile_arrow import LANES, Cells, Engine, Result, compile_model
-from fqlstream.fql.plan import Lane, MetricPlan, SegmentPlan
+from fqlstream.fql.plan import Lane, MetricPlan, ModelPlan, SegmentPlan
 from fqlstream.fql.planner import assemble, plan_model
 from fqlstream.functions.expression import Aggregate, AggregateValue
 from fqlstream.settings import FqlSettings
@@ -138,8 +138,8 @@ def evaluate_table(
     `event_at_ms` has one Unix time in milliseconds per row; a `window` needs it.
     """
     limits = FqlSettings() if settings is None else settings
-    engine = _engine_of(model, expression, segment, baselines or {}, limits)
-    name = "" if segment is None else _SEGMENT
+    plan, name = plan_evaluation(model, expression, segment, baselines or {}, limits)
+    engine = compile_model(plan, limits)
     if window is None:
         cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
         return _evaluation(engine.results({lane: cells[lane][0] for lane in LANES}), name)
@@ -147,19 +147,23 @@ def evaluate_table(
         raise UsageError(
             "USE031", "a window needs the time of every row", "name the column that holds it: event_at=..."
         )
-    return _windowed(engine, table, _window_of(window), event_at_ms, name)
+    return _windowed(engine, table, window_of(window), event_at_ms, name)
 
 
 _SEGMENT: Final = "segment"
 
 
-def _engine_of(
+def plan_evaluation(
     model: ModelDefinition,
     expression: str,
     segment: str | None,
     baselines: Mapping[str, pa.Table],
     settings: FqlSettings,
-) -> Engine:
+) -> tuple[ModelPlan, str]:
+    """Plan one metric over all rows and, where there is one, a segment; give that segment's name in the plan, too.
+
+    Raises FqlError for a wrong expression.
+    """
     metric = MetricDefinition.model_construct(model=model.name, name="metric", definition=expression)
     segments = []
     if segment is not None:
@@ -171,7 +175,7 @@ def _engine_of(
         return _counts_of(baselines[name], model, aggregate, rows, settings) if name in baselines else None
 
     plan = plan_model(model, [metric], segments, baselines=named, histograms=histogram, settings=settings)
-    return compile_model(plan, settings)
+    return plan, "" if segment is None else _SEGMENT
 
 
 def _counts_of(
@@ -195,7 +199,8 @@ def _evaluation(results: Iterable[Result], segment: str) -> Evaluation:
 # ------------------------------------------------------------------------------------------------ windows
 
 
-def _window_of(window: str | Mapping[str, str] | Window) -> Window:
+def window_of(window: str | Mapping[str, str] | Window) -> Window:
+    """Read a window's size and step. Raises UsageError for anything else."""
     if isinstance(window, Window):
         return window
     try:
@@ -231,7 +236,7 @@ def _windowed(
     for start, results in zip(starts, engine.results_many(merged), strict=True):
         start_ms = origin + start * every
         value = _evaluation(results, segment)
-        value["window_start"], value["window_end"] = _rfc3339(start_ms), _rfc3339(start_ms + size)
+        value["window_start"], value["window_end"] = rfc3339(start_ms), rfc3339(start_ms + size)
         values.append(value)
     return values
 
@@ -240,7 +245,8 @@ def _merged(engine: Engine, partials: Mapping[Lane, Sequence[Cells]], places: Se
     return {lane: engine.merge_all(lane, (partials[lane][place] for place in places)) for lane in LANES}
 
 
-def _rfc3339(ms: int) -> str:
+def rfc3339(ms: int) -> str:
+    """Write Unix milliseconds as a time in UTC."""
     moment = _EPOCH + timedelta(milliseconds=ms)
     return moment.isoformat(timespec="milliseconds" if ms % 1000 else "seconds").replace("+00:00", "Z")
 

@@ -93,34 +93,6 @@ def _sql_power(a: str, b: str) -> str:
     return f"multiIf({a} < 0 and {b} != trunc({b}), nan, abs({digits}) > 1100, {beyond}, pow({a}, {b}))"
 
 
-def _sql_remainder(a: str, b: str) -> str:
-    """Write fmod, exactly: ClickHouse's own modulo of floats rounds the quotient first, and gives 0 for 1 % 0.1.
-
-    A double is m * 2^p with whole m and p, so the remainder is one of whole numbers: (m_a * 2^(p_a - p_b)) mod m_b. The shift is
-    done in pieces that 256 bits hold.
-    """
-    (m_a, p_a), (m_b, p_b) = (_sql_parts(f"assumeNotNull({x})") for x in (a, b))
-    up = f"(toInt32({p_a}) - toInt32({p_b}))"
-    divisor = f"toUInt256(greatest({m_b}, 1))"  # what lies under NULL is 0
-    piece = f"least(greatest({up} - 192 * i, 0), 192)"
-    shifted = f"arrayFold((r, i) -> toUInt256(modulo(bitShiftLeft(r, {piece}), {divisor})), range(toUInt32(greatest(intDiv({up}, 192), 0) + 1)), toUInt256({m_a}))"
-    within = f"toUInt256(modulo(toUInt256({m_a}), bitShiftLeft({divisor}, least(greatest(-{up}, 0), 64))))"
-    exact = f"toFloat64(if({up} >= 0, {shifted}, {within})) * exp2(toFloat64(least({p_a}, {p_b})) - 1074)"
-    whole = f"{a} = trunc({a}) and {b} = trunc({b}) and abs({a}) < 9007199254740992 and abs({b}) < 9007199254740992"
-    size = f"if({whole}, abs({a}) - abs({b}) * trunc(abs({a}) / abs({b})), {exact})"
-    return f"multiIf(isNull({a}) or isNull({b}), NULL, {b} = 0, nan, if({a} < 0, -1, 1) * {size})"
-
-
-def _sql_parts(x: str) -> tuple[str, str]:
-    """Write the whole numbers m and p of a double |x| = m * 2^(p - 1074)."""
-    bits = f"reinterpretAsUInt64({x})"
-    exponent = f"bitAnd(bitShiftRight({bits}, 52), 2047)"
-    return (
-        f"(bitAnd({bits}, 4503599627370495) + if({exponent} = 0, 0, 4503599627370496))",
-        f"(greatest({exponent}, 1) - 1)",
-    )
-
-
 def _numbers(**columns: tuple[float | None, ...]) -> dict[str, tuple[float | None, ...]]:
     return columns
 
@@ -218,7 +190,7 @@ OPERATORS: Final[tuple[FunctionSpec, ...]] = (
     _arithmetic(
         "%",
         np.fmod,
-        _sql_remainder,
+        lambda a, b: f"remainder({a}, {b})",
         "Remainder of truncated division: it has the sign of the left side.",
         (Example("x % 3", (-1.0, 1.0, 1.5), _numbers(x=(-7.0, 7.0, 4.5))), Example("7 % 0", None)),
         "documented; sign chosen here, as in ClickHouse, C and SQL",

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from fqlstream.events.definitions import Task
 from fqlstream.functions.spec import Example, FunctionSpec, LevelRule
+from fqlstream.functions.sql_lambdas import lambdas_of
 
 
 def spec_as_dict(spec: FunctionSpec) -> dict[str, Any]:
@@ -54,7 +55,9 @@ def clickhouse_text(spec: FunctionSpec) -> str | None:
     """Give the SQL form of a kernel over its parameters' names; None where it is built of other rows or has none."""
     if spec.kernel is None or spec.kernel.clickhouse is None:
         return None
-    return spec.kernel.clickhouse(*(param.name for param in spec.params))
+    form = spec.kernel.clickhouse(*(param.name for param in spec.params))
+    lambdas = lambdas_of(form)
+    return f"{form} WITH {', '.join(lambdas)}" if lambdas else form
 
 
 def spec_as_text(spec: FunctionSpec) -> str:

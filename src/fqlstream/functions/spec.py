@@ -99,8 +99,8 @@ class Kernel:
 
     `arrow` gets a `pa.Scalar` for a literal and a `pa.Array` for everything else, at least one of them; it gives an array:
     Number as float64, Boolean as bool, String as utf8. Arrays may have any length, 0 included. `clickhouse` gets SQL
-    that is cheap to repeat (a name or a literal) and gives SQL; where `undefined_is_null`, the compiler turns its
-    infinities and NaN into NULL.
+    that is cheap to repeat (a name or a literal) and gives SQL, which may call the lambdas of `sql_lambdas`; where
+    `undefined_is_null`, the compiler turns its infinities and NaN into NULL.
     """
 
     name: str

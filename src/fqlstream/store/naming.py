@@ -1,4 +1,4 @@
-"""Names in ClickHouse: quoting, and names of tables that stand for free text."""
+"""Names in ClickHouse: names of tables that stand for free text, and quoting, as FQL's own SQL quotes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,13 @@ import hashlib
 import re
 
 from fqlstream.events.definitions import Column
+from fqlstream.fql.sql_text import identifier
+from fqlstream.fql.sql_text import text_literal as literal
 
 #: ClickHouse stores a table's definition in a file named after it, every unusual byte as three, and adds suffixes.
 _FILE_NAME_BYTES_MAX = 150
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]{1,100}", re.ASCII)
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_]+", re.ASCII)
-
-
-def identifier(name: str) -> str:
-    """Quote a name for SQL."""
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
-
-
-def literal(text: str) -> str:
-    """Quote a text for SQL where no parameter can stand, such as in a view's definition."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def slug(name: str) -> str:
@@ -50,3 +42,6 @@ def event_view(model: str) -> str:
 def stored_column(column: Column) -> str:
     """Name the stored column: its type is part of it, so that a version that changes the type has a column of its own."""
     return f"{column.name}:{column.type}"
+
+
+__all__ = ["event_table", "event_view", "identifier", "label_table", "literal", "slug", "stored_column"]

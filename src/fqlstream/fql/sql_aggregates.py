@@ -1,0 +1,240 @@
+"""Aggregates as ClickHouse computes them: one row for each kind of state, all exact.
+
+Where the engine's states turn to sketches or bins to stay small, SQL keeps what it needs of all rows of a window (quantiles,
+scores, predictions, ranked items): its memory grows with the window's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from fqlstream.events.definitions import ColumnType
+from fqlstream.fql.sql_text import number_literal
+from fqlstream.functions.expression import Aggregate, Apply, ColumnRef, Expression, Literal
+from fqlstream.functions.index import KERNELS
+from fqlstream.functions.ranking import sql_average_precision, sql_normalised_gain
+
+Params = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One aggregate function: its name, its arguments, and which rows count."""
+
+    function: str
+    arguments: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
+
+    def call(self, segment: str | None) -> str:
+        """Write the call over the rows of a segment (None: all), given as a column that is never NULL."""
+        conditions = [*([] if segment is None else [segment]), *self.where]
+        if not conditions:
+            return f"{self.function}({', '.join(self.arguments)})"
+        return f"{self.function}If({', '.join((*self.arguments, ' and '.join(conditions)))})"
+
+
+@dataclass(frozen=True, slots=True)
+class SqlAggregate:
+    """How a kind is computed, out of its arguments' texts, and how it is read, out of its states' names.
+
+    A reading is a nullable Float64.
+    """
+
+    states: Callable[[Aggregate, tuple[str, ...]], Mapping[str, State]]
+    read: Callable[[Aggregate, str, Params, Mapping[str, str]], str]
+
+
+def sql_aggregate(aggregate: Aggregate) -> SqlAggregate:
+    """Give the form of an aggregate; of sums of whole numbers a shorter one."""
+    if aggregate.kind == "sum" and is_whole(aggregate.args[0]):
+        return _WHOLE_SUM
+    return SQL_AGGREGATES[aggregate.kind]
+
+
+def is_whole(expression: Expression) -> bool:
+    """Whether an expression's values are whole numbers below 2^63, so that integers of 128 bits add them."""
+    match expression:
+        case Literal(value=float() as number):
+            return number.is_integer() and abs(number) < 2**53
+        case ColumnRef(type=ColumnType.INT) | Apply(op="to_number" | "length" | "class_index" | "argmax" | "bin_index"):
+            return True
+        case Literal(value=None):
+            return True
+        case Apply(op="if" | "strict_if", args=(_, value, otherwise)):
+            return is_whole(value) and is_whole(otherwise)
+        case Apply(op="negate" | "abs", args=(value,)):
+            return is_whole(value)
+        case _:
+            return False
+
+
+def _present(x: str) -> str:
+    return f"isNotNull({x})"
+
+
+def _known(x: str) -> str:
+    return f"assumeNotNull({x})"
+
+
+def _count_true(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    return {"": State("count", where=() if args[0] == "true" else (f"ifNull({args[0]}, false)",))}
+
+
+def _count(aggregate: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    form = KERNELS["is_not_null"].clickhouse_for(aggregate.args[0].dtype)
+    assert form is not None  # noqa: S101  # is_not_null has SQL for every type
+    return {"": State("count", where=(form(args[0]),))}
+
+
+def _read_count(_aggregate: Aggregate, _read: str, _params: Params, names: Mapping[str, str]) -> str:
+    return f"toFloat64({names['']})"
+
+
+def _exact_sum(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    present = (_present(args[0]),)
+    return {
+        "": State("sumMap", (f"exact_term({_known(args[0])})",), present),
+        "n": State("count", where=present),
+    }
+
+
+def _read_exact_sum(_aggregate: Aggregate, read: str, _params: Params, names: Mapping[str, str]) -> str:
+    total, n = names[""], names["n"]
+    match read:
+        case "count":
+            return f"toFloat64({n})"
+        case "average":
+            return f"if({n} = 0, NULL, exact_value({total}, {n}))"
+        case _:
+            return f"if({n} = 0, NULL, exact_value({total}, 1))"
+
+
+def _whole_sum(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    present = (_present(args[0]),)
+    return {"": State("sum", (f"toInt128({_known(args[0])})",), present), "n": State("count", where=present)}
+
+
+def _read_whole_sum(_aggregate: Aggregate, read: str, _params: Params, names: Mapping[str, str]) -> str:
+    total, n = names[""], names["n"]
+    match read:
+        case "count":
+            return f"toFloat64({n})"
+        case "average":
+            return f"if({n} = 0, NULL, toFloat64({total}) / {n})"
+        case _:
+            return f"if({n} = 0, NULL, toFloat64({total}))"
+
+
+def _extreme(aggregate: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    return {"": State(aggregate.kind, (f"toNullable({args[0]})",))}
+
+
+def _read_extreme(_aggregate: Aggregate, _read: str, _params: Params, names: Mapping[str, str]) -> str:
+    return f"{names['']} + 0.0"  # -0.0 is 0.0
+
+
+def _rising(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    return {"": State("groupArray", (_known(args[0]),), (_present(args[0]),))}
+
+
+def _read_quantile(_aggregate: Aggregate, _read: str, params: Params, names: Mapping[str, str]) -> str:
+    return f"linear_quantile(arraySort({names['']}), {number_literal(params['level'])})"
+
+
+def _predictions(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    actual, predicted = args
+    row = f"({_known(predicted)}, {_known(actual)})"
+    return {"": State("groupArray", (row,), (_present(predicted), _present(actual)))}
+
+
+def _scores(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    score, positive = args
+    row = f"({_known(score)}, toUInt8({_known(positive)}))"
+    return {"": State("groupArray", (row,), (_present(score), _present(positive)))}
+
+
+def _read_scores(_aggregate: Aggregate, read: str, _params: Params, names: Mapping[str, str]) -> str:
+    return f"{read}_of(arraySort({names['']}))"
+
+
+def _read_gini(_aggregate: Aggregate, _read: str, _params: Params, names: Mapping[str, str]) -> str:
+    return f"gini_of(arraySort({names['']}))"
+
+
+def _histogram(aggregate: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    edges = _edges(aggregate)
+    last = number_literal(edges[-1])
+    x = args[0]
+    place = f"arrayCount(edge -> {x} >= edge, [{', '.join(map(number_literal, edges))}]) - ifNull({x} = {last}, false)"
+    return {"": State("sumMap", (f"[toUInt16({place})]", "[toUInt64(1)]"), (_present(x),))}
+
+
+def _edges(aggregate: Aggregate) -> tuple[float, ...]:
+    edges = dict(aggregate.params)["edges"]
+    if not isinstance(edges, tuple):
+        raise TypeError(type(edges))
+    return edges
+
+
+def _read_histogram(_aggregate: Aggregate, read: str, params: Params, names: Mapping[str, str]) -> str:
+    counts = names[""]
+    if read == "total":
+        return f"toFloat64(arraySum({counts}.2))"
+    return f"toFloat64({counts}.2[indexOf({counts}.1, {int(params['index'])})])"
+
+
+def _moments(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    y, f = map(_known, args)
+    present = tuple(map(_present, args))
+    products = {"yy": (y, y), "yf": (y, f), "ff": (f, f)}
+    return {
+        "n": State("count", where=present),
+        "y": State("sumMap", (f"exact_term({y})",), present),
+        **{name: State("sumMap", (f"exact_product({a}, {b})",), present) for name, (a, b) in products.items()},
+    }
+
+
+def _read_moments(_aggregate: Aggregate, _read: str, _params: Params, names: Mapping[str, str]) -> str:
+    return f"r2_of({', '.join(names[name] for name in ('n', 'y', 'yy', 'yf', 'ff'))})"
+
+
+def _queries(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    query, score, relevance = args
+    there = (f"ifNull({query}, '') != ''", _present(score), _present(relevance))
+    text = f"CAST(ifNull({query}, ''), 'String')"
+    items = f"map({text}, ({_known(score)} + 0.0, {_known(relevance)} + 0.0))"
+    return {"": State("groupArrayMap", (items,), there), "n": State("uniqExact", (text,), there)}
+
+
+def _read_queries(_aggregate: Aggregate, read: str, params: Params, names: Mapping[str, str]) -> str:
+    if read == "count":
+        return f"toFloat64({names['n']})"
+    measure = {"map": sql_average_precision, "ndcg": sql_normalised_gain}[read]
+    value = measure("ranking", number_literal(params["top_k"]))
+    # items of one score stand with the less relevant first: in what order they came is not known
+    ranked = "arrayMap(item -> item.2, arraySort(item -> (-item.1, item.2), items))"
+    return f"finite(arrayAvg(arrayMap(items -> arrayMap(ranking -> {value}, [{ranked}])[1], mapValues({names['']}))))"
+
+
+_WHOLE_SUM: Final = SqlAggregate(_whole_sum, _read_whole_sum)
+
+SQL_AGGREGATES: Final[Mapping[str, SqlAggregate]] = MappingProxyType(
+    {
+        "count_true": SqlAggregate(_count_true, _read_count),
+        "count": SqlAggregate(_count, _read_count),
+        "sum": SqlAggregate(_exact_sum, _read_exact_sum),
+        "min": SqlAggregate(_extreme, _read_extreme),
+        "max": SqlAggregate(_extreme, _read_extreme),
+        "quantile": SqlAggregate(_rising, _read_quantile),
+        "histogram": SqlAggregate(_histogram, _read_histogram),
+        "score_pairs": SqlAggregate(_scores, _read_scores),
+        "gini": SqlAggregate(_predictions, _read_gini),
+        "queries": SqlAggregate(_queries, _read_queries),
+        "moments": SqlAggregate(_moments, _read_moments),
+    }
+)
+
+__all__ = ["SQL_AGGREGATES", "SqlAggregate", "State", "is_whole", "sql_aggregate"]
