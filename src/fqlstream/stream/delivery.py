@@ -45,6 +45,8 @@ from fqlstream.stream.recent import CHUNK_ROWS, Chunk, WaitingLabels
 
 #: Rows of panes that are rebuilt by one query, about: they are in memory at once.
 _REBUILT_ROWS = 100_000
+#: Panes so far apart are still read by one query: a sparse model has few panes side by side, and a query costs milliseconds.
+_GAP_PANES_MAX = 16
 #: A label's step copies the chunk it changes: small chunks keep that cheap.
 _RECOVERED_CHUNK_ROWS = 16_384
 
@@ -341,15 +343,16 @@ class Owner:
         engine = self.state.engine_of(model, version)
         upto = self.state.next_offset - 1
         rows_count = 0
-        for first, last in _runs(starts, pane_ms):
-            fresh = {
-                PaneKey(model, version, start): empty_pane(engine, upto)
-                for start in range(first, last + pane_ms, pane_ms)
-            }
+        for run in _runs(starts, pane_ms):
+            first, last = run[0], run[-1]
+            fresh = {PaneKey(model, version, start): empty_pane(engine, upto) for start in run}
             tables = await self.ports.store.read_pane_rows(definition, self.partition, first, last + pane_ms, upto)
             for table in tables:
                 rows_count += len(table)
                 event_at = table.column("event_at").to_numpy().astype(np.int64, copy=False)
+                asked = np.isin(event_at // pane_ms * pane_ms, run)
+                if not asked.all():
+                    table, event_at = table.filter(pa.array(asked)), event_at[asked]
                 codes = pane_codes(model, version, event_at, pane_ms)
                 partials = engine.partials_both(table, codes.codes, len(codes.keys))
                 for place, key in enumerate(codes.keys):
@@ -735,14 +738,14 @@ async def _rebuild_rows(state: PartitionState, definition: ModelDefinition, upto
         state.visitors.insert(ids, places, np.zeros(len(places), np.int64), places)
 
 
-def _runs(starts: Sequence[int], pane_ms: int) -> list[tuple[int, int]]:
-    """Join neighbouring panes into (first, last) ranges, so that one query reads many."""
-    runs: list[tuple[int, int]] = []
+def _runs(starts: Sequence[int], pane_ms: int) -> list[list[int]]:
+    """Join panes that are close together, so that one query reads many, and not many rows for nothing."""
+    runs: list[list[int]] = []
     for start in starts:
-        if runs and start == runs[-1][1] + pane_ms:
-            runs[-1] = (runs[-1][0], start)
+        if runs and start <= runs[-1][-1] + _GAP_PANES_MAX * pane_ms:
+            runs[-1].append(start)
         else:
-            runs.append((start, start))
+            runs.append([start])
     return runs
 
 
