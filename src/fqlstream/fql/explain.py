@@ -10,7 +10,8 @@ from fqlstream.aggregates.index import AGGREGATORS
 from fqlstream.fql.ast import as_written
 from fqlstream.fql.plan import Lane, ModelPlan, walk
 from fqlstream.functions.aggregates import BOUND_OF_KIND
-from fqlstream.functions.expression import Aggregate, AggregateValue, Apply, ColumnRef, Expression, Literal
+from fqlstream.functions.drift import baseline_of, own_rows
+from fqlstream.functions.expression import Aggregate, AggregateValue, Apply, ColumnRef, DType, Expression, Literal
 from fqlstream.functions.index import OPERATOR_BY_NAME
 from fqlstream.settings import FqlSettings
 
@@ -161,7 +162,7 @@ def _readers(plan: ModelPlan) -> dict[Aggregate, tuple[str, ...]]:
     for metric in plan.metrics:
         for node in walk(metric.expression):
             if isinstance(node, Aggregate):
-                names.setdefault(node, {})[metric.name] = None
+                names.setdefault(own_rows(node), {})[metric.name] = None
     return {item: tuple(found) for item, found in names.items()}
 
 
@@ -252,7 +253,9 @@ def _metric_text(expression: Expression, numbers: Mapping[Aggregate, int]) -> st
                 done.append(f"({text})" if node.op in OPERATOR_BY_NAME and stack else text)
             case AggregateValue(aggregate=aggregate, read=read, params=params):
                 given = "".join(f", {name}={value:g}" for name, value in params)
-                place = f"a{numbers[aggregate]}"
+                place = f"a{numbers[own_rows(aggregate)]}"
+                if (baseline := baseline_of(aggregate)) is not None:
+                    place += f" of baseline {_leaf(Literal(baseline, DType.STRING))}"
                 done.append(place if read == "value" else f"{read}({place}{given})")
             case _:
                 done.append(_leaf(node))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from fqlstream.events.definitions import MetricDefinition, SegmentDefinition
+from fqlstream.events.definitions import BaselineDefinition, MetricDefinition, SegmentDefinition
 from fqlstream.fql.explain import Explanation, explain
 from fqlstream.fql.plan import Lane
 from fqlstream.fql.planner import plan_model
@@ -63,3 +63,16 @@ def test_text_and_json_say_the_same() -> None:
     assert value["segments"][1]["definition"] == "churned == 'it''s'"
     for item in value["steps"]:
         assert f"#{item['step']:<4}{item['expression']}" in text
+
+
+def test_drift_reads_one_histogram_twice_of_the_model_and_of_its_baseline() -> None:
+    table = EXAMPLE_MODELS["table"]
+    baseline = BaselineDefinition.model_validate(
+        {"model": "table", "name": "last week", "type": "rolling", "window": "7d"}
+    )
+    metric = MetricDefinition(model="table", name="drift", definition="jsd(b, 'last week')")
+    found = explain(plan_model(table, [metric], [], baselines={"last week": baseline}, streamed=True))
+    (bins,) = [item for item in found.aggregates if item.text.startswith("histogram(")]
+    assert bins.metrics == ("drift",)
+    assert f"bin(a{bins.number}, index=1)" in found.metrics[0].text
+    assert f"bin(a{bins.number} of baseline 'last week', index=1)" in found.metrics[0].text
