@@ -157,7 +157,9 @@ def produce(stack: Stack, model: str, seed: int, seconds: float) -> Produced:
     queue: dict[int, list[tuple[int, str | None]]] = {}
     for number in range(EVENTS):
         for _ in range(rng.choice([0, 1, 1, 1, 2])):
-            queue.setdefault(max(0, number + rng.randint(-20, EVENTS // 3)), []).append((number, rng.choice(["no", "yes", "yes", None])))
+            queue.setdefault(max(0, number + rng.randint(-20, EVENTS // 3)), []).append(
+                (number, rng.choice(["no", "yes", "yes", None]))
+            )
     started = time.monotonic()
     for number in range(EVENTS):
         columns = {"x": sent.x[number], "score": sent.score[number]}

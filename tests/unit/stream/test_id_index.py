@@ -1,5 +1,7 @@
 """The index against a dictionary, event by event, wherever the batches are cut."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given
@@ -32,7 +34,7 @@ def run(numbers: list[int], times: list[int], ids_max: int, cuts: list[int]) -> 
     index = IdIndex(ids_max)
     verdicts: list[bool] = []
     edges = [0, *sorted({c for c in cuts if c < len(numbers)}), len(numbers)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         ids, at = prints(numbers[start:end]), np.array(times[start:end], np.int64)
         verdict = judge(index, ids, at, HORIZON_MS)
         kept = ~verdict.duplicate
