@@ -239,6 +239,18 @@ def test_values_are_found_by_window_and_time(store: Store) -> None:
     assert values.latest_of_windows(store, "churn", []) == []
 
 
+def test_the_highest_claim_says_who_publishes(store: Store) -> None:
+    assert states.finalisers(store, "churn") == {}
+    states.claim_finaliser(store, "churn", 1, "a", T0)
+    states.claim_finaliser(store, "other", 7, "x", T0)
+    assert states.finalisers(store, "churn") == {"a": 1}
+    states.claim_finaliser(store, "churn", 2, "b", T0 + 1)
+    states.claim_finaliser(store, "churn", 2, "c", T0 + 1)
+    assert states.finalisers(store, "churn") == {"b": 2, "c": 2}  # rivals: each sees the other
+    states.claim_finaliser(store, "churn", 3, "c", T0 + 2)
+    assert states.finalisers(store, "churn") == {"c": 3}
+
+
 # ---- repairs -------------------------------------------------------------------------------------------------------
 
 

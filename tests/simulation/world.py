@@ -1,50 +1,51 @@
-"""A world in memory for the production functions of `stream/`: a log, a store, workers that may die between any two steps.
+"""A world in memory for the production code of workers: a log, a store, definitions. What survives every death.
 
-Every call to a port is a point where the scheduler may run somebody else, or let the caller die. A worker that is not run for
-a long time is a paused one; when it goes on, its successor has long been at work.
+Every call to a port is a point where the scheduler may let somebody else go first, or let the caller die. A worker that is
+not let on for a long time is a paused one; when it goes on, its successor has long been at work.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import random
-from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 
-from fqlstream.clock import ManualClock
 from fqlstream.events.catalogue import Catalogue
+from fqlstream.events.columns import arrow_schema
 from fqlstream.events.definitions import ModelDefinition, Role
 from fqlstream.fql.plan import Lane
-from fqlstream.settings import StreamSettings
-from fqlstream.stream.batches import DeadLetter, Fetch
-from fqlstream.stream.decode import decode
-from fqlstream.stream.delivery import Owner, Ports, flush, take_over
-from fqlstream.stream.engines import Engines
-from fqlstream.stream.finalise import ModelFinaliser, Published
-from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, StateRecord
+from fqlstream.store.repairs import RepairRequest
+from fqlstream.stream.batches import DeadLetter, StoredEvents
+from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord
 from fqlstream.stream.windows import Span
 
 TOPIC = "inference-events"
+MODEL = "m"
 _ROW_FIELDS = ("offset", "row", "record_at", "event_at", "event_id")
 
 
-#: A worker that has read and written everything.
-AT_REST = "at rest"
+class Actor(Protocol):
+    """Somebody who calls ports: a worker."""
+
+    name: str
+    dead: bool
 
 
-class Step:
-    """Awaiting this hands control to the scheduler."""
+class Clock:
+    """The loop's time as a wall clock."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, start_ms: int) -> None:
+        self.start_ms = start_ms
 
-    def __await__(self) -> Generator[str, None, None]:
-        yield self.name
+    def now_ms(self) -> int:
+        return self.start_ms + round(asyncio.get_running_loop().time() * 1000)
+
+    def monotonic_s(self) -> float:
+        return asyncio.get_running_loop().time()
 
 
 @dataclass
@@ -54,14 +55,20 @@ class Record:
     at_ms: int
 
 
+@dataclass(eq=False)
+class Waiting:
+    actor: Actor
+    name: str
+    go: asyncio.Future[None]
+
+
 @dataclass
 class World:
-    """Log, store and clock: what survives every death."""
+    """Log, store, definitions and clock."""
 
     catalogue: Catalogue
     partitions: int
-    clock: ManualClock
-    engines: Engines
+    clock: Clock
     log: dict[int, list[Record]] = field(default_factory=dict)
     committed: dict[int, int] = field(default_factory=dict)
     flushes: dict[tuple[int, int, str], FlushRow] = field(default_factory=dict)
@@ -69,69 +76,98 @@ class World:
     events: dict[tuple[str, int, int, int], dict[str, Any]] = field(default_factory=dict)
     labels: dict[tuple[str, int, int, int], dict[str, Any]] = field(default_factory=dict)
     values: dict[tuple[Any, ...], MetricValue] = field(default_factory=dict)
+    sent: dict[tuple[Any, ...], MetricValue] = field(default_factory=dict)
     published: dict[str, Published] = field(default_factory=dict)
+    finalisers: dict[tuple[str, str], int] = field(default_factory=dict)
     letters: dict[tuple[int, int, str], DeadLetter] = field(default_factory=dict)
-    repairs: dict[str, tuple[int, PaneKey]] = field(default_factory=dict)
+    repairs: dict[tuple[int, PaneKey], RepairNeed] = field(default_factory=dict)
+    waiting: list[Waiting] = field(default_factory=list)
+    steps: int = 0
 
-    def append(self, partition: int, value: bytes) -> None:
+    def append(self, partition: int, **fields: Any) -> None:
+        self.append_bytes(partition, json.dumps({"model": MODEL, **fields}).encode())
+
+    def append_bytes(self, partition: int, value: bytes) -> None:
         records = self.log.setdefault(partition, [])
         records.append(Record(len(records), value, self.clock.now_ms()))
+
+    async def step(self, actor: Actor, name: str) -> None:
+        """Wait until the scheduler says so. The dead never get any further."""
+        if actor.dead:
+            raise asyncio.CancelledError
+        entry = Waiting(actor, name, asyncio.get_running_loop().create_future())
+        self.waiting.append(entry)
+        try:
+            await entry.go
+        finally:
+            if entry in self.waiting:
+                self.waiting.remove(entry)
+        if actor.dead:
+            raise asyncio.CancelledError
+
+
+def _wins(new: MetricValue, old: MetricValue | None) -> bool:
+    return old is None or (old.value_version, old.updated_at_ms) <= (new.value_version, new.updated_at_ms)
 
 
 class MemoryStore:
     """ClickHouse as the protocol sees it: keyed rows, the newest version wins."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, actor: Actor) -> None:
         self.world = world
+        self.actor = actor
+
+    async def _step(self, name: str) -> None:
+        await self.world.step(self.actor, name)
 
     async def newest_flush(self, topic: str, partition: int) -> FlushRow | None:
-        await Step("read newest flush")
+        await self._step("read newest flush")
         rows = [row for (p, _, _), row in self.world.flushes.items() if p == partition]
         return max(rows, key=lambda row: (row.version, row.owner), default=None)
 
     async def owners_from(self, topic: str, partition: int, epoch: int) -> Mapping[str, int]:
-        await Step("read owners")
+        await self._step("read owners")
         return {owner: e for (p, e, owner) in self.world.flushes if p == partition and e >= epoch}
 
     async def write_flushes(self, rows: Sequence[FlushRow]) -> None:
         for row in rows:
-            await Step("write flush row")
+            await self._step("write flush row")
             key = (row.partition, row.version.epoch, row.owner)
             before = self.world.flushes.get(key)
             if before is None or before.version <= row.version:
                 self.world.flushes[key] = row
 
     async def write_events(self, model: ModelDefinition, partition: int, table: pa.Table) -> None:
-        await Step("write events")
+        await self._step("write events")
         for row in table.to_pylist():
             row["version"] = model.version
             self.world.events[model.name, partition, row["offset"], row["row"]] = row
 
     async def write_labels(self, model: ModelDefinition, partition: int, table: pa.Table) -> None:
-        await Step("write labels")
+        await self._step("write labels")
         for row in table.to_pylist():
             self.world.labels[model.name, partition, row["offset"], row["row"]] = row
 
     async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        await Step("write dead letters")
+        await self._step("write dead letters")
         for letter in letters:
             self.world.letters[letter.partition, letter.offset, letter.row] = letter
 
     async def write_states(self, records: Sequence[StateRecord]) -> None:
         for record in records:  # an insert of several blocks may be cut short between two of them
-            await Step("write states")
+            await self._step("write states")
             key = (record.pane, record.partition, record.lane)
             before = self.world.states.get(key)
             if before is None or before.version <= record.version:
                 self.world.states[key] = record
 
     async def read_states(self, partition: int, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
-        await Step("read states")
+        await self._step("read states")
         wanted = set(keys)
         return [r for (key, p, _), r in self.world.states.items() if p == partition and key in wanted]
 
     async def pane_keys(self, partition: int, model: str, version: str, from_ms: int) -> Sequence[PaneKey]:
-        await Step("read pane keys")
+        await self._step("read pane keys")
         return sorted(
             {
                 key
@@ -141,18 +177,23 @@ class MemoryStore:
         )
 
     def _current(self, model: str, partition: int, row: dict[str, Any], upto: int) -> dict[str, Any]:
-        """The row with its last label up to an offset: highest position in its own partition."""
-        labels = [
-            (offset, number, label)
-            for (name, p, offset, number), label in self.world.labels.items()
-            if name == model and p == partition and offset <= upto and label["event_id"] == row["event_id"]
-        ]
-        if not labels:
+        """The row with its last label: in its own partition by position up to an offset, from others by the record's time."""
+        label = self._last_label(model, partition, row["event_id"], upto)
+        if label is None:
             return row
-        label = max(labels, key=lambda found: found[:2])[2]
         definition = self.world.catalogue.models[model].versions[row["version"]]
         targets = {column.name for column in definition.role(Role.TARGET)}
         return {**row, **{name: label.get(name) for name in targets}}
+
+    def _last_label(self, model: str, partition: int, event_id: str, upto: int) -> dict[str, Any] | None:
+        last: dict[int, tuple[tuple[int, int], dict[str, Any]]] = {}
+        for (name, p, offset, number), label in self.world.labels.items():
+            if name == model and label["event_id"] == event_id and (p != partition or offset <= upto):
+                last[p] = max(last.get(p, ((-1, -1), {})), ((offset, number), label), key=lambda found: found[0])
+        if not last:
+            return None
+        chosen = max(last, key=lambda p: (last[p][1]["record_at"], p == partition, p))
+        return last[chosen][1]
 
     def _rows(self, model: str, version: str | None, partition: int, upto: int) -> list[dict[str, Any]]:
         rows = [
@@ -165,33 +206,38 @@ class MemoryStore:
     async def read_pane_rows(
         self, model: ModelDefinition, partition: int, start_ms: int, end_ms: int, upto: int
     ) -> Sequence[pa.Table]:
-        await Step("read pane rows")
+        await self._step("read pane rows")
         rows = self._rows(model.name, model.version, partition, upto)
         return _tables(model, [row for row in rows if start_ms <= row["event_at"] < end_ms])
 
-    async def events_by_id(
-        self, model: str, partition: int, ids: Sequence[str], upto: int
-    ) -> tuple[Mapping[str, pa.Table], Sequence[tuple[int, PaneKey]]]:
-        await Step("read events by id")
+    async def events_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> StoredEvents:
+        await self._step("read events by id")
         versions = self.world.catalogue.models[model].versions
-        found = [row for row in self._rows(model, None, partition, upto) if row["event_id"] in set(ids)]
+        wanted = set(ids)
+        found = [row for row in self._rows(model, None, partition, upto) if row["event_id"] in wanted]
         tables = {
             version: table
             for version, definition in versions.items()
             for table in _tables(definition, [row for row in found if row["version"] == version])
         }
-        return tables, ()
+        elsewhere: dict[tuple[int, PaneKey], int] = {}
+        elsewhere_ids = set()
+        for (name, p, offset, _), row in self.world.events.items():
+            if name == model and p != partition and row["event_id"] in wanted and not row["duplicate"]:
+                pane_ms = versions[row["version"]].windows.pane_ms
+                key = (p, PaneKey(model, row["version"], row["event_at"] // pane_ms * pane_ms))
+                elsewhere[key] = max(offset, elsewhere.get(key, -1))
+                elsewhere_ids.add(row["event_id"])
+        needs = [RepairNeed(p, pane, offset) for (p, pane), offset in sorted(elsewhere.items())]
+        return StoredEvents(tables, needs, frozenset(elsewhere_ids))
 
     async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
-        await Step("read labels by id")
-        last: dict[str, dict[str, Any]] = {}
-        for (name, p, offset, _), label in sorted(self.world.labels.items()):
-            if name == model and p == partition and offset <= upto and label["event_id"] in set(ids):
-                last[label["event_id"]] = label
-        return _label_table(self.world.catalogue, model, list(last.values()))
+        await self._step("read labels by id")
+        found = [self._last_label(model, partition, text, upto) for text in ids]
+        return _label_table(self.world.catalogue, model, [label for label in found if label is not None])
 
     async def recent_ids(self, partition: int, upto: int, rows_max: int) -> Mapping[str, pa.Table]:
-        await Step("read recent ids")
+        await self._step("read recent ids")
         rows = sorted(
             (o, n, name, row) for (name, p, o, n), row in self.world.events.items() if p == partition and o <= upto
         )
@@ -201,27 +247,47 @@ class MemoryStore:
         return {name: pa.Table.from_pylist(found) for name, found in out.items()}
 
     async def recent_rows(self, model: ModelDefinition, partition: int, upto: int, rows_max: int) -> pa.Table:
-        await Step("read recent rows")
+        await self._step("read recent rows")
         rows = self._rows(model.name, model.version, partition, upto)[-rows_max:] if rows_max else []
         tables = _tables(model, rows)
         return tables[0] if tables else _tables(model, [], keep_empty=True)[0]
 
     async def waiting_labels(self, model: str, partition: int, upto: int, rows_max: int) -> pa.Table:
-        await Step("read waiting labels")
+        await self._step("read waiting labels")
         known = {row["event_id"] for row in self._rows(model, None, partition, upto)}
         last: dict[str, dict[str, Any]] = {}
         for (name, p, offset, _), label in sorted(self.world.labels.items()):
             if name == model and p == partition and offset <= upto and label["event_id"] not in known:
+                last.pop(label["event_id"], None)
                 last[label["event_id"]] = label
         return _label_table(self.world.catalogue, model, list(last.values())[-rows_max:])
 
-    async def request_repairs(self, requests: Sequence[tuple[int, PaneKey]], reason: str) -> None:
-        await Step("request repairs")
+    async def request_repairs(self, needs: Sequence[RepairNeed], reason: str) -> None:
+        await self._step("request repairs")
+        for need in needs:
+            before = self.world.repairs.get((need.partition, need.pane))
+            if before is None or before.applied_offset < need.applied_offset:
+                self.world.repairs[need.partition, need.pane] = need
+
+    async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
+        await self._step("take repairs")
+        return [
+            RepairRequest(f"{need.applied_offset}", p, pane, "", need.applied_offset)
+            for (p, pane), need in self.world.repairs.items()
+            if p == partition
+        ]
+
+    async def finish_repairs(self, requests: Sequence[RepairRequest]) -> None:
+        await self._step("finish repairs")
+        for request in requests:
+            need = self.world.repairs.get((request.partition, request.pane))
+            if need is not None and str(need.applied_offset) == request.id:
+                del self.world.repairs[request.partition, request.pane]
 
     # -- what publishing asks --------------------------------------------------------------------------------------
 
     async def newest_flushes(self, topic: str) -> Sequence[FlushRow]:
-        await Step("read all flush rows")
+        await self._step("read all flush rows")
         newest: dict[int, FlushRow] = {}
         for (partition, _, _), row in self.world.flushes.items():
             if partition not in newest or newest[partition].version < row.version:
@@ -229,7 +295,7 @@ class MemoryStore:
         return list(newest.values())
 
     async def changed_panes(self, model: str, after: Mapping[int, int]) -> Sequence[PaneKey]:
-        await Step("read changed panes")
+        await self._step("read changed panes")
         return sorted(
             {
                 key
@@ -239,12 +305,12 @@ class MemoryStore:
         )
 
     async def pane_records(self, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
-        await Step("read pane records")
+        await self._step("read pane records")
         wanted = set(keys)
         return [record for (key, _, _), record in self.world.states.items() if key in wanted]
 
     async def pane_starts(self, model: str, version: str, start_ms: int, end_ms: int) -> Sequence[int]:
-        await Step("read pane starts")
+        await self._step("read pane starts")
         return sorted(
             {
                 key.start_ms
@@ -253,172 +319,97 @@ class MemoryStore:
             }
         )
 
+    async def model_watermark(self, model: str) -> int | None:
+        published = await self.read_published(model)
+        return published.watermark_ms if published is not None else None
+
     async def read_published(self, model: str) -> Published | None:
-        await Step("read published")
+        await self._step("read published")
         return self.world.published.get(model)
 
     async def write_published(self, model: str, published: Published, now_ms: int) -> None:
-        await Step("write published")
+        await self._step("write published")
         before = self.world.published.get(model)
         if before is None or before.value_version <= published.value_version:
             self.world.published[model] = published
 
+    async def claim_finaliser(self, model: str, epoch: int, owner: str) -> None:
+        await self._step("claim finaliser")
+        self.world.finalisers[model, owner] = epoch
+
+    async def finalisers(self, model: str) -> Mapping[str, int]:
+        await self._step("read finalisers")
+        mine = {owner: epoch for (name, owner), epoch in self.world.finalisers.items() if name == model}
+        return {owner: epoch for owner, epoch in mine.items() if epoch == max(mine.values())}
+
     async def latest_values(self, model: str, spans: Sequence[Span]) -> Sequence[MetricValue]:
-        await Step("read latest values")
+        await self._step("read latest values")
         wanted = set(spans)
         return [v for v in self.world.values.values() if Span(v.window_start_ms, v.window_end_ms) in wanted]
 
     async def open_spans(self, model: str) -> Sequence[Span]:
-        await Step("read open windows")
+        await self._step("read open windows")
         return list(
             {Span(v.window_start_ms, v.window_end_ms) for v in self.world.values.values() if v.status == "early"}
         )
 
     async def write_values(self, values: Sequence[MetricValue], retention_ms: int) -> None:
-        await Step("write values")
+        await self._step("write values")
         for value in values:
-            key = (value.version, value.metric, value.segment, value.window_start_ms, value.window_end_ms)
-            before = self.world.values.get(key)
-            if before is None or (before.value_version, before.updated_at_ms) <= (
-                value.value_version,
-                value.updated_at_ms,
-            ):
-                self.world.values[key] = value
+            if _wins(value, self.world.values.get(key_of(value))):
+                self.world.values[key_of(value)] = value
+
+
+def key_of(value: MetricValue) -> tuple[Any, ...]:
+    return (value.version, value.metric, value.segment, value.window_start_ms, value.window_end_ms)
 
 
 class MemoryLog:
     """Kafka as the protocol sees it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, actor: Actor, holds: Any) -> None:
         self.world = world
+        self.actor = actor
+        self.holds = holds
+        self._durable: dict[int, int] = {}
 
     async def topic_id(self, topic: str) -> str:
-        await Step("read topic id")
+        await self.world.step(self.actor, "read topic id")
         return "t"
 
     async def offset_range(self, topic: str, partition: int) -> tuple[int, int]:
-        await Step("read offsets")
+        await self.world.step(self.actor, "read offsets")
         return 0, len(self.world.log.get(partition, []))
 
     async def send_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        await Step("send dead letters")
+        await self.world.step(self.actor, "send dead letters")
 
     async def send_notices(self, rows: Sequence[FlushRow]) -> None:
-        await Step("send notices")
+        await self.world.step(self.actor, "send notices")
 
     def acknowledge(self, topic: str, partition: int, next_offset: int) -> None:
-        self.world.committed[partition] = max(next_offset, self.world.committed.get(partition, 0))
+        self._durable[partition] = next_offset
+
+    async def commit(self) -> None:
+        if not self._durable:
+            return
+        await self.world.step(self.actor, "commit")
+        for partition, next_offset in self._durable.items():
+            if self.holds(partition):
+                self.world.committed[partition] = next_offset
+        self._durable.clear()
 
     async def partitions_count(self, topic: str) -> int:
         return self.world.partitions
 
     async def send_values(self, values: Sequence[MetricValue]) -> None:
-        await Step("send values")
-
-
-def ports_of(world: World, settings: StreamSettings) -> Ports:
-    return Ports(MemoryStore(world), MemoryLog(world), world.clock, decode, settings)
-
-
-@asynccontextmanager
-async def no_lock() -> Any:
-    yield
-
-
-class Lock:
-    """One worker's coroutine is its own lock here: it does one thing at a time."""
-
-    async def __aenter__(self) -> None: ...
-
-    async def __aexit__(self, *exc: object) -> None: ...
-
-
-async def work(world: World, partition: int, name: str, settings: StreamSettings, rng: random.Random) -> None:
-    """Own a partition: take it over, then fetch and flush for ever, as the worker does."""
-    ports = ports_of(world, settings)
-    engines = world.engines
-    owner = await take_over(TOPIC, partition, name, world.catalogue, engines, ports, Lock())
-    while True:
-        if owner.superseded:
-            owner = await take_over(TOPIC, partition, name, world.catalogue, engines, ports, Lock())
-        fetch = fetch_of(world, owner, rng)
-        if fetch is not None:
-            await owner.apply(fetch, caught_up=fetch.next_offset == len(world.log.get(partition, [])))
-        if fetch is None or rng.random() < 0.4:
-            await flush([owner], ports, labels=fetch is None or rng.random() < 0.3)
-        done = fetch is None and not owner.superseded
-        await Step(AT_REST if done else "idle")
-
-
-async def finish(world: World, partition: int, name: str, settings: StreamSettings) -> Owner:
-    """Take a partition over and bring it to the end of its log, without trouble."""
-    ports = ports_of(world, settings)
-    engines = world.engines
-    owner = await take_over(TOPIC, partition, name, world.catalogue, engines, ports, Lock())
-    while (fetch := fetch_of(world, owner, random.Random(0))) is not None:
-        await owner.apply(fetch, caught_up=True)
-    await flush([owner], ports, labels=True)
-    return owner
-
-
-def settle(task: Coroutine[Any, Any, Any]) -> None:
-    """Run a worker until it has read and written everything twice over."""
-    rests = 0
-    while rests < 2:
-        if step(task) == AT_REST:
-            rests += 1
-
-
-async def publish(world: World, model: str, settings: StreamSettings, *, times: int | None = None) -> None:
-    """Publish what changes, for ever or so many times."""
-    finaliser = ModelFinaliser(model, TOPIC, MemoryStore(world), MemoryLog(world), world.clock, settings)
-    engines = world.engines
-    done = 0
-    while times is None or done < times:
-        await finaliser.refresh(world.catalogue, engines)
-        done += 1
-        await Step("idle")
-
-
-def fetch_of(world: World, owner: Owner, rng: random.Random) -> Fetch | None:
-    """Give the next few records: a fetch is cut anywhere."""
-    records = world.log.get(owner.partition, [])[owner.state.next_offset :][: rng.randint(1, 12)]
-    if not records:
-        return None
-    return Fetch(
-        TOPIC,
-        owner.partition,
-        np.array([record.offset for record in records], np.int64),
-        np.array([record.at_ms for record in records], np.int64),
-        [None] * len(records),
-        [record.value for record in records],
-        {},
-        records[-1].offset + 1,
-        sum(len(record.value) for record in records),
-    )
-
-
-def step(task: Coroutine[Any, Any, Any]) -> str | None:
-    """Run a task to its next step; None when it has ended."""
-    try:
-        name: str = task.send(None)
-    except StopIteration:
-        return None
-    return name
-
-
-def run_out(task: Coroutine[Any, Any, Any]) -> None:
-    while step(task) is not None:
-        pass
-
-
-def event(world: World, partition: int, **fields: Any) -> None:
-    world.append(partition, json.dumps({"model": "m", **fields}).encode())
+        await self.world.step(self.actor, "send values")
+        for value in values:
+            if _wins(value, self.world.sent.get(key_of(value))):
+                self.world.sent[key_of(value)] = value
 
 
 def _tables(model: ModelDefinition, rows: Iterable[dict[str, Any]], *, keep_empty: bool = False) -> list[pa.Table]:
-    from fqlstream.events.columns import arrow_schema
-
     rows = list(rows)
     if not rows and not keep_empty:
         return []
@@ -426,17 +417,16 @@ def _tables(model: ModelDefinition, rows: Iterable[dict[str, Any]], *, keep_empt
     fields = [
         pa.field(n, pa.string() if n == "event_id" else pa.int32() if n == "row" else pa.int64()) for n in _ROW_FIELDS
     ]
-    violations = [
-        pa.field(n, pa.list_(pa.string())) for n in ("_type_violations", "_range_violations") if n not in own.names
-    ]
-    schema = pa.schema([*fields, *own, *violations])
+    schema = pa.schema([*fields, *own])
     return [pa.Table.from_pylist([{n: row.get(n) for n in schema.names} for row in rows], schema)]
 
 
 def _label_table(catalogue: Catalogue, model: str, rows: list[dict[str, Any]]) -> pa.Table:
-    if not rows:
-        return pa.table({"event_id": pa.array([], pa.string())})
-    return pa.Table.from_pylist(rows)
-
-
-__all__ = ["MemoryLog", "MemoryStore", "World", "event", "finish", "publish", "replace", "run_out", "step", "work"]
+    newest = catalogue.models[model].newest
+    assert newest is not None
+    own = arrow_schema(newest, "label")
+    fields = [
+        pa.field(n, pa.string() if n == "event_id" else pa.int32() if n == "row" else pa.int64()) for n in _ROW_FIELDS
+    ]
+    schema = pa.schema([*fields, *own])
+    return pa.Table.from_pylist([{n: row.get(n) for n in schema.names} for row in rows], schema)

@@ -71,7 +71,7 @@ class _Held:
     owner: Owner
     lock: asyncio.Lock
     source: SourcePartition
-    reading: bool = True  # False while fetches from before a second takeover may still arrive
+    reading: bool = True  # False from when it is known that the partition must be taken over again
 
 
 class AggregateAgent:
@@ -119,7 +119,7 @@ class AggregateAgent:
 
     # -- assignment ------------------------------------------------------------------------------------------------
 
-    async def take(self, source: SourcePartition, *, again: bool = False) -> int:
+    async def take(self, source: SourcePartition) -> int:
         """Take a partition over; gives the first offset to read."""
         started_s = time.monotonic()
         partition = source.partition
@@ -130,7 +130,7 @@ class AggregateAgent:
             changed = changed_models(engines.catalogue, self.engines.catalogue)
             engines = self.engines
             await owner.adopt(engines.catalogue, engines, changed)
-        self._held[partition] = _Held(owner, lock, source, reading=not again)
+        self._held[partition] = _Held(owner, lock, source)
         log.info(
             "took over %s[%d] at offset %d as epoch %d in %.2f s",
             self.topic,
@@ -150,9 +150,7 @@ class AggregateAgent:
         if source.lost or self._held.get(source.partition) is not held:
             return
         try:
-            offset = await self.take(source, again=True)
-            await source.begin(offset)
-            self._held[source.partition].reading = True
+            await source.begin(await self.take(source))
         except Exception as error:
             self.on_failure(error)
 
@@ -173,8 +171,8 @@ class AggregateAgent:
     async def apply(self, fetch: Fetch) -> None:
         """Apply one fetch; returns when it is in memory. Waits while too much is unwritten."""
         held = self._held.get(fetch.partition)
-        if held is None or not held.reading:
-            return  # lost, or about to be read again from an earlier offset
+        if held is None or not held.reading or fetch.start > held.owner.state.next_offset:
+            return  # lost, or to be read again from an earlier offset: what lies before would be missing
         await self._room()
         started_s = time.process_time()
         caught_up = self._caught_up(held, fetch.next_offset)
@@ -210,7 +208,10 @@ class AggregateAgent:
         try:
             while not self._stopping:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self.settings.stream.flush_ms / 1000)
+                    async with asyncio.timeout(
+                        self.settings.stream.flush_ms / 1000
+                    ):  # wait_for may swallow a cancellation
+                        await self._wake.wait()
                 self._wake.clear()
                 await self.flush()
         except asyncio.CancelledError:

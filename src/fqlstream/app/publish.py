@@ -71,16 +71,18 @@ class FinaliseAgent:
 
     async def run(self) -> None:
         """Publish for ever; ends the worker where that cannot go on."""
-        looked_at_s = 0.0
+        looked_at_s = -_LOOK_EVERY_S
+        loop = asyncio.get_running_loop()
         try:
             while not self._stopping:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S)
+                    async with asyncio.timeout(_LOOK_EVERY_S):  # wait_for may swallow a cancellation
+                        await self._wake.wait()
                 self._wake.clear()
                 engines = self.engines_of()
                 noticed, self._noticed = self._noticed, set()
-                if time.monotonic() - looked_at_s >= _LOOK_EVERY_S:
-                    looked_at_s = time.monotonic()
+                if loop.time() - looked_at_s >= _LOOK_EVERY_S:
+                    looked_at_s = loop.time()
                     noticed |= engines.catalogue.models.keys()
                 for model in sorted(noticed & engines.catalogue.models.keys()):
                     if await self.partition_of(model) in self._partitions:
@@ -96,6 +98,10 @@ class FinaliseAgent:
     async def refresh(self, model: str, engines: Engines) -> None:
         """Publish what changed of one model."""
         finaliser = self._finalisers.get(model)
+        if finaliser is not None and finaliser.superseded:
+            # by a worker that was given our partition, or that has not been told yet that it is ours again
+            del self._finalisers[model]
+            return
         if finaliser is None:
             finaliser = ModelFinaliser(
                 model, self.source_topic, self.store, self.log_port, self.clock, self.settings.stream

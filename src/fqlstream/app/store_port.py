@@ -168,6 +168,15 @@ class StoreAdapter:
             lambda: states.write_published(self.store, model, published, now_ms),
         )
 
+    async def claim_finaliser(self, model: str, epoch: int, owner: str) -> None:
+        """Say that from now on this finaliser publishes a model's values."""
+        now_ms = self.clock.now_ms()
+        await patiently("claim", lambda: states.claim_finaliser(self.store, model, epoch, owner, now_ms))
+
+    async def finalisers(self, model: str) -> Mapping[str, int]:
+        """Give the finalisers with the highest epoch, and that epoch."""
+        return await patiently("claims", lambda: states.finalisers(self.store, model))
+
     async def latest_values(self, model: str, spans: Sequence[Span]) -> Sequence[MetricValue]:
         """Give the newest published values of these windows."""
         wanted = [(span.start_ms, span.end_ms) for span in spans]

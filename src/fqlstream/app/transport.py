@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
@@ -129,7 +129,7 @@ class SourcePartition:
             async with lock:
                 verdict = self._consumer.ledger.accept(self._held, start, fetch)
                 if verdict is Verdict.NEXT:
-                    await on_fetch(fetch)
+                    await on_fetch(replace(fetch, start=start))
         finally:
             self._consumer.ledger.finished(self._held, fetch)
         if verdict is Verdict.ASTRAY:

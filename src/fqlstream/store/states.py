@@ -301,3 +301,27 @@ def read_published(store: Store, model: str) -> Published | None:
     for row in rows_of(table):
         return Published(dict(row["vector"]), row["watermark_ms"], row["definitions"])
     return None
+
+
+def claim_finaliser(store: Store, model: str, epoch: int, owner: str, claimed_at_ms: int) -> None:
+    """Say that from now on this finaliser publishes a model's values."""
+    data = pa.table(
+        {
+            "model": [model],
+            "epoch": pa.array([epoch], pa.uint64()),
+            "owner": [owner],
+            "claimed_at": pa.array([claimed_at_ms], _TIME),
+        }
+    )
+    store.insert_arrow("finalisers", data, store.quorum_write())
+
+
+def finalisers(store: Store, model: str) -> dict[str, int]:
+    """Give the finalisers that claimed a model with the highest epoch: one, or rivals."""
+    table = store.query_arrow(
+        "SELECT owner, epoch FROM finalisers WHERE model = {model:String} "
+        "AND epoch = (SELECT max(epoch) FROM finalisers WHERE model = {model:String})",
+        {"model": model},
+        store.quorum_read(),
+    )
+    return {row["owner"]: row["epoch"] for row in rows_of(table)}

@@ -19,7 +19,8 @@ class Fetch:
     """One whole fetch of one partition. The sequences have one entry per record, in offset order.
 
     `headers` holds only records that have any, by their index. `next_offset` is the offset after the last one read,
-    control records included: what a commit of this fetch commits.
+    control records included: what a commit of this fetch commits. `start` is where the fetch before it ended, -1 where
+    that is not known: nothing lies between `start` and the first record.
     """
 
     topic: str
@@ -31,6 +32,7 @@ class Fetch:
     headers: Mapping[int, Headers]
     next_offset: int
     bytes_count: int = 0
+    start: int = -1
 
     def __len__(self) -> int:
         return len(self.values)

@@ -1,11 +1,15 @@
 """Published values: merge the states of a window over partitions, panes and versions, and say what changed.
 
-Reads only what owners have made durable, so a value never contains a row that could be lost or counted again. Two finalisers
-of one model do no harm: they publish the same numbers under versions that only grow.
+Reads only what owners have made durable, so a value never contains a row that could be lost or counted again.
+
+Two finalisers of one model do no harm. Each claims the model under a higher epoch than all before, and looks for a higher one
+after it has read how far the partitions are and before it publishes: so what a forgotten one may still write was read before
+its successor's first look, and is older than what that publishes of the same windows, whether it says anything new or not.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +26,7 @@ from fqlstream.stream.baselines import counted_state, is_in_fixed_range, touched
 from fqlstream.stream.engines import definitions_digest
 from fqlstream.stream.panes import LANES
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, StateRecord
+from fqlstream.stream.versions import cells_in_common
 from fqlstream.stream.watermarks import model_watermark
 from fqlstream.stream.windows import Block, Span, blocks_of, children_of, parents_of, spans_of
 
@@ -62,6 +67,14 @@ class FinalStorePort(Protocol):
 
     async def write_published(self, model: str, published: Published, now_ms: int) -> None:
         """Remember."""
+        ...
+
+    async def claim_finaliser(self, model: str, epoch: int, owner: str) -> None:
+        """Say that from now on this finaliser publishes a model's values."""
+        ...
+
+    async def finalisers(self, model: str) -> Mapping[str, int]:
+        """Give the finalisers that claimed the model with the highest epoch, and that epoch."""
         ...
 
     async def latest_values(self, model: str, spans: Sequence[Span]) -> Sequence[MetricValue]:
@@ -120,10 +133,14 @@ class ModelFinaliser:
         self.clock = clock
         self.settings = settings
         self.published: Published | None = None
+        self.superseded = False  # somebody else publishes this model now: this object must not be used any more
         self.open: set[Span] = set()
+        self._owner = uuid.uuid4().hex
+        self._since_version = 0  # values below it were published by others
         self._blocks: OrderedDict[tuple[str, Block], Merged | None] = OrderedDict()
         self._values: OrderedDict[Span, dict[tuple[str, str, str], MetricValue]] = OrderedDict()
         self._values_count = 0
+        self._common: dict[tuple[str, str], Mapping[str, str]] = {}  # cells of a version that stand for another's
         self._entry: ModelEntry | None = None
         self._digest = ""
         self._changes: deque[tuple[int, frozenset[PaneKey]]] = deque()  # when which panes changed
@@ -138,6 +155,7 @@ class ModelFinaliser:
         before = await self._remembered()
         if self._entry is not entry:  # other definitions: other states are read from the records
             self._blocks.clear()
+            self._common.clear()
             self._entry, self._digest = entry, definitions_digest(entry)
         rows = await self.store.newest_flushes(self.topic)
         now_ms = self.clock.now_ms()
@@ -146,6 +164,7 @@ class ModelFinaliser:
             self.model, rows, partitions_count, now_ms, self.settings.idle_ms, before.watermark_ms
         )
         now = Published({row.partition: row.version.number for row in rows}, watermark, self._digest)
+        self._since_version = self._since_version or now.value_version
         changed = await self._changed_panes(before, now)
         spans = self._spans(entry, changed) | self._due(entry.newest, watermark)
         spans |= await self._compared_spans(entry, engine_of, rows, changed)
@@ -154,6 +173,9 @@ class ModelFinaliser:
             # an owner elsewhere may have known these definitions first, and have rebuilt panes of closed windows by them
             spans |= self._spans(entry, changed_lately)
             spans |= await self._open_spans(entry, watermark)
+        if spans and self._owner not in await self.store.finalisers(self.model):
+            self.superseded = True
+            return ()
         published: list[MetricValue] = []
         ordered = sorted(spans)
         for start in range(0, len(ordered), _SPANS_AT_ONCE):
@@ -172,9 +194,17 @@ class ModelFinaliser:
 
     async def _remembered(self) -> Published:
         if self.published is None:
+            await self._claim()
             self.published = self._stored = await self.store.read_published(self.model) or Published()
             self.open = set(await self.store.open_spans(self.model))
         return self.published
+
+    async def _claim(self) -> None:
+        """Claim the model with an epoch of our own, higher than all others."""
+        epoch = 0
+        while list(await self.store.finalisers(self.model)) != [self._owner]:
+            epoch = max([epoch, *(await self.store.finalisers(self.model)).values()]) + 1
+            await self.store.claim_finaliser(self.model, epoch, self._owner)
 
     async def _changed_panes(self, before: Published, now: Published) -> Sequence[PaneKey]:
         if now.vector == before.vector:
@@ -323,7 +353,10 @@ class ModelFinaliser:
             return value
         was_final = last.status in ("final", "revised")
         if _content(last) == _content(value):
-            return value if is_final and not was_final else None
+            if is_final and not was_final:
+                return value
+            # a predecessor may have read something else meanwhile, and write it at any time: ours must be the newer one
+            return replace(value, status=last.status) if last.value_version < self._since_version else None
         return replace(value, status="revised") if was_final else value
 
     async def _load_last(self, spans: Sequence[Span]) -> None:
@@ -454,8 +487,14 @@ class ModelFinaliser:
             own = engine_of(self.model, version)
             found = await self._window(own, definition, version, span)
             if found is not None:  # a version without rows here lacks nothing
-                parts.append(_translate(engine, own, found))
+                parts.append(found if own is engine else _translate(engine, own, found, self._in_common(engine, own)))
         return _merge(engine, parts)
+
+    def _in_common(self, to: Engine, of: Engine) -> Mapping[str, str]:
+        key = to.plan.model.version, of.plan.model.version
+        if key not in self._common:
+            self._common[key] = cells_in_common(to.plan, of.plan)
+        return self._common[key]
 
     async def _results(
         self, entry: ModelEntry, engine_of: EngineOf, engine: Engine, spans: Sequence[Span], merged: Sequence[Merged]
@@ -512,16 +551,23 @@ def _merge(engine: Engine, parts: Iterable[Merged | None]) -> Merged:
     return Merged(cells, missing)
 
 
-def _translate(to: Engine, of: Engine, merged: Merged) -> Merged:
-    """Read one version's states with another version's plan: cells are the same where their keys are."""
+def _translate(to: Engine, of: Engine, merged: Merged, common: Mapping[str, str]) -> Merged:
+    """Read one version's states with another version's plan; `common` says which cell of it stands for which."""
+    known = {
+        cell.key: state
+        for lane in LANES
+        for cell, state in zip(of.plan.lane_cells(lane), merged.cells[lane], strict=True)
+        if cell.key not in merged.missing
+    }
     cells: dict[Lane, Cells] = {}
-    missing = set(merged.missing)
+    missing: set[str] = set()
     for lane in LANES:
-        known = dict(zip((cell.key for cell in of.plan.lane_cells(lane)), merged.cells[lane], strict=True))
         wanted = to.plan.lane_cells(lane)
-        empty = to.init(lane)
-        cells[lane] = tuple(known.get(cell.key, nothing) for cell, nothing in zip(wanted, empty, strict=True))
-        missing.update(cell.key for cell in wanted if cell.key not in known)
+        found = [known.get(common.get(cell.key, "")) for cell in wanted]
+        missing.update(cell.key for cell, state in zip(wanted, found, strict=True) if state is None)
+        cells[lane] = tuple(
+            nothing if state is None else state for state, nothing in zip(found, to.init(lane), strict=True)
+        )
     return Merged(cells, frozenset(missing))
 
 
