@@ -16,8 +16,9 @@ from fqlstream.settings import KafkaSettings, load
 from fqlstream.store import migrations
 from fqlstream.store.client import Store
 
-# a test machine may be busy: what hangs is caught by pytest's own timeout
-settings.register_profile("fqlstream", deadline=None)
+# A test machine may be busy: what hangs is caught by pytest's own timeout. CI draws the same examples every time, so that a
+# change is judged by what it changes; everybody else draws new ones, and so finds what nobody has thought of.
+settings.register_profile("fqlstream", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("fqlstream")
 
 
