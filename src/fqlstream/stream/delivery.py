@@ -518,6 +518,7 @@ class Owner:
             # only now: who takes over from an earlier row must look at the open panes again
             row = replace(row, adopted=self._adopted())
         self.base = row
+        state.panes.writing = frozenset(panes)
         cut = Cut(self.history, self.dead_letters, records, row, state.next_offset)
         self.writing, self.history, self.history_bytes, self.dead_letters = self.history, [], 0, []
         return cut
@@ -525,6 +526,7 @@ class Owner:
     def flushed(self, cut: Cut) -> None:
         """Note that a cut is durable."""
         self.writing = ()
+        self.state.panes.writing = frozenset()
         self.flushed_offset = max(self.flushed_offset, cut.next_offset)
         self.state.recent.evict(self.ports.settings.recent_bytes_max, self.flushed_offset - 1)
 

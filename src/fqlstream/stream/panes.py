@@ -36,10 +36,15 @@ class Pane:
 
 @dataclass(slots=True)
 class Panes:
-    """Panes in memory and which of them wait to be written, per lane."""
+    """Panes in memory and which of them wait to be written, per lane.
+
+    `writing` names those that a flush under way has taken: until it is durable, ClickHouse holds an older state of them, or
+    one lane only, and they must not be loaded from there.
+    """
 
     held: dict[PaneKey, Pane] = field(default_factory=dict)
     dirty: dict[Lane, set[PaneKey]] = field(default_factory=lambda: {lane: set() for lane in LANES})
+    writing: frozenset[PaneKey] = frozenset()
 
     def put(self, key: PaneKey, pane: Pane) -> None:
         """Add a pane or put a changed one in its place; it becomes the most recently used."""
@@ -51,9 +56,13 @@ class Panes:
         surplus = len(self.held) - panes_max
         if surplus <= 0:
             return
-        waiting = self.dirty[Lane.EVENTS] | self.dirty[Lane.LABELS]
-        for key in [key for key in self.held if key not in waiting][:surplus]:
+        unwritten = self.unwritten()
+        for key in [key for key in self.held if key not in unwritten][:surplus]:
             del self.held[key]
+
+    def unwritten(self) -> set[PaneKey]:
+        """Name the panes that ClickHouse does not hold as they are in memory."""
+        return self.dirty[Lane.EVENTS] | self.dirty[Lane.LABELS] | self.writing
 
 
 @dataclass(frozen=True, slots=True)

@@ -319,12 +319,13 @@ class PartitionState:
         panes and rows are read again when they are needed.
         """
         lacking = []
+        unwritten = self.panes.unwritten()
         for key in [key for key in self.panes.held if key.model in changed]:
             pane = self.panes.held.pop(key)
             if not self.is_known(key.model, key.version):
                 for lane in LANES:
                     self.panes.dirty[lane].discard(key)
-            elif any(key in self.panes.dirty[lane] for lane in LANES):
+            elif key in unwritten:
                 old, new = before(key.model, key.version), self.engine_of(key.model, key.version)
                 cells, missing = {}, frozenset[str]()
                 for lane in LANES:
