@@ -80,7 +80,8 @@ class World:
     published: dict[str, Published] = field(default_factory=dict)
     finalisers: dict[tuple[str, str], int] = field(default_factory=dict)
     letters: dict[tuple[int, int, str], DeadLetter] = field(default_factory=dict)
-    repairs: dict[tuple[int, PaneKey], RepairNeed] = field(default_factory=dict)
+    repairs: dict[str, RepairNeed] = field(default_factory=dict)  # each asking is a request of its own
+    repairs_asked: int = 0
     waiting: list[Waiting] = field(default_factory=list)
     steps: int = 0
 
@@ -265,24 +266,21 @@ class MemoryStore:
     async def request_repairs(self, needs: Sequence[RepairNeed], reason: str) -> None:
         await self._step("request repairs")
         for need in needs:
-            before = self.world.repairs.get((need.partition, need.pane))
-            if before is None or before.applied_offset < need.applied_offset:
-                self.world.repairs[need.partition, need.pane] = need
+            self.world.repairs_asked += 1
+            self.world.repairs[str(self.world.repairs_asked)] = need
 
     async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
         await self._step("take repairs")
         return [
-            RepairRequest(f"{need.applied_offset}", p, pane, "", need.applied_offset)
-            for (p, pane), need in self.world.repairs.items()
-            if p == partition
+            RepairRequest(name, partition, need.pane, "", need.applied_offset)
+            for name, need in self.world.repairs.items()
+            if need.partition == partition
         ]
 
     async def finish_repairs(self, requests: Sequence[RepairRequest]) -> None:
         await self._step("finish repairs")
         for request in requests:
-            need = self.world.repairs.get((request.partition, request.pane))
-            if need is not None and str(need.applied_offset) == request.id:
-                del self.world.repairs[request.partition, request.pane]
+            self.world.repairs.pop(request.id, None)
 
     # -- what publishing asks --------------------------------------------------------------------------------------
 

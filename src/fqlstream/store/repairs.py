@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,9 +31,12 @@ class RepairRequest:
 
 
 def request(store: Store, needs: Sequence[RepairNeed], reason: str, *, requested_at_ms: int) -> None:
-    """Ask the owners of these partitions to rebuild panes. Asking again while a request waits changes nothing."""
+    """Ask the owners of these partitions to rebuild panes.
+
+    Every asking is a request of its own: one that is being carried out may have read history before what this one is about.
+    """
     requests = [
-        RepairRequest(_id(need, requested_at_ms), need.partition, need.pane, reason, need.applied_offset)
+        RepairRequest(uuid.uuid4().hex, need.partition, need.pane, reason, need.applied_offset)
         for need in sorted(set(needs))
     ]
     _write(store, requests, requested_at_ms, None)
@@ -111,9 +114,3 @@ def _write(store: Store, requests: Sequence[RepairRequest], at_ms: int, finished
         }
     )
     store.insert_arrow("repair_requests", data, store.quorum_write())
-
-
-def _id(need: RepairNeed, requested_at_ms: int) -> str:
-    key = need.pane
-    text = f"{need.partition}|{key.model}|{key.version}|{key.start_ms}|{need.applied_offset}|{requested_at_ms}"
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
