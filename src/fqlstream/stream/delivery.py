@@ -430,13 +430,18 @@ class Owner:
                 self.backlog.extend(key for key in keys if key not in waiting)
 
     async def backfill(self, panes_max: int) -> bool:
-        """Make some of the panes that were lined up whole; says whether there were any."""
+        """Make some of the panes that were lined up whole; says whether there were any.
+
+        Whole ones are written again too: a predecessor that was superseded may have made them so after the finaliser had seen
+        its successor's claim, and nobody would look at what has a lower version than that.
+        """
         async with self.lock:
-            keys = [self.backlog.popleft() for _ in range(min(panes_max, len(self.backlog)))]
             state = self.state
-            await self._load_panes(
-                [key for key in keys if key not in state.panes.held and state.is_known(key.model, key.version)]
-            )
+            keys = [self.backlog.popleft() for _ in range(min(panes_max, len(self.backlog)))]
+            known = [key for key in keys if state.is_known(key.model, key.version)]
+            await self._load_panes([key for key in known if key not in state.panes.held])
+            for lane in LANES:
+                state.panes.dirty[lane].update(known)
             state.panes.evict(self.ports.settings.panes_max)
         return bool(keys)
 
