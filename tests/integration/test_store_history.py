@@ -31,6 +31,7 @@ from fqlstream.store.model_tables import ensure
 from fqlstream.store.naming import event_table, event_view, identifier, label_table
 from fqlstream.stream.batches import DeadLetter, RowKind, StoredEvents
 from fqlstream.stream.protocol import PaneKey, RepairNeed
+from fqlstream.stream.recent import ELSEWHERE_AT
 
 T0 = 1_763_726_400_000
 MINUTE = 60_000
@@ -106,7 +107,8 @@ def test_rows_come_back_as_they_were_written(store: Store) -> None:
 
     found = pane(store, definition, 7, upto=10)
 
-    assert found.equals(table.drop_columns("duplicate"))
+    assert found.column(ELSEWHERE_AT).null_count == len(found)
+    assert found.drop_columns(ELSEWHERE_AT).equals(table.drop_columns("duplicate"))
 
 
 def test_the_view_has_the_contract_s_columns(store: Store) -> None:
@@ -248,6 +250,9 @@ def test_rows_and_labels_equal_pandas(store: Store, seed: int) -> None:
             ]
             amounts = [None if math.isnan(x) else x for x in last.amount.to_numpy(dtype=float)]
             assert found.column("amount").to_pylist() == amounts
+            others = label_frame[label_frame.partition != partition].groupby("event_id").record_at.max()
+            latest = others.reindex(mine.event_id).tolist()
+            assert found.column(ELSEWHERE_AT).to_pylist() == [None if math.isnan(at) else at for at in latest]
 
 
 def test_columns_may_be_added_and_types_may_change(store: Store) -> None:

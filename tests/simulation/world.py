@@ -21,6 +21,7 @@ from fqlstream.fql.plan import Lane
 from fqlstream.store.repairs import RepairRequest
 from fqlstream.stream.batches import DeadLetter, StoredEvents
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord
+from fqlstream.stream.recent import ELSEWHERE_AT
 from fqlstream.stream.windows import Span
 
 TOPIC = "inference-events"
@@ -182,6 +183,12 @@ class MemoryStore:
         label = self._last_label(model, partition, row["event_id"], upto)
         if label is None:
             return row
+        others = [
+            found["record_at"]
+            for (name, p, _, _), found in self.world.labels.items()
+            if (name, found["event_id"]) == (model, row["event_id"]) and p != partition
+        ]
+        row = {**row, ELSEWHERE_AT: max(others, default=None)}
         definition = self.world.catalogue.models[model].versions[row["version"]]
         targets = {column.name for column in definition.role(Role.TARGET)}
         return {**row, **{name: label.get(name) for name in targets}}
@@ -415,7 +422,7 @@ def _tables(model: ModelDefinition, rows: Iterable[dict[str, Any]], *, keep_empt
     fields = [
         pa.field(n, pa.string() if n == "event_id" else pa.int32() if n == "row" else pa.int64()) for n in _ROW_FIELDS
     ]
-    schema = pa.schema([*fields, *own])
+    schema = pa.schema([*fields, *own, pa.field(ELSEWHERE_AT, pa.int64())])
     return [pa.Table.from_pylist([{n: row.get(n) for n in schema.names} for row in rows], schema)]
 
 

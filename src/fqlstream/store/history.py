@@ -2,7 +2,8 @@
 
 Rows are keyed by their place in the log, so writing them again changes nothing; every read keeps one of each place.
 Tables that come back have the canonical columns of `Rows.table`: offset, row, record_at, event_at (Unix ms), event_id, the
-model's columns in its Arrow types, both violation columns.
+model's columns in its Arrow types, both violation columns; rows with the targets that their labels give them also
+`_elsewhere_at`, the record time (Unix ms) of the latest label of their event in another partition, null for none.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fqlstream.store.model_tables import (
 from fqlstream.store.naming import event_table, identifier, label_table, literal, stored_column
 from fqlstream.stream.batches import DeadLetter, RowKind, StoredEvents
 from fqlstream.stream.protocol import PaneKey, RepairNeed
+from fqlstream.stream.recent import ELSEWHERE_AT
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 _PLACE: Final = (
@@ -215,7 +217,9 @@ def _rows_sql(store: Store, model: ModelDefinition, partition: int, where: str, 
     source = f"(SELECT {', '.join(columns)} FROM {table} WHERE {own} LIMIT 1 BY offset, row)"
     targets = model.role(Role.TARGET)
     if not targets:
-        return f"SELECT {', '.join(_selected(model))} FROM {source} AS e"
+        return (
+            f"SELECT {', '.join(_selected(model))}, CAST(NULL AS Nullable(Int64)) AS {ELSEWHERE_AT} FROM {source} AS e"
+        )
     forms = stored_columns(store, label_table(model.name))
     values = [value_sql([f for f in forms if f.name == c.name], c.type) for c in targets]
     # the last label of this partition up to the offset, of any other one at all
@@ -224,7 +228,15 @@ def _rows_sql(store: Store, model: ModelDefinition, partition: int, where: str, 
         f"AND event_id IN (SELECT event_id FROM {table} WHERE {own})"
     )
     labels = last_labels_sql(label_table(model.name), values, of_these)
-    return f"SELECT {', '.join(_selected(model))} FROM {labelled_sql(source, labels)}"
+    others = (
+        f"SELECT event_id, 1 AS hit, max(record_at) AS record_at FROM {identifier(label_table(model.name))} "
+        f"WHERE partition != {int(partition)} AND {of_these} GROUP BY event_id"
+    )
+    return (
+        f"SELECT {', '.join(_selected(model))}, "
+        f"if(f.hit, toUnixTimestamp64Milli(f.record_at), NULL) AS {ELSEWHERE_AT} "
+        f"FROM {labelled_sql(source, labels)}\nLEFT ANY JOIN ({others}) AS f ON e.event_id = f.event_id"
+    )
 
 
 def _selected(model: ModelDefinition) -> list[str]:
@@ -251,6 +263,7 @@ def _canonical(table: pa.Table, model: ModelDefinition) -> pa.Table:
     schema = arrow_schema(model, RowKind.INFERENCE)
     for name in (TYPE_VIOLATIONS, RANGE_VIOLATIONS):
         arrays[name] = _plain(table.column(name), schema.field(name).type)
+    arrays[ELSEWHERE_AT] = _plain(table.column(ELSEWHERE_AT), pa.int64())
     return pa.table(arrays)
 
 

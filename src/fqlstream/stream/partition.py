@@ -27,10 +27,18 @@ from fqlstream.stream.fingerprints import Fingerprints, concat, fingerprint
 from fqlstream.stream.id_index import IdIndex, judge
 from fqlstream.stream.panes import LANES, NO_FENCE, Pane, PaneCodes, Panes, pane_codes
 from fqlstream.stream.protocol import PaneKey, RepairNeed
-from fqlstream.stream.recent import CHUNK_ROWS, Chunk, RecentRows, WaitingLabels, replace_targets
+from fqlstream.stream.recent import (
+    CHUNK_ROWS,
+    ELSEWHERE_AT,
+    Chunk,
+    RecentRows,
+    WaitingLabels,
+    outdone,
+    replace_targets,
+)
 
 #: Columns of a row that a label's step needs beside those that the engine reads.
-_ROW_COLUMNS = ("offset", "row", "event_at", "event_id", "_type_violations", "_range_violations")
+_ROW_COLUMNS = ("offset", "row", "event_at", "event_id", "_type_violations", "_range_violations", ELSEWHERE_AT)
 
 #: Older chunks have long left the memory.
 _UNINDEXED_MAX = 10_000
@@ -364,11 +372,11 @@ class PartitionState:
             of = np.flatnonzero(places // CHUNK_ROWS == number)
             rows = places[of] % CHUNK_ROWS
             after = fresh.take(pa.array(of))
-            if (chunk.model, chunk.version) != (model, version) or not any(
-                _differs(chunk.table, rows, after, name) for name in targets
-            ):
+            if (chunk.model, chunk.version) != (model, version):
                 continue
-            self.recent.put(number, replace(chunk, table=_with_rows(chunk.table, rows, after)))
+            held = _with_elsewhere(chunk.table, after)
+            if any(_differs(held, rows, after, name) for name in [*targets, ELSEWHERE_AT] if name in held.column_names):
+                self.recent.put(number, replace(chunk, table=_with_rows(held, rows, after)))
 
     def _serves(self, chunk: Chunk) -> bool:
         """Say whether a chunk has every column that a label's step reads now."""
@@ -559,6 +567,15 @@ class PartitionState:
             rows = places[part] % CHUNK_ROWS
             before = chunk.table.take(pa.array(rows))
             labels = task.labels.take(pa.array(label_rows[part]))
+            late = outdone(before, labels)
+            if late.any():
+                self._leave_to_history(model, chunk.version, before.filter(pa.array(late)), update)
+                kept = pa.array(~late)
+                part, rows, before, labels = part[~late], rows[~late], before.filter(kept), labels.filter(kept)
+                if not len(part):
+                    continue
+            if ELSEWHERE_AT in before.column_names:  # rows of one version come from several chunks: all of one schema
+                before = before.drop_columns([ELSEWHERE_AT])
             after = replace_targets(before, labels, self._targets(model, chunk.version))
             from_offset = np.maximum(offsets[part], _int64(before, "offset"))
             by_version.setdefault(chunk.version, []).append((before, after, from_offset))
@@ -570,6 +587,15 @@ class PartitionState:
             before = pa.concat_tables([part[0] for part in parts])
             after = pa.concat_tables([part[1] for part in parts])
             self._step(model, version, before, after, np.concatenate([part[2] for part in parts]), update)
+
+    def _leave_to_history(self, model: str, version: str, rows: pa.Table, update: Update) -> None:
+        """Have the panes of these rows rebuilt: which of several partitions' labels counts, only history can tell."""
+        pane_ms = self.catalogue.models[model].versions[version].windows.pane_ms
+        codes = pane_codes(model, version, _int64(rows, "event_at"), pane_ms)
+        panes = self._with_new(codes, update)
+        for key in codes.keys:
+            update.panes[key] = replace(panes[key], broken=True)
+        update.touched[Lane.LABELS].update(codes.keys)
 
     def _step(
         self, model: str, version: str, before: pa.Table, after: pa.Table, from_offset: np.ndarray, update: Update
@@ -682,14 +708,23 @@ def _fill(places: np.ndarray, wanted: Fingerprints, ids: Fingerprints, found_pla
     places[hit] = found_places[order[at[hit]]]
 
 
+def _with_elsewhere(table: pa.Table, changed: pa.Table) -> pa.Table:
+    """Give rows a place for the time of labels in other partitions where the changed ones have any."""
+    if ELSEWHERE_AT in table.column_names or changed.column(ELSEWHERE_AT).null_count == len(changed):
+        return table
+    return table.append_column(ELSEWHERE_AT, pa.nulls(len(table), pa.int64()))
+
+
 def _with_rows(table: pa.Table, rows: np.ndarray, changed: pa.Table) -> pa.Table:
-    """Put changed rows in their places, touching only columns that differ."""
+    """Put changed rows in their places, touching only columns that differ; those that `changed` lacks stay."""
     order = np.argsort(rows)
     mask = np.zeros(len(table), bool)
     mask[rows] = True
     sorted_rows = changed.take(pa.array(order))
     out = table
     for index, name in enumerate(table.column_names):
+        if name not in changed.column_names:
+            continue
         new = sorted_rows.column(name)
         if name in ("offset", "row", "event_at", "event_id") or (
             pa.types.is_nested(new.type) and not _differs(table, rows, changed, name)

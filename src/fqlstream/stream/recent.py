@@ -7,11 +7,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fqlstream.stream.fingerprints import Fingerprints
+from fqlstream.stream.fingerprints import Fingerprints, concat
 
 #: A place is `chunk * CHUNK_ROWS + row`.
 CHUNK_ROWS = 2**24
+#: Record time (Unix ms, null for none) of the latest label that other partitions hold of a row's event, where history was
+#: asked for it: a column of rows that come from there.
+ELSEWHERE_AT = "_elsewhere_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,46 @@ class WaitingLabels:
         last = np.ones(len(order), bool)
         last[:-1] = (high[:-1] != high[1:]) | (low[:-1] != low[1:])
         keep = np.sort(order[last])
-        overflowed = self.overflowed or len(keep) > labels_max
-        keep = keep[-labels_max:]
-        return WaitingLabels(joined_ids.take(keep), joined.take(pa.array(keep)), overflowed)
+        return replace(joined._take(keep[-labels_max:]), overflowed=self.overflowed or len(keep) > labels_max)
+
+    def due(self, now_ms: int, rows_max: int) -> np.ndarray:
+        """Name the labels whose event is to be looked for elsewhere now, by their rows."""
+        return np.flatnonzero(self.due_ms <= now_ms)[:rows_max]
+
+    def put_off(self, ids: Fingerprints, now_ms: int, first_ms: int, longest_ms: int) -> WaitingLabels:
+        """Give the room with these labels due later, each time later than the last time."""
+        _, rows = self.match(ids)
+        wait_ms, due_ms = self.wait_ms.copy(), self.due_ms.copy()
+        wait_ms[rows] = np.clip(2 * wait_ms[rows], first_ms, longest_ms)
+        due_ms[rows] = now_ms + wait_ms[rows]
+        return replace(self, wait_ms=wait_ms, due_ms=due_ms)
+
+    def _take(self, rows: np.ndarray) -> WaitingLabels:
+        table = self.table.take(pa.array(rows))
+        return WaitingLabels(self.ids.take(rows), table, self.overflowed, self.due_ms[rows], self.wait_ms[rows])
+
+
+def _joined(a: pa.Table, b: pa.Table) -> pa.Table:
+    """Put labels of several versions into one table; a target whose types do not go together becomes text."""
+    try:
+        return pa.concat_tables([a, b], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        both = [name for name in a.column_names if name in b.column_names]
+        unlike = [name for name in both if a.schema.field(name).type != b.schema.field(name).type]
+        for name in unlike:
+            a, b = (t.set_column(t.column_names.index(name), name, t.column(name).cast(pa.string())) for t in (a, b))
+        return pa.concat_tables([a, b], promote_options="permissive")
+
+
+def outdone(rows: pa.Table, labels: pa.Table) -> np.ndarray:
+    """Say which labels of a row's own partition are older than one that another partition holds: history decides those.
+
+    Both tables have one row per event, in the same order.
+    """
+    if ELSEWHERE_AT not in rows.column_names:
+        return np.zeros(len(rows), bool)
+    later = pc.less(labels.column("record_at"), rows.column(ELSEWHERE_AT))
+    return np.asarray(pc.fill_null(later, False).to_numpy()).astype(bool)
 
 
 def replace_targets(rows: pa.Table, labels: pa.Table, targets: Iterable[str]) -> pa.Table:
