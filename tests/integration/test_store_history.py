@@ -18,6 +18,7 @@ from fqlstream.store.client import Store
 from fqlstream.store.history import (
     events_by_id,
     known_dead_letters,
+    labelled_elsewhere,
     labels_by_id,
     read_pane,
     recent_ids,
@@ -338,6 +339,38 @@ def test_events_by_id_finds_own_events_and_panes_elsewhere(store: Store) -> None
     assert found.elsewhere == [RepairNeed(4, PaneKey("churn", "v1", T0 + MINUTE), 1)]
     assert found.elsewhere_ids == {"far"}
     assert events_by_id(store, [first, second], 0, pa.array(["e3", "e9"]), 2) == StoredEvents({}, [], frozenset())
+
+
+def test_labels_of_other_partitions_events_are_found_whichever_was_written_first(store: Store) -> None:
+    first, second = model(), model(version="v2")
+    ensure(store, [first, second])
+    written(
+        store, first, 1, events=[{"offset": 3, "event_id": "a", "event_at": T0 + 5}, {"offset": 4, "event_id": "b"}]
+    )
+    written(store, second, 2, events=[{"offset": 8, "event_id": "c", "event_at": T0 + MINUTE}])
+    written(store, first, 0, events=[{"offset": 1, "event_id": "mine"}, {"offset": 2, "event_id": "unlabelled"}])
+    written(
+        store,
+        first,
+        0,
+        labels=[{"offset": o, "event_id": name} for o, name in [(5, "a"), (6, "c"), (7, "mine"), (8, "no")]],
+    )
+    of_a = RepairNeed(1, PaneKey("churn", "v1", T0), 3)
+    of_c = RepairNeed(2, PaneKey("churn", "v2", T0 + MINUTE), 8)
+    versions = [first, second]
+    long_ago = int(time.time() * 1000) - 3_600_000
+
+    assert labelled_elsewhere(store, versions, 0, long_ago) == [of_a, of_c]
+    assert labelled_elsewhere(store, versions, 0, 2 * int(time.time() * 1000)) == []
+    assert labelled_elsewhere(store, versions, 1, long_ago) == []
+    # as if the label, or the event, had been written long before: the other one is news
+    for table in (label_table("churn"), event_table("churn")):
+        store.command(
+            f"ALTER TABLE {identifier(table)} UPDATE written_at = now() - INTERVAL 2 DAY WHERE 1",
+            settings={"mutations_sync": 2},
+        )
+        found = labelled_elsewhere(store, versions, 0, long_ago)
+        assert found == ([of_a, of_c] if table == label_table("churn") else [])
 
 
 def test_labels_by_id_and_waiting_labels(store: Store) -> None:

@@ -254,6 +254,7 @@ class Simulation:
             stream=StreamSettings(
                 duplicate_ids_max=rng.choice([20, 2_000_000]),
                 waiting_labels_max=rng.choice([1, 3, 1000]),
+                label_search_ms_max=3_000,
                 recover_rows_max=rng.choice([0, 5, 1000]),
                 panes_max=rng.choice([10, 1000]),
                 label_flush_ms=rng.choice([1, 1_000, 10_000]),

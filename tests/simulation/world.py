@@ -143,11 +143,13 @@ class MemoryStore:
         await self._step("write events")
         for row in table.to_pylist():
             row["version"] = model.version
+            row["written_at"] = self.world.clock.now_ms()
             self.world.events[model.name, partition, row["offset"], row["row"]] = row
 
     async def write_labels(self, model: ModelDefinition, partition: int, table: pa.Table) -> None:
         await self._step("write labels")
         for row in table.to_pylist():
+            row["written_at"] = self.world.clock.now_ms()
             self.world.labels[model.name, partition, row["offset"], row["row"]] = row
 
     async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
@@ -228,16 +230,40 @@ class MemoryStore:
             for version, definition in versions.items()
             for table in _tables(definition, [row for row in found if row["version"] == version])
         }
-        elsewhere: dict[tuple[int, PaneKey], int] = {}
-        elsewhere_ids = set()
-        for (name, p, offset, _), row in self.world.events.items():
-            if name == model and p != partition and row["event_id"] in wanted and not row["duplicate"]:
-                pane_ms = versions[row["version"]].windows.pane_ms
-                key = (p, PaneKey(model, row["version"], row["event_at"] // pane_ms * pane_ms))
-                elsewhere[key] = max(offset, elsewhere.get(key, -1))
-                elsewhere_ids.add(row["event_id"])
-        needs = [RepairNeed(p, pane, offset) for (p, pane), offset in sorted(elsewhere.items())]
-        return StoredEvents(tables, needs, frozenset(elsewhere_ids))
+        others = [(p, row) for p, row in self._others(model, partition) if row["event_id"] in wanted]
+        return StoredEvents(tables, self._needs(model, others), frozenset(row["event_id"] for _, row in others))
+
+    def _others(self, model: str, partition: int) -> list[tuple[int, dict[str, Any]]]:
+        """Other partitions' counted events."""
+        return [
+            (p, row)
+            for (name, p, _, _), row in self.world.events.items()
+            if name == model and p != partition and not row["duplicate"]
+        ]
+
+    def _needs(self, model: str, rows: Iterable[tuple[int, dict[str, Any]]]) -> list[RepairNeed]:
+        offsets: dict[tuple[int, PaneKey], int] = {}
+        for p, row in rows:
+            pane_ms = self.world.catalogue.models[model].versions[row["version"]].windows.pane_ms
+            key = (p, PaneKey(model, row["version"], row["event_at"] // pane_ms * pane_ms))
+            offsets[key] = max(row["offset"], offsets.get(key, -1))
+        return [RepairNeed(p, pane, offset) for (p, pane), offset in sorted(offsets.items())]
+
+    async def labelled_elsewhere(self, model: str, partition: int, since_ms: int) -> Sequence[RepairNeed]:
+        await self._step("read labels of other partitions' events")
+        labels = {
+            label["event_id"]: label["written_at"]
+            for (name, p, _, _), label in self.world.labels.items()
+            if name == model and p == partition
+        }
+        return self._needs(
+            model,
+            [
+                (p, row)
+                for p, row in self._others(model, partition)
+                if max(row["written_at"], labels.get(row["event_id"], -1)) >= since_ms and row["event_id"] in labels
+            ],
+        )
 
     async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
         await self._step("read labels by id")

@@ -168,21 +168,13 @@ def events_by_id(
     """Find counted events of a model by id: this partition's up to an offset, and where others are."""
     by_version = {version.version: version for version in versions}
     offsets: dict[str, list[int]] = {}
-    elsewhere: dict[tuple[int, PaneKey], int] = {}
-    elsewhere_ids: set[str] = set()
+    others: list[dict[str, Any]] = []
     for part in _parts(ids):
-        for row in _places(store, versions[0].name, part):
-            version = by_version.get(row["version"])
-            if version is None:
-                continue
+        for row in _places(store, versions[0].name, f"event_id IN ({_literals(part)})"):
             if row["partition"] != partition:
-                pane_ms = version.windows.pane_ms
-                start = row["event_ms"] // pane_ms * pane_ms
-                key = row["partition"], PaneKey(version.name, version.version, start)
-                elsewhere[key] = max(row["offset"], elsewhere.get(key, -1))
-                elsewhere_ids.add(row["event_id"])
-            elif row["offset"] <= upto_offset:
-                offsets.setdefault(version.version, []).append(row["offset"])
+                others.append(row)
+            elif row["offset"] <= upto_offset and row["version"] in by_version:
+                offsets.setdefault(row["version"], []).append(row["offset"])
     asked = pa.array(ids, pa.string()) if not isinstance(ids, (pa.Array, pa.ChunkedArray)) else ids
     tables = {}
     for name, places in offsets.items():
@@ -191,14 +183,45 @@ def events_by_id(
         found = _canonical(store.query_arrow(f"{sql} ORDER BY offset, row", settings=_LONG_STATEMENT), by_version[name])
         # a record may hold rows of other ids
         tables[name] = found.filter(pc.is_in(found.column("event_id"), value_set=asked))
-    needs = [RepairNeed(*key, offset) for key, offset in sorted(elsewhere.items())]
-    return StoredEvents(tables, needs, frozenset(elsewhere_ids))
+    found_ids = frozenset(row["event_id"] for row in others if row["version"] in by_version)
+    return StoredEvents(tables, _needs(versions, others), found_ids)
 
 
-def _places(store: Store, model: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+def labelled_elsewhere(
+    store: Store, versions: Sequence[ModelDefinition], partition: int, since_ms: int
+) -> list[RepairNeed]:
+    """Name panes of other partitions' events that have a label in this one, if either was written since a time (Unix ms).
+
+    Costs by what was written since: events of that time are looked up among all labels, labels of that time among all events.
+    """
+    events, labels = identifier(event_table(versions[0].name)), identifier(label_table(versions[0].name))
+    ours, theirs = f"partition = {int(partition)}", f"partition != {int(partition)} AND NOT duplicate"
+    lately = f"written_at >= toDateTime({max(0, int(since_ms) // 1000)}, 'UTC')"
+    new_events = f"SELECT event_id FROM {events} WHERE {theirs} AND {lately}"
+    known_labels = f"SELECT event_id FROM {labels} WHERE {ours} AND event_id IN ({new_events})"
+    new_labels = f"SELECT event_id FROM {labels} WHERE {ours} AND {lately}"
+    where = f"{theirs} AND (event_id IN ({new_labels}) OR {lately} AND event_id IN ({known_labels}))"
+    return _needs(versions, _places(store, versions[0].name, where))
+
+
+def _needs(versions: Sequence[ModelDefinition], rows: Sequence[Mapping[str, Any]]) -> list[RepairNeed]:
+    """Name the panes of events, each with the last offset that its owner must have applied."""
+    by_version = {version.version: version for version in versions}
+    offsets: dict[tuple[int, PaneKey], int] = {}
+    for row in rows:
+        version = by_version.get(row["version"])
+        if version is not None:
+            start = row["event_ms"] // version.windows.pane_ms * version.windows.pane_ms
+            key = row["partition"], PaneKey(version.name, version.version, start)
+            offsets[key] = max(row["offset"], offsets.get(key, -1))
+    return [RepairNeed(*key, offset) for key, offset in sorted(offsets.items())]
+
+
+def _places(store: Store, model: str, where: str) -> list[dict[str, Any]]:
+    """Say where the counted events are for which a condition holds."""
     sql = (
         "SELECT DISTINCT event_id, partition, offset, row, version, toUnixTimestamp64Milli(event_at) AS event_ms "
-        f"FROM {identifier(event_table(model))} WHERE event_id IN ({_literals(ids)}) AND NOT duplicate"
+        f"FROM {identifier(event_table(model))} WHERE {where} AND NOT duplicate"
     )
     return rows_of(store.query_arrow(sql, settings=_LONG_STATEMENT))
 

@@ -47,6 +47,12 @@ from fqlstream.stream.recent import CHUNK_ROWS, Chunk, WaitingLabels
 _REBUILT_ROWS = 100_000
 #: Panes so far apart are still read by one query: a sparse model has few panes side by side, and a query costs milliseconds.
 _GAP_PANES_MAX = 16
+#: Stands for the models of a fetch that cannot be read as a whole.
+_UNREADABLE = frozenset({"?"})
+#: Waiting labels whose events are looked for by one query.
+_SEARCHED_LABELS = 20_000
+#: Clocks of workers and ClickHouse differ by less, and so long a row may be on its way.
+_SLACK_MS = 60_000
 #: A label's step copies the chunk it changes: small chunks keep that cheap.
 _RECOVERED_CHUNK_ROWS = 16_384
 
@@ -102,6 +108,10 @@ class StorePort(Protocol):
 
     async def events_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> StoredEvents:
         """Give counted events as they are at an offset, and where other partitions hold such events."""
+        ...
+
+    async def labelled_elsewhere(self, model: str, partition: int, since_ms: int) -> Sequence[RepairNeed]:
+        """Name panes of other partitions' events that have a label in this one, if either was written since a time."""
         ...
 
     async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
@@ -210,6 +220,9 @@ class Owner:
         self.superseded = False  # somebody claimed a higher epoch: this memory must not be written any more
         self.said_something = False  # the first flush of an owner always speaks: a predecessor's commit may be missing
         self.labels_flushed_at_ms = ports.clock.now_ms()
+        # from when on a label that memory has let go of may not have been looked for in other partitions, by model
+        self._sought_ms: dict[str, int] = {}
+        self.sought_from_ms = ports.clock.now_ms() - ports.settings.label_search_ms_max
         self.counted_from = base.fences.get(Lane.EVENTS, NO_FENCE) + 1
 
     @property
@@ -380,23 +393,36 @@ class Owner:
     async def search(self) -> None:
         """Look in other partitions for the events of labels that wait: a label may have been ahead of its event.
 
-        Later and later, for as long as the labels wait: most of them have no event, anywhere.
+        Later and later for each of them: most labels that wait long have no event, anywhere.
         """
         now_ms = self.ports.clock.now_ms()
-        for model in [model for model, search in self._searches.items() if search.at_ms <= now_ms]:
-            room = self.state.waiting.get(model)
-            if room is None or not len(room) or model not in self.state.catalogue.models:
-                del self._searches[model]
+        for model, room in list(self.state.waiting.items()):
+            rows = room.due(now_ms, _SEARCHED_LABELS)
+            if not len(rows) or model not in self.state.catalogue.models or not self.ports.settings.history:
                 continue
-            wait_ms = min(2 * self._searches[model].wait_ms, self.ports.settings.label_search_ms_max)
-            self._searches[model] = Search(now_ms + wait_ms, wait_ms)
-            found = await self.ports.store.events_by_id(
-                model, self.partition, room.table.column("event_id").to_pylist(), NO_FENCE
-            )
-            if found.elsewhere:
-                async with self.lock:
+            texts = room.table.column("event_id").take(pa.array(rows)).combine_chunks()
+            found = await self.ports.store.events_by_id(model, self.partition, texts.to_pylist(), NO_FENCE)
+            async with self.lock:
+                if found.elsewhere:
                     await self._repair_elsewhere(found.elsewhere)
-                    self.state.stop_waiting(model, found.elsewhere_ids)
+                self.state.looked_for(model, room.ids.take(rows), texts, found.elsewhere_ids, now_ms)
+        await self._search_forgotten(now_ms)
+
+    async def _search_forgotten(self, now_ms: int) -> None:
+        """Look in history for labels that have left a full room, and whose event another partition has: rarely, all at once."""
+        every_ms = self.ports.settings.label_search_ms_max
+        for model, room in list(self.state.waiting.items()):
+            if not room.overflowed or model not in self.state.catalogue.models or not self.ports.settings.history:
+                continue
+            since_ms = self._sought_ms.get(model)
+            if since_ms is not None and now_ms < since_ms + every_ms:
+                continue
+            since_ms = self.sought_from_ms if since_ms is None else since_ms
+            needs = await self.ports.store.labelled_elsewhere(model, self.partition, since_ms - _SLACK_MS)
+            if needs:
+                async with self.lock:
+                    await self._repair_elsewhere(needs)
+            self._sought_ms[model] = now_ms
 
     # -- definitions -----------------------------------------------------------------------------------------------
 
@@ -628,7 +654,7 @@ async def take_over(
     that are needed have left the log.
     """
     topic_id = await ports.log.topic_id(topic)
-    claim = await _claim(topic, partition, owner_id, topic_id, ports)
+    claim, left_at_ms = await _claim(topic, partition, owner_id, topic_id, ports)
     begin, end = await ports.log.offset_range(topic, partition)
     next_offset = _resume_offset(claim, topic_id, begin, end)
     state = PartitionState(partition, catalogue, engine_of, ports.settings)
@@ -637,6 +663,7 @@ async def take_over(
     state.counters = dict(claim.counters)
     await _rebuild_memory(state, ports)
     owner = Owner(state, replace(claim, topic_id=topic_id), ports, lock)
+    owner.sought_from_ms = min(owner.sought_from_ms, left_at_ms - ports.settings.label_search_ms_max)
     await owner.take_stock()
     return owner
 
@@ -666,7 +693,7 @@ async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports
             if owner != owner_id
         }
         if not rivals:
-            return claim
+            return claim, newest.written_at_ms
         least = max(rivals.values()) + 1
 
 

@@ -349,12 +349,19 @@ class PartitionState:
             self.waiting.pop(model, None)
         return lacking
 
-    def stop_waiting(self, model: str, ids: frozenset[str]) -> None:
-        """Let go of waiting labels whose event is another partition's."""
+    def looked_for(
+        self, model: str, ids: Fingerprints, texts: pa.Array, elsewhere: frozenset[str], now_ms: int
+    ) -> None:
+        """Note that events were looked for in other partitions: labels of those found are theirs, the others wait on."""
         room = self.waiting.get(model)
-        if room is not None and ids:
-            known = pc.is_in(room.table.column("event_id"), value_set=pa.array(sorted(ids), pa.string()))
-            self.waiting[model] = room.without(np.flatnonzero(known.to_numpy()))
+        if room is None:
+            return
+        room = room.put_off(ids, now_ms, self.settings.label_search_ms, self.settings.label_search_ms_max)
+        if elsewhere:
+            found = pc.is_in(texts, value_set=pa.array(sorted(elsewhere), pa.string()))
+            _, rows = room.match(ids.take(np.flatnonzero(found.to_numpy(zero_copy_only=False))))
+            room = room.without(rows)
+        self.waiting[model] = room
 
     def refresh_rows(self, model: str, version: str, table: pa.Table) -> None:
         """Give rows in memory the targets that they have in history: a pane was made of these very rows.
