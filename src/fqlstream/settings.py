@@ -200,7 +200,7 @@ class StreamSettings(_Group):
     label_search_ms: int = Field(
         1_000,
         ge=1,
-        description="A label without an event is looked for in other partitions after so long, then later and later.",
+        description="A label's event that other partitions did not have is looked for there again after so long, then later and later.",
     )
     label_search_ms_max: int = Field(
         600_000,

@@ -189,14 +189,6 @@ class Cut:
     next_offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """When waiting labels are looked for in other partitions next, and how long that was waited for."""
-
-    at_ms: int
-    wait_ms: int
-
-
 class Owner:
     """The owner of one partition: its state, what waits to be written, and under which version."""
 
@@ -212,7 +204,6 @@ class Owner:
         self.history_bytes = 0
         self.dead_letters: list[DeadLetter] = []
         self.backlog: deque[PaneKey] = deque()  # panes to be looked at under newer definitions
-        self._searches: dict[str, Search] = {}
         self._digests: dict[str, str] = {}
         self.flushed_offset = state.next_offset  # rows below it are durable
         self.touched_at_ms: dict[str, int] = {}
@@ -240,17 +231,18 @@ class Owner:
     async def apply(self, fetch: Fetch, *, caught_up: bool, is_known: bool = False) -> frozenset[str]:
         """Apply a whole fetch.
 
-        Does nothing but name them if models were met that a newer catalogue may know; with `is_known`, the caller has read
-        definitions to their end, and records of such models become dead letters.
+        Does nothing but name them if models or versions were met that a newer catalogue may know; with `is_known`, the caller
+        has read definitions to their end, and records of such models become dead letters.
         """
         fetch = _from_offset(fetch, self.state.next_offset)
         if len(fetch):
             try:
                 decoded = self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
-            except Exception:  # a record that breaks the decoder itself: it is found by halves
-                decoded = None
-            if decoded is not None and decoded.unknown_models and not is_known:
-                return decoded.unknown_models
+                unknown = decoded.unknown_models
+            except Exception:  # a record that breaks the decoder itself: it is found by halves, which must not ask
+                decoded, unknown = None, _UNREADABLE
+            if unknown and not is_known:
+                return unknown
             await self._apply_or_halve(fetch, decoded)
         self.state.next_offset = max(self.state.next_offset, fetch.next_offset)
         self.read_end = caught_up
@@ -284,8 +276,6 @@ class Owner:
             self.history.extend(update.history)
             self.history_bytes += sum(table.nbytes for _, _, table in update.history)
         self.dead_letters.extend(update.dead_letters)
-        for model in update.unmatched:
-            self._search_soon(model)
         if staged.elsewhere:  # after the commit: the owners of those events read these labels from history
             await self._repair_elsewhere(staged.elsewhere)
         self.state.panes.evict(self.ports.settings.panes_max)
@@ -386,10 +376,6 @@ class Owner:
         await self._write_history()
         await self.ports.store.request_repairs(needs, "a label arrived in another partition")
 
-    def _search_soon(self, model: str) -> None:
-        wait_ms = self.ports.settings.label_search_ms
-        self._searches[model] = Search(self.ports.clock.now_ms() + wait_ms, wait_ms)
-
     async def search(self) -> None:
         """Look in other partitions for the events of labels that wait: a label may have been ahead of its event.
 
@@ -472,12 +458,10 @@ class Owner:
         return bool(keys)
 
     async def take_stock(self) -> None:
-        """After a takeover: look at the panes that a predecessor left under other definitions, and for labels' events."""
+        """After a takeover: line up the panes that a predecessor left under other definitions."""
         models = self.base.adopted.keys() | {model for marks in self.base.watermarks.values() for model in marks}
         known = models & self.state.catalogue.models.keys()
         await self.look_again(model for model in sorted(known) if self.base.adopted.get(model) != self._digest(model))
-        for model in self.state.waiting:
-            self._search_soon(model)
 
     def _adopted(self) -> Mapping[str, str]:
         """Say under what the open panes of this partition's models are computed."""
@@ -668,8 +652,8 @@ async def take_over(
     return owner
 
 
-async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports: Ports) -> FlushRow:
-    """Insert a claim row with a new highest epoch; on a tie, claim again, higher."""
+async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports: Ports) -> tuple[FlushRow, int]:
+    """Insert a claim row with a new highest epoch; on a tie, claim again, higher. Also gives when the row before was written."""
     least = 0
     while True:
         newest = await ports.store.newest_flush(topic, partition)
@@ -754,7 +738,7 @@ async def _rebuild_memory(state: PartitionState, ports: Ports) -> None:
             table = await ports.store.waiting_labels(name, state.partition, upto, room_max)
             if len(table):
                 ids = fingerprint(table.column("event_id"), name)
-                room = WaitingLabels(ids, table, overflowed=len(table) >= room_max)
+                room = WaitingLabels.of(ids, table, overflowed=len(table) >= room_max)
                 state.waiting[name] = room.with_labels(ids.take(np.empty(0, np.int64)), table.slice(0, 0), room_max)
 
 

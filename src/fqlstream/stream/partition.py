@@ -128,7 +128,6 @@ class Update:
     touched: dict[Lane, set[PaneKey]] = field(default_factory=lambda: {lane: set() for lane in LANES})
     chunks: dict[int, Chunk] = field(default_factory=dict)
     waiting: dict[str, WaitingLabels] = field(default_factory=dict)
-    unmatched: set[str] = field(default_factory=set)  # models of which labels begin to wait
     watermarks: dict[str, int] = field(default_factory=dict)
     history: list[tuple[ModelDefinition, RowKind, pa.Table]] = field(default_factory=list)
     dead_letters: tuple[DeadLetter, ...] = ()
@@ -504,9 +503,8 @@ class PartitionState:
         if not len(lost):
             return room
         if room is None:
-            room = WaitingLabels(ids.take(lost[:0]), table.slice(0, 0))
+            room = WaitingLabels.of(ids.take(lost[:0]), table.slice(0, 0))
         update.count("labels_waiting", len(lost))
-        update.unmatched.add(rows.model)
         return room.with_labels(ids.take(lost), table, self.settings.waiting_labels_max)
 
     def _labels_of_events(
@@ -522,7 +520,7 @@ class PartitionState:
         sources: list[tuple[WaitingLabels, bool]] = []
         table = staged.found_labels.get(events.rows.model)
         if table is not None:
-            sources.append((WaitingLabels(fingerprint(table.column("event_id"), events.rows.model), table), False))
+            sources.append((WaitingLabels.of(fingerprint(table.column("event_id"), events.rows.model), table), False))
         if room is not None and len(room):
             sources.append((room, True))
         for source, is_room in sources:

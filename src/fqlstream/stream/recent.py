@@ -72,12 +72,20 @@ class RecentRows:
 class WaitingLabels:
     """Labels of one model whose event has not come: bounded, the newest stay.
 
-    `overflowed` says that some left: from then on arriving events also ask ClickHouse for labels.
+    `overflowed` says that some left: from then on arriving events also ask ClickHouse for labels. `due_ms` and `wait_ms` say
+    when each label's event is looked for in other partitions next, and how long that was waited for; new ones are due at once.
     """
 
     ids: Fingerprints
     table: pa.Table
-    overflowed: bool = False
+    overflowed: bool
+    due_ms: np.ndarray  # int64
+    wait_ms: np.ndarray  # int64
+
+    @classmethod
+    def of(cls, ids: Fingerprints, table: pa.Table, *, overflowed: bool = False) -> WaitingLabels:
+        """Give a room with these labels, one per id."""
+        return cls(ids, table, overflowed, np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,15 +105,20 @@ class WaitingLabels:
         """Give the room without the labels at these rows."""
         keep = np.ones(len(self), bool)
         keep[rows] = False
-        index = np.flatnonzero(keep)
-        return replace(self, ids=self.ids.take(index), table=self.table.take(pa.array(index)))
+        return self._take(np.flatnonzero(keep))
 
     def with_labels(self, ids: Fingerprints, table: pa.Table, labels_max: int) -> WaitingLabels:
         """Give the room with these labels too; a newer label of the same id replaces the older."""
-        joined_ids = Fingerprints(np.concatenate([self.ids.high, ids.high]), np.concatenate([self.ids.low, ids.low]))
-        joined = pa.concat_tables([self.table, table], promote_options="permissive")
-        order = np.lexsort((np.arange(len(joined_ids)), joined_ids.low, joined_ids.high))
-        high, low = joined_ids.high[order], joined_ids.low[order]
+        new = WaitingLabels.of(ids, table)
+        joined = WaitingLabels(
+            concat([self.ids, ids]),
+            _joined(self.table, table),
+            self.overflowed,
+            np.concatenate([self.due_ms, new.due_ms]),
+            np.concatenate([self.wait_ms, new.wait_ms]),
+        )
+        order = np.lexsort((np.arange(len(joined)), joined.ids.low, joined.ids.high))
+        high, low = joined.ids.high[order], joined.ids.low[order]
         last = np.ones(len(order), bool)
         last[:-1] = (high[:-1] != high[1:]) | (low[:-1] != low[1:])
         keep = np.sort(order[last])
