@@ -478,7 +478,7 @@ class Simulation:
 def simulate(seed: int, *, events: int = 40) -> None:
     random.seed(seed)
     # what the agents' meters read costs more than most steps
-    with mock.patch.object(engines.Engines, "_make", cached_engine), mock.patch("time.process_time", lambda: 0.0):
+    with mock.patch.object(engines.Engines, "_make", cached_engine), mock.patch("time.process_time", return_value=0.0):
         virtual.run(Simulation(seed, events=events).run())
 
 
