@@ -35,9 +35,11 @@ from fqlstream.settings import FqlSettings, StreamSettings
 from fqlstream.stream.batches import RowKind, StoredEvents
 from fqlstream.stream.decode import decode
 from fqlstream.stream.engines import Engines
+from fqlstream.stream.fingerprints import fingerprint
 from fqlstream.stream.panes import LANES, Pane
 from fqlstream.stream.partition import Needs, PartitionState, Staged, Update, empty_pane
 from fqlstream.stream.protocol import PaneKey, RepairNeed
+from fqlstream.stream.recent import ELSEWHERE_AT
 
 KNOWN = catalogue()
 ENGINES = Engines(KNOWN, FqlSettings())
@@ -85,8 +87,8 @@ def apply(state: PartitionState, first: int, *records: bytes, **answers: Any) ->
     return update
 
 
-def event_rows(*rows: tuple[str, int, float, int | None], minute: int = 0) -> pa.Table:
-    """Give stored events: id, offset, score, target."""
+def event_rows(*rows: tuple[str, int, float, int | None], minute: int = 0, elsewhere_at: int | None = None) -> pa.Table:
+    """Give stored events: id, offset, score, target; and when other partitions' latest label of them was written."""
     schema = arrow_schema(KNOWN.models["m"].versions["v1"], RowKind.INFERENCE)
     values = [
         {
@@ -95,7 +97,8 @@ def event_rows(*rows: tuple[str, int, float, int | None], minute: int = 0) -> pa
         }
         for name, offset, score, y in rows
     ]  # fmt: skip
-    return pa.Table.from_pylist(values, _canonical(schema))
+    table = pa.Table.from_pylist(values, _canonical(schema))
+    return table.append_column(ELSEWHERE_AT, pa.array([elsewhere_at] * len(rows), pa.int64()))
 
 
 def label_rows(rows: Sequence[tuple[str, int, int | None]]) -> pa.Table:
@@ -333,7 +336,7 @@ def test_labels_of_one_event_keep_their_order_whichever_version_they_name() -> N
 def test_a_label_before_its_event_waits_and_is_joined_when_it_comes() -> None:
     state = new_state()
     update = apply(state, 0, label("a", 1), label("a", 0))
-    assert update.unmatched == {"m"}
+    assert len(update.waiting["m"]) == 1
     assert len(state.waiting["m"]) == 1
     assert state.counters["labels_waiting"] == 2
     apply(state, 2, event("a", s=0.9))
@@ -429,7 +432,11 @@ def test_a_label_of_another_partitions_event_is_that_ones_business() -> None:
     assert staged.elsewhere == [need]
     assert state.waiting["m"].table.column("event_id").to_pylist() == ["nobodys"]
     assert [len(table) for _, kind, table in update.history if kind is RowKind.LABEL] == [2], "history has them all"
-    state.stop_waiting("m", frozenset({"nobodys", "others"}))
+    texts = pa.array(["nobodys"])
+    ids = fingerprint(texts, "m")
+    state.looked_for("m", ids, texts, frozenset(), 1_000)
+    assert state.waiting["m"].due_ms.tolist() == [1_000 + state.settings.label_search_ms]
+    state.looked_for("m", ids, texts, frozenset({"nobodys", "others"}), 5_000)
     assert len(state.waiting["m"]) == 0
 
 
@@ -566,6 +573,22 @@ def test_rows_in_memory_take_the_targets_that_history_has() -> None:
     state.panes.put(pane(0), Pane({lane: fresh[lane][0] for lane in LANES}, dict.fromkeys(LANES, 1)))
     apply(state, 2, label("a", None))
     assert reading(state)["cost"] == UNLABELLED
+
+
+@pytest.mark.parametrize(("elsewhere_at", "is_left"), [(RECORD_MS + 1, True), (RECORD_MS, False), (None, False)])
+def test_a_label_that_is_older_than_another_partitions_is_left_to_history(
+    elsewhere_at: int | None, is_left: bool
+) -> None:
+    """Which of several partitions' labels counts, only history can tell: the pane is rebuilt, and the row stays as it was."""
+    state = new_state(catalogue(metrics={"unlabelled": "sum(if(is_null(y), 1, 0))"}, segments={}))
+    apply(state, 0, event("a", s=0.9), event("b", s=0.2))
+    state.refresh_rows("m", "v1", event_rows(("a", 0, 0.9, 1), elsewhere_at=elsewhere_at))
+    apply(state, 2, label("a", 0), label("b", 0))
+    assert state.panes.held[pane(0)].broken == is_left
+    (chunk,) = state.recent.chunks.values()
+    assert chunk.table.column("y").to_pylist() == [1 if is_left else 0, 0]
+    assert reading(state)["unlabelled"] == 1, "the pane had not been told of the label that came elsewhere"
+    assert pane(0) in state.panes.dirty[Lane.LABELS]
 
 
 def test_dead_letters_and_counters_travel_with_the_update() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fqlstream.stream.fingerprints import fingerprint
-from fqlstream.stream.recent import Chunk, RecentRows, WaitingLabels, replace_targets
+from fqlstream.stream.recent import ELSEWHERE_AT, Chunk, RecentRows, WaitingLabels, outdone, replace_targets
 
 
 def chunk(rows: int, touched_offset: int) -> Chunk:
@@ -59,7 +59,7 @@ def room(names: Sequence[str], labels_max: int = 1_000, start: WaitingLabels | N
     ids = fingerprint(table.column("event_id"), "m")
     if start is None:
         nothing = np.empty(0, np.int64)
-        start = WaitingLabels(ids.take(nothing), table.slice(0, 0))
+        start = WaitingLabels.of(ids.take(nothing), table.slice(0, 0))
     return start.with_labels(ids, table, labels_max)
 
 
@@ -96,6 +96,36 @@ def test_events_meet_the_label_of_their_id(waiting: list[str], events: list[str]
     left = labels.without(rows)
     assert {name for name, _ in content(left)} == set(waiting) - set(events)
     assert len(left) == left.table.num_rows
+
+
+def test_each_label_is_looked_for_at_once_and_then_later_and_later() -> None:
+    waiting = room(["a", "b"])
+    assert waiting.due(0, 10).tolist() == [0, 1]
+    assert waiting.due(0, 1).tolist() == [0], "so many at once"
+    only_a = fingerprint(pa.array(["a", "stranger"]), "m")
+    due_at, now_ms = [], 0
+    for _ in range(5):
+        waiting = waiting.put_off(only_a, now_ms, 100, 350)
+        now_ms = int(waiting.due_ms[0])
+        assert waiting.due(now_ms - 1, 10).tolist() == [1], "the other one is due all the time"
+        assert waiting.due(now_ms, 10).tolist() == [0, 1]
+        due_at.append(now_ms)
+    assert np.diff([0, *due_at]).tolist() == [100, 200, 350, 350, 350]
+
+
+def test_a_corrected_label_is_looked_for_anew_and_the_others_keep_their_time() -> None:
+    waiting = room(["a", "b"]).put_off(fingerprint(pa.array(["a", "b"]), "m"), 0, 100, 400)
+    again = room(["a"], start=waiting)
+    assert [name for name, _ in content(again)] == ["b", "a"]
+    assert again.due_ms.tolist() == [100, 0]
+    assert again.without(np.array([1])).due_ms.tolist() == [100]
+
+
+def test_labels_of_versions_with_other_types_wait_together_as_text() -> None:
+    number, text = (pa.table({"event_id": [name], "y": pa.array([value])}) for name, value in (("a", 1), ("b", "two")))
+    waiting = WaitingLabels.of(fingerprint(number.column("event_id"), "m"), number)
+    waiting = waiting.with_labels(fingerprint(text.column("event_id"), "m"), text, 10)
+    assert waiting.table.column("y").to_pylist() == ["1", "two"]
 
 
 # -- what a label makes of its row ---------------------------------------------------------------------------------------
@@ -139,3 +169,10 @@ def test_violations_of_targets_come_from_the_label_the_others_stay() -> None:
     after = replace_targets(rows, labels, ["y"])
     assert after.column("_type_violations").to_pylist() == [["x"], ["y"], ["x", "y"]]
     assert after.column("_range_violations").to_pylist() == [[], [], []]
+
+
+def test_a_label_that_is_older_than_another_partitions_is_outdone() -> None:
+    labels = pa.table({"record_at": [10, 10, 10, 10]})
+    elsewhere = pa.array([None, 9, 10, 11], pa.int64())
+    assert outdone(pa.table({ELSEWHERE_AT: elsewhere}), labels).tolist() == [False, False, False, True]
+    assert not outdone(pa.table({"y": [1, 2, 3, 4]}), labels).any()
