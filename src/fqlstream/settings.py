@@ -335,6 +335,10 @@ class FqlSettings(_Group):
         lt=0.5,
         description="log_loss keeps probabilities so far from 0 and 1, as scikit-learn does. A model may override it.",
     )
+    calibrated_threshold_rule: Literal["youden", "f1"] = Field(
+        "youden",
+        description="What calibrated_threshold() makes highest: youden, TPR - FPR, as FQL's page says; f1, which balances precision and recall, as Fiddler's metrics reference says. A model may override it.",
+    )
     drift_bins: int = Field(
         10,
         ge=1,

@@ -103,13 +103,13 @@ SUBJECTS = (
     _subject(
         "score_pairs",
         ((SCORES, pa.float64()), (FLAGS, pa.bool_())),
-        (("auroc", {}), ("calibrated_threshold", {})),
+        (("auroc", {}), ("calibrated_threshold", {}), ("f1_threshold", {})),
         undone=same_at_one_level,
     ),
     _subject(
         "score_pairs",
         (FLOAT, (FLAGS, pa.bool_())),
-        (("auroc", {}), ("calibrated_threshold", {})),
+        (("auroc", {}), ("calibrated_threshold", {}), ("f1_threshold", {})),
         "score_pairs of any numbers",
         undone=same_at_one_level,
     ),

@@ -153,6 +153,40 @@ def labelled(rows: list[tuple[float | None, bool | None]]) -> tuple[list[float],
     return [score for score, _ in kept], [label for _, label in kept]
 
 
+def f1_at_thresholds(
+    labels: list[bool] | np.ndarray, scores: list[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the observed scores in rising order, and F1 from each on."""
+    precision, recall, thresholds = sklearn.metrics.precision_recall_curve(labels, scores)
+    both = precision + recall
+    return thresholds, np.divide(2 * precision * recall, both, out=np.zeros_like(both), where=both > 0)[:-1]
+
+
+@given(st.lists(st.tuples(SCORES, LABELS), max_size=60))
+def test_the_threshold_of_the_highest_f1_is_scikit_learns(rows: list[tuple[float | None, bool | None]]) -> None:
+    columns = numbers([score for score, _ in rows]), pa.array([label for _, label in rows], pa.bool_())
+    scores, labels = labelled(rows)
+    threshold = read("score_pairs", "f1_threshold", *columns)
+    if len(set(labels)) < 2:
+        assert threshold.value is None
+        return
+    thresholds, gain = f1_at_thresholds(labels, scores)
+    assert threshold.value == thresholds[np.flatnonzero(np.isclose(gain, gain.max(), rtol=1e-13, atol=0))[-1]]
+    assert threshold.exact
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_binned_threshold_of_the_highest_f1_holds_its_bound(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.random(3_000) < 0.3
+    scores = np.where(labels, random.beta(4, 2, 3_000), random.beta(2, 4, 3_000))
+    threshold = read("score_pairs", "f1_threshold", pa.array(scores), pa.array(labels), settings=COARSE)
+    thresholds, gain = f1_at_thresholds(labels, scores)
+    assert not threshold.exact
+    assert threshold.error_bound < 1
+    assert abs(threshold.value - thresholds[np.argmax(gain)]) <= threshold.error_bound + 1e-15
+
+
 @given(st.lists(st.tuples(SCORES, LABELS), max_size=60))
 def test_auroc_and_threshold_are_scikit_learns(rows: list[tuple[float | None, bool | None]]) -> None:
     columns = numbers([score for score, _ in rows]), pa.array([label for _, label in rows], pa.bool_())

@@ -16,7 +16,9 @@ from scipy.stats import rankdata
 from sklearn import metrics as sk
 
 from fqlstream import evaluate
+from fqlstream.events.definitions import Choices
 from fqlstream.functions.example_models import EXAMPLE_MODELS
+from fqlstream.settings import FqlSettings
 
 SCORES = st.one_of(
     st.none(),
@@ -266,3 +268,19 @@ def test_gini(rows: list[tuple[int, int]]) -> None:
     if set(actual.tolist()) == {0.0, 1.0}:
         normalised = value("gini(actual=x, predicted=y) / gini(actual=x, predicted=x)", columns, "table")
         assert agree(normalised, 2 * float(sk.roc_auc_score(actual, predicted)) - 1)
+
+
+def test_the_calibrated_threshold_follows_the_rule_of_the_settings_or_the_model() -> None:
+    truth = np.array([1, 1, 0, 0, 0, 0, 0, 0, 1, 1, *[0] * 100])  # few positives: the two rules differ
+    score = np.linspace(0.9, 0.1, len(truth))
+    model = EXAMPLE_MODELS["binary"]
+    own = model.model_copy(update={"choices": Choices(calibrated_threshold_rule="f1")})
+    by_setting = FqlSettings(calibrated_threshold_rule="f1")
+    columns = {"score": score.tolist(), "churned": np.where(truth == 1, "yes", "no").tolist()}
+    precision, recall, thresholds = sk.precision_recall_curve(truth, score)
+    highest_f1 = thresholds[np.argmax(2 * precision[:-1] * recall[:-1] / (precision[:-1] + recall[:-1]))]
+
+    assert evaluate(columns, "calibrated_threshold()", model=own)["value"] == highest_f1 == score[1]
+    assert evaluate(columns, "calibrated_threshold()", model=model, settings=by_setting)["value"] == highest_f1
+    youden = _calibrated_threshold(truth, score)
+    assert evaluate(columns, "calibrated_threshold()", model=model)["value"] == youden == score[9]

@@ -97,7 +97,7 @@ _KINDS: Final[tuple[AggregatorKind, ...]] = (
         "score_pairs",
         lambda _p, s: ScorePairs(s.score_values_max),
         2,
-        ("auroc", "calibrated_threshold"),
+        ("auroc", "calibrated_threshold", "f1_threshold"),
         lambda _p, s: 16 + 27 * s.score_values_max,
         "positive and negative rows per distinct score up to a cap, then per bin",
     ),

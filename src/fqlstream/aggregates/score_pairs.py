@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -110,12 +110,15 @@ class ScorePairs:
         return ScorePairsState(state.level, state.keys[left], positive[left], negative[left])
 
     def read(self, state: ScorePairsState, name: str, params: Mapping[str, float]) -> Reading:
-        """Read `auroc` or `calibrated_threshold`; null where one class is missing."""
+        """Read `auroc`, `calibrated_threshold` or `f1_threshold`; null where one class is missing."""
         del params
         positives, negatives = int(state.positive.sum()), int(state.negative.sum())
         if not positives or not negatives:
             return Reading(None)
-        return _auroc(state, positives, negatives) if name == "auroc" else _threshold(state, positives, negatives)
+        if name == "auroc":
+            return _auroc(state, positives, negatives)
+        gain = _f1 if name == "f1_threshold" else _youden(positives, negatives)
+        return _threshold(state, positives, gain)
 
     def encode(self, state: ScorePairsState) -> list[Any]:
         """Give [version, level, scores, positive, negative]; above level 0 bin numbers stand in place of scores."""
@@ -162,14 +165,28 @@ def _auroc(state: ScorePairsState, positives: int, negatives: int) -> Reading:
     return Reading(value, exact=False, error_bound=bound, low=max(value - bound, 0.0), high=min(value + bound, 1.0))
 
 
-def _threshold(state: ScorePairsState, positives: int, negatives: int) -> Reading:
-    """Give the score from which on TPR - FPR is highest; of equals the highest score."""
+#: Out of hits and alarms at or above each score, and the number of positive rows: what is to be highest.
+Gain = Callable[[Counts, Counts, int], npt.NDArray[Any]]
+
+
+def _youden(positives: int, negatives: int) -> Gain:
+    """TPR - FPR, times the numbers of both classes while that is a whole number that fits."""
+    if positives * negatives < 2**53:
+        return lambda hits, alarms, _: hits * negatives - alarms * positives
+    return lambda hits, alarms, _: hits / float(positives) - alarms / float(negatives)
+
+
+def _f1(hits: Counts, alarms: Counts, positives: int) -> npt.NDArray[Any]:
+    """2 TP / (2 TP + FP + FN)."""
+    return 2.0 * hits / (hits + alarms + positives)
+
+
+def _threshold(state: ScorePairsState, positives: int, gain_of: Gain) -> Reading:
+    """Give the score from which on the gain is highest; of equals the highest score."""
     # from the highest score down: rows at or above it
     hits = np.cumsum(state.positive[::-1])
     alarms = np.cumsum(state.negative[::-1])
-    scale = float(positives), float(negatives)
-    exact = positives * negatives < 2**53
-    gain = hits * negatives - alarms * positives if exact else hits / scale[0] - alarms / scale[1]
+    gain = gain_of(hits, alarms, positives)
     best = int(np.argmax(gain))
     keys = state.keys[::-1]
     low, high = _GRID.edges(keys, state.level)
@@ -177,8 +194,7 @@ def _threshold(state: ScorePairsState, positives: int, negatives: int) -> Readin
     if state.level == 0:
         return Reading(value)
     # inside a bin all positive rows might stand above all negative ones: wherever that could win, the optimum may lie
-    before = alarms - state.negative[::-1]
-    reach = hits * negatives - before * positives if exact else hits / scale[0] - before / scale[1]
+    reach = gain_of(hits, alarms - state.negative[::-1], positives)
     possible = reach >= gain[best]
     lowest, highest = float(low[possible].min()), float(high[possible].max())
     value = value if np.isfinite(value) else float(high[best])

@@ -108,6 +108,7 @@ class Choices(_Definition):
 
     calibration_bins: int | None = Field(None, ge=1, le=1_000)
     probability_epsilon: float | None = Field(None, gt=0, lt=0.5)
+    calibrated_threshold_rule: Literal["youden", "f1"] | None = None
     drift_bins: int | None = Field(None, ge=1, le=1_000)
     psi_increment: float | None = Field(None, ge=0)
     null_condition: Literal["else", "null"] | None = None

@@ -16,6 +16,7 @@ class Chosen:
     threshold: float
     calibration_bins: int
     probability_epsilon: float
+    calibrated_threshold_rule: Literal["youden", "f1"]
     drift_bins: int
     psi_increment: float
     ranking_top_k: int
@@ -31,6 +32,9 @@ def choose(model: ModelDefinition, settings: FqlSettings) -> Chosen:
         probability_epsilon=settings.probability_epsilon
         if own.probability_epsilon is None
         else own.probability_epsilon,
+        calibrated_threshold_rule=settings.calibrated_threshold_rule
+        if own.calibrated_threshold_rule is None
+        else own.calibrated_threshold_rule,
         drift_bins=_first(own.drift_bins, settings.drift_bins),
         psi_increment=settings.psi_increment if own.psi_increment is None else own.psi_increment,
         ranking_top_k=_first(params.top_k, settings.ranking_top_k),

@@ -33,7 +33,8 @@ def _lower_auroc(call: Call) -> Expression:
 
 
 def _lower_calibrated_threshold(call: Call) -> Expression:
-    return AggregateValue(_score_pairs(call), "calibrated_threshold")
+    rule = call.chosen.calibrated_threshold_rule
+    return AggregateValue(_score_pairs(call), "calibrated_threshold" if rule == "youden" else "f1_threshold")
 
 
 def _surprise(call: Call, probability: Expression) -> Expression:
@@ -147,9 +148,9 @@ RANKS: Final[tuple[FunctionSpec, ...]] = (
     _metric(
         "calibrated_threshold",
         _lower_calibrated_threshold,
-        "Observed score with the highest TPR - FPR, the highest of equals; null where a class is missing.",
+        "Observed score with the highest TPR - FPR (or F1: a setting), the highest of equals; null where a class is missing.",
         0.8,
-        "documented in words; Youden's rule chosen here",
+        "documented in words, and differently in two places; TPR - FPR chosen here",
         error_bound=SCORE_BOUND,
     ),
     FunctionSpec(
