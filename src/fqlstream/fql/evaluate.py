@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NotRequired, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from fqlstream.aggregates.histograms import HistogramState
 from fqlstream.errors import UsageError
 from fqlstream.events.columns import (
     RANGE_VIOLATIONS,
@@ -34,13 +37,14 @@ from fqlstream.events.definitions import (
 from fqlstream.events.documents import load_definitions
 from fqlstream.events.durations import window_origin_ms
 from fqlstream.fql.compile_arrow import LANES, Cells, Engine, Result, compile_model
-from fqlstream.fql.plan import Lane, MetricPlan, ModelPlan, SegmentPlan
+from fqlstream.fql.plan import Compared, Lane, MetricPlan, ModelPlan, SegmentPlan
 from fqlstream.fql.planner import assemble, plan_model
 from fqlstream.functions.expression import Aggregate, AggregateValue
 from fqlstream.settings import FqlSettings
 
 EVENT_AT: Final = "event_at"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NONE: Final[Mapping[str, BaselineDefinition]] = MappingProxyType({})
 _TIME = Column(name=EVENT_AT, type=ColumnType.TIMESTAMP)
 
 
@@ -68,7 +72,7 @@ def evaluate(
     segment: str | None = None,
     window: None = None,
     event_at: str | None = None,
-    baselines: Mapping[str, Frame] | None = None,
+    baselines: Mapping[str, Frame | BaselineDefinition] | None = None,
     settings: FqlSettings | None = None,
 ) -> Evaluation: ...
 
@@ -82,7 +86,7 @@ def evaluate(
     segment: str | None = None,
     window: str | Mapping[str, str] | Window,
     event_at: str | None = None,
-    baselines: Mapping[str, Frame] | None = None,
+    baselines: Mapping[str, Frame | BaselineDefinition] | None = None,
     settings: FqlSettings | None = None,
 ) -> list[Evaluation]: ...
 
@@ -95,7 +99,7 @@ def evaluate(
     segment: str | None = None,
     window: str | Mapping[str, str] | Window | None = None,
     event_at: str | None = None,
-    baselines: Mapping[str, Frame] | None = None,
+    baselines: Mapping[str, Frame | BaselineDefinition] | None = None,
     settings: FqlSettings | None = None,
 ) -> Evaluation | list[Evaluation]:
     """Compute a metric over a DataFrame, an Arrow table, a dict of columns or a list of rows.
@@ -104,12 +108,14 @@ def evaluate(
     that need a task are refused. `segment` is a Boolean row expression. With a `window` ("1h", or {"size": "1h", "every":
     "5m"}) the result is a list in time order, one item per window that holds a row; times come from the column `event_at`
     (by default the one of that name, else a DataFrame's time index). `baselines` are the frames that `jsd` and `psi` compare
-    with, by name; a segment filters them too. Raises FqlError for a wrong expression.
+    with, by name, or definitions of periods of the frame itself: a stored time, or the period before each window; a segment
+    filters them too. Raises FqlError for a wrong expression.
     """
     columns = _columns_of(frame)
     definition = _model_of(model, columns, event_at)
     table = _typed(columns, definition)
-    times = None if window is None else _times_of(frame, columns, event_at)
+    periods = {name: rows for name, rows in (baselines or {}).items() if isinstance(rows, BaselineDefinition)}
+    times = None if window is None and not periods else _times_of(frame, columns, event_at)
     return evaluate_table(
         table,
         definition,
@@ -117,7 +123,12 @@ def evaluate(
         segment=segment,
         window=window,
         event_at_ms=times,
-        baselines={name: _typed(_columns_of(rows), definition) for name, rows in (baselines or {}).items()},
+        baselines={
+            name: _typed(_columns_of(rows), definition)
+            for name, rows in (baselines or {}).items()
+            if name not in periods
+        },
+        periods=periods,
         settings=settings,
     )
 
@@ -131,23 +142,48 @@ def evaluate_table(
     window: str | Mapping[str, str] | Window | None = None,
     event_at_ms: npt.NDArray[np.int64] | None = None,
     baselines: Mapping[str, pa.Table] | None = None,
+    periods: Mapping[str, BaselineDefinition] | None = None,
     settings: FqlSettings | None = None,
 ) -> Evaluation | list[Evaluation]:
     """Compute a metric over a table of typed columns, as `events.columns.coerce_table` gives them.
 
-    `event_at_ms` has one Unix time in milliseconds per row; a `window` needs it.
+    `event_at_ms` has one Unix time in milliseconds per row; a `window` and baselines that are `periods` of the table need it.
     """
     limits = FqlSettings() if settings is None else settings
-    plan, name = plan_evaluation(model, expression, segment, baselines or {}, limits)
+    rows = {**(baselines or {}), **_fixed_periods(table, event_at_ms, periods or {})}
+    rolling = {name: period for name, period in (periods or {}).items() if name not in rows}
+    plan, name = plan_evaluation(model, expression, segment, rows, limits, rolling)
     engine = compile_model(plan, limits)
+    past = _Past(plan.compared, _counted(plan, rows, limits), rolling)
     if window is None:
+        if past.periods:
+            raise UsageError(
+                "USE037",
+                f"baseline {past.periods[0].name!r} is the period before each window, and there are no windows",
+                "give a window: window=..., or --window",
+            )
         cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
-        return _evaluation(engine.results({lane: cells[lane][0] for lane in LANES}), name)
+        return _evaluation(engine.results({lane: cells[lane][0] for lane in LANES}, past.fixed), name)
+    return _windowed(engine, table, window_of(window), _known_times(event_at_ms, "a window"), name, past)
+
+
+def _known_times(event_at_ms: npt.NDArray[np.int64] | None, what: str) -> npt.NDArray[np.int64]:
     if event_at_ms is None:
-        raise UsageError(
-            "USE031", "a window needs the time of every row", "name the column that holds it: event_at=..."
-        )
-    return _windowed(engine, table, window_of(window), event_at_ms, name)
+        raise UsageError("USE031", f"{what} needs the time of every row", "name the column that holds it: event_at=...")
+    return event_at_ms
+
+
+def _fixed_periods(
+    table: pa.Table, event_at_ms: npt.NDArray[np.int64] | None, periods: Mapping[str, BaselineDefinition]
+) -> dict[str, pa.Table]:
+    """Give the rows of baselines that are a stored time."""
+    found = {}
+    for name, period in periods.items():
+        if period.range_ms is not None:
+            start_ms, end_ms = period.range_ms
+            times = _known_times(event_at_ms, f"baseline {name!r}")
+            found[name] = table.filter(pa.array((times >= start_ms) & (times < end_ms)))
+    return found
 
 
 _SEGMENT: Final = "segment"
@@ -159,22 +195,33 @@ def plan_evaluation(
     segment: str | None,
     baselines: Mapping[str, pa.Table],
     settings: FqlSettings,
+    rolling: Mapping[str, BaselineDefinition] = _NONE,
 ) -> tuple[ModelPlan, str]:
     """Plan one metric over all rows and, where there is one, a segment; give that segment's name in the plan, too.
 
-    Raises FqlError for a wrong expression.
+    The counts of `baselines` become part of the plan; with `rolling` ones, all stay in it as `compared`. Raises FqlError for
+    a wrong expression.
     """
     metric = MetricDefinition.model_construct(model=model.name, name="metric", definition=expression)
     segments = []
     if segment is not None:
         segments.append(SegmentDefinition.model_construct(model=model.name, name=_SEGMENT, definition=segment))
     named = {name: BaselineDefinition(model=model.name, name=name, type="static", file=name) for name in baselines}
+    named |= rolling
     rows = plan_model(model, [], segments, settings=settings).segments[-1]
 
     def histogram(name: str, aggregate: Aggregate) -> Sequence[float] | None:
         return _counts_of(baselines[name], model, aggregate, rows, settings) if name in baselines else None
 
-    plan = plan_model(model, [metric], segments, baselines=named, histograms=histogram, settings=settings)
+    plan = plan_model(
+        model,
+        [metric],
+        segments,
+        baselines=named,
+        histograms=histogram,
+        streamed=bool(rolling),
+        settings=settings,
+    )
     return plan, "" if segment is None else _SEGMENT
 
 
@@ -189,6 +236,42 @@ def _counts_of(
     engine = compile_model(assemble(model, metrics, (rows,), settings), settings)
     cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
     return [result.value or 0.0 for result in engine.results({lane: cells[lane][0] for lane in LANES})]
+
+
+def _counted(plan: ModelPlan, rows: Mapping[str, pa.Table], settings: FqlSettings) -> dict[Compared, HistogramState]:
+    """Count the rows of baselines that stayed in the plan."""
+    of_segment = {segment.expression: segment for segment in plan.segments}
+    return {
+        item: HistogramState(
+            tuple(
+                int(count)
+                for count in _counts_of(
+                    rows[item.baseline], plan.model, item.production, of_segment[item.segment], settings
+                )
+            )
+        )
+        for item in plan.compared
+        if item.baseline in rows
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What each window is compared with: for each of the plan's `compared`, counts, or a period that moves with the window."""
+
+    compared: tuple[Compared, ...]
+    counted: Mapping[Compared, HistogramState]
+    rolling: Mapping[str, BaselineDefinition]
+
+    @property
+    def periods(self) -> list[BaselineDefinition]:
+        """The periods that move with the window."""
+        return [self.rolling[item.baseline] for item in self.compared if item not in self.counted]
+
+    @property
+    def fixed(self) -> Cells:
+        """The states of baselines where none moves."""
+        return tuple(self.counted[item] for item in self.compared)
 
 
 def _evaluation(results: Iterable[Result], segment: str) -> Evaluation:
@@ -212,14 +295,15 @@ def window_of(window: str | Mapping[str, str] | Window) -> Window:
 
 
 def _windowed(
-    engine: Engine, table: pa.Table, window: Window, times: npt.NDArray[np.int64], segment: str
+    engine: Engine, table: pa.Table, window: Window, times: npt.NDArray[np.int64], segment: str, past: _Past
 ) -> list[Evaluation]:
     if len(times) != table.num_rows:
         raise UsageError("USE031", f"{len(times)} times for {table.num_rows} rows")
     if not len(times):
         return []
     size, every = window.size_ms, window.every_ms
-    pane = math.gcd(size, every)
+    moved = [ms for period in past.periods for ms in (period.window_ms or 0, period.offset_ms or 0)]
+    pane = math.gcd(size, every, *moved)
     origin = window_origin_ms(size)
     numbers, codes = np.unique((times - origin) // pane, return_inverse=True)
     partials = engine.partials_both(table, codes.astype(np.int64), len(numbers))
@@ -232,13 +316,39 @@ def _windowed(
             holding.setdefault(start, []).append(place)
     starts = sorted(holding)
     merged = [_merged(engine, partials, holding[start]) for start in starts]
+    ends = [origin + start * every + size for start in starts]
+    beside = _beside(engine, past, partials, ends, lambda ms: int(np.searchsorted(numbers, (ms - origin) // pane)))
     values = []
-    for start, results in zip(starts, engine.results_many(merged), strict=True):
+    for start, results in zip(starts, engine.results_many(merged, beside), strict=True):
         start_ms = origin + start * every
         value = _evaluation(results, segment)
         value["window_start"], value["window_end"] = rfc3339(start_ms), rfc3339(start_ms + size)
         values.append(value)
     return values
+
+
+def _beside(
+    engine: Engine,
+    past: _Past,
+    partials: Mapping[Lane, Sequence[Cells]],
+    ends_ms: Sequence[int],
+    place_of: Callable[[int], int],
+) -> list[Cells]:
+    """Give the states beside each window; those of periods out of running totals over the panes, which lie in time order."""
+    cells = {(cell.aggregate, cell.segment): cell for cell in engine.plan.cells}
+    place = {cell.key: at for lane in LANES for at, cell in enumerate(engine.plan.lane_cells(lane))}
+    columns: list[list[object]] = []
+    for item in past.compared:
+        if item in past.counted:
+            columns.append([past.counted[item]] * len(ends_ms))
+            continue
+        cell = cells[item.production, item.segment]
+        counts = np.array([pane[place[cell.key]].counts for pane in partials[cell.lane]], np.int64)
+        totals = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), counts.cumsum(axis=0)])
+        reaches = [past.rolling[item.baseline].range_before(end_ms) or (0, 0) for end_ms in ends_ms]
+        first, last = (np.array([place_of(reach[side]) for reach in reaches]) for side in (0, 1))
+        columns.append([HistogramState(tuple(row)) for row in (totals[last] - totals[first]).tolist()])
+    return list(zip(*columns, strict=True)) if columns else [()] * len(ends_ms)
 
 
 def _merged(engine: Engine, partials: Mapping[Lane, Sequence[Cells]], places: Sequence[int]) -> dict[Lane, Cells]:

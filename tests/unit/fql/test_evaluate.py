@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
 
 import fqlstream
 from fqlstream.errors import FqlError, UsageError
 from fqlstream.events.columns import coerce_table
-from fqlstream.events.definitions import ModelDefinition, Window
+from fqlstream.events.definitions import BaselineDefinition, ModelDefinition, Window
 from fqlstream.fql.evaluate import evaluate, evaluate_table
 from fqlstream.settings import FqlSettings
 from fqlstream.stream.windows import spans_of
@@ -210,3 +211,82 @@ def test_a_sketch_says_so() -> None:
     assert not sketch["exact"]
     assert sketch["value"] == pytest.approx(899, abs=30)
     assert sketch["error_bound"] == pytest.approx(0.0133, abs=1e-4)
+
+
+# ---- baselines that are periods of the data itself -------------------------------------------------------------------
+
+
+DRIFTING = {
+    "task": "regression",
+    "columns": [{"name": "x", "type": "float", "bins": [0.0, 1.0, 2.0, 3.0, 4.0]}, {"name": "s", "type": "string"}],
+}
+
+
+def drifting(rows_count: int = 4_000) -> pd.DataFrame:
+    random = np.random.default_rng(7)
+    hours = np.sort(random.integers(0, 12 * 60, rows_count)) / 60
+    return pd.DataFrame(
+        {
+            "x": np.where(random.random(rows_count) < 0.05, np.nan, random.normal(1 + hours / 6, 1, rows_count)),
+            "s": np.where(random.random(rows_count) < 0.3, "a", "b"),
+            "event_at": pd.Timestamp("2026-11-21", tz="UTC") + pd.to_timedelta(hours, "h"),
+        }
+    )
+
+
+def distance(window: pd.DataFrame, past: pd.DataFrame) -> float | None:
+    """Jensen-Shannon distance by SciPy over NumPy's histograms, what lies outside in bins of its own."""
+    edges = [-np.inf, 0.0, 1.0, 2.0, 3.0, 4.0, np.inf]
+    sides = [np.histogram(frame.x.dropna(), edges)[0] for frame in (past, window)]
+    return float(jensenshannon(*sides, base=2)) if all(side.sum() for side in sides) else None
+
+
+def between(frame: pd.DataFrame, start: Any, end: Any) -> pd.DataFrame:
+    return frame[(frame.event_at >= start) & (frame.event_at < end)]
+
+
+@pytest.mark.parametrize("segment", [None, "s == 'a'"])
+@pytest.mark.parametrize("window", ["1h", {"size": "2h", "every": "30m"}])
+def test_a_rolling_baseline_is_the_period_before_each_window(window: Any, segment: str | None) -> None:
+    frame = drifting()
+    before = BaselineDefinition(model="model", name="before", type="rolling", window="2h", offset="1h")
+    fixed = between(frame, frame.event_at.min(), frame.event_at.min() + pd.Timedelta("1h"))
+
+    found = evaluate(
+        frame,
+        "jsd(x, 'before') + 0 * jsd(x, 'first')",
+        model=DRIFTING,
+        window=window,
+        segment=segment,
+        baselines={"before": before, "first": fixed},
+    )
+
+    kept = frame if segment is None else frame[frame.s == "a"]
+    assert len(found) >= 12
+    for value in found:
+        start, end = pd.Timestamp(value["window_start"]), pd.Timestamp(value["window_end"])
+        past = between(kept, end - pd.Timedelta("3h"), end - pd.Timedelta("1h"))
+        expected = distance(between(kept, start, end), past)
+        assert value["value"] == (None if expected is None else pytest.approx(expected, rel=1e-12))
+    assert sum(value["value"] is None for value in found) <= 2
+
+
+def test_a_stored_time_is_a_baseline_too() -> None:
+    frame = drifting()
+    stored = BaselineDefinition(
+        model="model", name="b", type="static", start="2026-11-21T01:00:00Z", end="2026-11-21T03:00:00Z"
+    )
+    rows = between(frame, pd.Timestamp("2026-11-21T01:00Z"), pd.Timestamp("2026-11-21T03:00Z"))
+    whole = evaluate(frame, "jsd(x, 'b')", model=DRIFTING, baselines={"b": stored})
+    assert whole["value"] == pytest.approx(distance(frame, rows), rel=1e-12)
+    by_hour = evaluate(frame, "psi(x, 'b')", model=DRIFTING, window="1h", baselines={"b": stored})
+    assert by_hour == evaluate(frame, "psi(x, 'b')", model=DRIFTING, window="1h", baselines={"b": rows})
+
+
+def test_a_period_before_each_window_needs_windows() -> None:
+    before = BaselineDefinition(model="model", name="before", type="rolling", window="2h")
+    with pytest.raises(UsageError, match="there are no windows") as caught:
+        evaluate(drifting(100), "jsd(x, 'before')", model=DRIFTING, baselines={"before": before})
+    assert caught.value.code == "USE037"
+    # one that the expression does not name is no trouble
+    assert evaluate(drifting(100), "traffic()", model=DRIFTING, baselines={"before": before})["value"] == 100
