@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_PATTERN = re.compile(r"(\d{1,12})(ms|s|m|h|d|w)")
+_PATTERN = re.compile(r"(\d{1,12})(ms|s|m|h|d|w)", re.ASCII)
 
 
 def parse_duration_ms(text: object) -> int:
