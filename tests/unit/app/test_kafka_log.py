@@ -1,0 +1,180 @@
+"""What the protocol's view of Kafka sends, and what it commits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from fqlstream.app.kafka_log import KafkaLog, value_payload
+from fqlstream.errors import BrokerError
+from fqlstream.events.schemas import SCHEMAS
+from fqlstream.fql.plan import Lane
+from fqlstream.settings import KafkaSettings
+from fqlstream.stream.batches import DeadLetter
+from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Version
+
+VALUE = MetricValue(
+    "churn", "all", "cost", "old", 1_795_255_200_000, 1_795_258_800_000, -1.5, 10, 4, False, 0.25, "final", 7, 2, 1_795_258_800_123
+)  # fmt: skip
+
+
+@dataclass
+class Outbox:
+    """A producer whose records arrive at once, or not at all."""
+
+    records: list[tuple[Any, ...]] = field(default_factory=list)
+    failure: BrokerError | None = None
+
+    async def send(self, *record: Any) -> asyncio.Future[int]:
+        delivery: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if self.failure is not None:
+            delivery.set_exception(self.failure)
+        else:
+            self.records.append(record)
+            delivery.set_result(len(self.records))
+        return delivery
+
+
+@dataclass
+class Source:
+    """A partition that the worker holds."""
+
+    partition: int
+    position: int | None
+    lost: bool = False
+    acked: list[int] = field(default_factory=list)
+    commits: int = 0
+
+    def ack(self, next_offset: int) -> None:
+        self.acked.append(next_offset)
+
+    async def commit(self) -> None:
+        self.commits += 1
+
+
+def log(*sources: Source) -> tuple[KafkaLog, Outbox]:
+    outbox = Outbox()
+    made = KafkaLog(KafkaSettings(bootstrap="a:1"), outbox, {source.partition: source for source in sources})  # type: ignore[arg-type, misc]
+    made._counts["pane-updates"] = 4
+    return made, outbox
+
+
+def test_a_value_travels_with_the_columns_of_the_table() -> None:
+    payload = value_payload(VALUE)
+    assert payload["window_start"] == "2026-11-21T10:00:00Z"
+    assert payload["window_end"] == "2026-11-21T11:00:00Z"
+    assert payload["updated_at"] == "2026-11-21T11:00:00.123000Z"
+    assert payload["window_s"] == 3600
+    assert {name: payload[name] for name in ("value", "exact", "error_bound", "value_version")} == {
+        "value": -1.5, "exact": False, "error_bound": 0.25, "value_version": 7,
+    }  # fmt: skip
+
+
+def test_values_of_one_series_have_one_key_so_that_they_keep_their_order() -> None:
+    made, outbox = log()
+    other = replace(VALUE, version="v1", window_start_ms=0, window_end_ms=60_000, value=None)
+    asyncio.run(made.send_values([VALUE, other, replace(VALUE, segment="")]))
+    keys = [json.loads(record[2]) for record in outbox.records]
+    assert keys == [["churn", "cost", "old"], ["churn", "cost", "old"], ["churn", "cost", ""]]
+    assert {record[0] for record in outbox.records} == {"metric-values"}
+    assert json.loads(outbox.records[1][1])["value"] is None
+
+
+def test_a_dead_letter_has_its_bytes_and_says_in_headers_why_and_where_from() -> None:
+    made, outbox = log()
+    letter = DeadLetter(
+        "DLQ005", "no JSON: é", "t", 3, 41, "1,5", b"k", b"\xff", 0, "application/vnd.apache.arrow.stream"
+    )
+    asyncio.run(made.send_dead_letters([letter, replace(letter, content_type=None)]))
+    topic, value, key, headers, partition = outbox.records[0]
+    assert (topic, value, key, partition) == ("dead-letters", b"\xff", b"k", None)
+    told = {name: text.decode() for name, text in headers}
+    assert told.pop("seen_at").endswith("Z")
+    assert told == {
+        "code": "DLQ005", "reason": "no JSON: é", "topic": "t", "partition": "3", "offset": "41", "row": "1,5",
+        "content-type": "application/vnd.apache.arrow.stream",
+    }  # fmt: skip
+    assert "content-type" not in dict(outbox.records[1][3])
+
+
+def flush_row(*panes: PaneKey, models: tuple[str, ...] = ()) -> FlushRow:
+    marks = dict.fromkeys(models, 0)
+    return FlushRow(
+        "t",
+        2,
+        Version(5, 6),
+        "me",
+        "id",
+        {Lane.EVENTS: 1, Lane.LABELS: 1},
+        {Lane.EVENTS: marks, Lane.LABELS: marks},
+        panes=panes,
+    )
+
+
+def test_each_model_gets_its_notice_where_its_finaliser_listens() -> None:
+    made, outbox = log()
+    asyncio.run(made.send_notices([flush_row(PaneKey("a", "v1", 60_000), PaneKey("a", "v2", 0), models=("a", "b"))]))
+    notices = {record[2]: (json.loads(record[1]), record[4]) for record in outbox.records}
+    assert notices[b"a"][0] == {
+        "topic": "t", "partition": 2, "epoch": 5, "flush": 6, "model": "a", "panes": [["v1", 60_000], ["v2", 0]],
+    }  # fmt: skip
+    assert notices[b"b"][0]["panes"] == [], "time goes on for it too"
+    for model, (_, partition) in notices.items():
+        assert partition == asyncio.run(made.model_partition(model.decode()))
+
+
+def test_a_notice_is_a_hint_of_bounded_length_and_losing_it_is_no_failure() -> None:
+    made, outbox = log()
+    many = flush_row(*(PaneKey("a", "v1", start) for start in range(2_000)))
+    asyncio.run(made.send_notices([many]))
+    assert len(json.loads(outbox.records[0][1])["panes"]) == 1_000
+    outbox.failure = BrokerError("KFK110", "gone")
+    asyncio.run(made.send_notices([many]))
+    with pytest.raises(BrokerError):
+        asyncio.run(made.send_values([VALUE]))
+
+
+def test_a_commit_is_of_what_is_durable_and_was_read_by_this_owner() -> None:
+    mine, lost, new, back = Source(0, 10), Source(1, 10, lost=True), Source(2, None), Source(3, 4)
+    made, _ = log(mine, lost, new, back)
+    for partition in range(4):
+        made.acknowledge("t", partition, 7)
+    made.acknowledge("t", 9, 7)  # not held
+    asyncio.run(made.commit())
+    assert (mine.acked, lost.acked, new.acked) == ([7], [], [])
+    assert back.acked == [4], "it went and came back, and has not been read so far again"
+    assert [source.commits for source in (mine, lost, new, back)] == [1, 0, 0, 0], "one request for all"
+    asyncio.run(made.commit())
+    assert mine.acked == [7]
+
+
+def test_what_was_acknowledged_of_a_lost_partition_is_forgotten_with_it() -> None:
+    before, after = Source(0, 10), Source(0, 3)
+    made, _ = log(before)
+    made.acknowledge("t", 0, 9)
+    made.forget(before)
+    made.sources[0] = after  # type: ignore[assignment]
+    asyncio.run(made.commit())
+    assert after.acked == []
+    made.acknowledge("t", 0, 2)
+    made.forget(before)  # late: it has come back meanwhile
+    asyncio.run(made.commit())
+    assert after.acked == [2]
+
+
+def test_offsets_of_a_partition_that_is_gone_are_not_asked_for() -> None:
+    made, _ = log(Source(1, 10, lost=True))
+    for partition in (0, 1):
+        with pytest.raises(BrokerError) as caught:
+            asyncio.run(made.offset_range("t", partition))
+        assert caught.value.code == "KFK020"
+
+
+def test_the_payloads_are_those_of_the_schemas() -> None:
+    """Names of properties as schemas/ has them."""
+    assert set(value_payload(VALUE)) == set(SCHEMAS["metric_value"].json_schema()["properties"])
+    SCHEMAS["metric_value"].validate_python(value_payload(VALUE))
