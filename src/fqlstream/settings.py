@@ -183,7 +183,9 @@ class StreamSettings(_Group):
         ge=0,
         description="The same event_id within so much record time is a duplicate: producers retry within minutes.",
     )
-    duplicate_ids_max: int = Field(2_000_000, ge=1, description="Ids remembered per partition; 24 bytes each.")
+    duplicate_ids_max: int = Field(
+        2_000_000, ge=1, description="Ids remembered per partition, about 64 bytes each: 128 MB when full."
+    )
     recent_bytes_max: int = Field(
         256 * 2**20,
         ge=2**20,

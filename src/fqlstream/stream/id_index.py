@@ -1,7 +1,7 @@
 """Which event ids a partition has seen lately, and where their rows are: decides duplicates and finds a label's event.
 
 A ring of the latest counted ids and an open-addressing table of ring places, both NumPy arrays worked on a batch at a
-time: no Python object per id. About 44 bytes an id, plus 8 to 16 for the table.
+time: no Python object per id. 40 bytes an id, and 16 to 32 for its share of the table.
 """
 
 from __future__ import annotations
