@@ -123,6 +123,8 @@ class AggregateAgent:
         """Take a partition over; gives the first offset to read."""
         started_s = time.monotonic()
         partition = source.partition
+        # a predecessor may have met a model that is newer than what this worker has read: its rows are to be remembered too
+        await self.adopt(await self.definitions.refresh())
         lock = asyncio.Lock()
         engines = self.engines
         owner = await take_over(self.topic, partition, self.owner_id, engines.catalogue, engines, self.ports, lock)
