@@ -598,6 +598,25 @@ async def test_panes_that_left_the_memory_come_back_from_the_store() -> None:
 
 
 @in_a_loop
+async def test_a_pane_is_not_read_back_while_the_flush_that_writes_it_is_under_way() -> None:
+    """Of its two lanes one may be there already."""
+    there = place(panes_max=10)
+    owner = await there.take()
+    await there.apply(owner, 0, event("a", 0, x=1, s=0.9))
+    cut = await owner.cut(labels=True)
+    assert cut is not None
+    # other panes come while it is written: so many that this one would be let go of
+    await there.apply(owner, 1, *(event(f"e{number}", number, x=0) for number in range(1, 15)))
+    await there.ports.store.write_states(cut.records[:1])
+    await there.apply(owner, 15, event("b", 0, x=2, s=0.9))
+    assert (reading(owner.state, 0)["sum"], reading(owner.state, 0)["unlabelled"]) == (3, 2)
+    owner.flushed(cut)
+    await there.apply(owner, 16, *(event(f"f{number}", number, x=0) for number in range(1, 15)))
+    await there.flush(owner)
+    assert (stored(there, 0)["sum"], stored(there, 0)["unlabelled"]) == (3, 2)
+
+
+@in_a_loop
 async def test_a_label_finds_its_event_long_after_in_what_is_not_even_flushed() -> None:
     there = place(duplicate_ids_max=1)
     owner = await there.take()

@@ -62,6 +62,19 @@ def test_panes_that_wait_to_be_written_are_kept_and_of_the_others_those_used_las
     assert list(panes.held) == [key(0), key(2)], "beyond the bound, rather than lose a number"
 
 
+def test_panes_that_a_flush_under_way_has_taken_are_kept_until_it_is_durable() -> None:
+    """ClickHouse holds an older state of them, or one lane only: they must not be read from there."""
+    panes = Panes()
+    for start in range(4):
+        panes.put(key(start), empty())
+    panes.writing = frozenset({key(0), key(1)})
+    panes.evict(1)
+    assert list(panes.held) == [key(0), key(1)]
+    panes.writing = frozenset()
+    panes.evict(1)
+    assert list(panes.held) == [key(1)]
+
+
 @pytest.mark.parametrize("panes_max", [6, 7])
 def test_nothing_goes_while_there_is_room(panes_max: int) -> None:
     panes = Panes()
