@@ -248,6 +248,16 @@ class StreamSettings(_Group):
         ge=1_000,
         description="Lag without any progress for so long ends the worker with exit code 3, so that a supervisor restarts it.",
     )
+    deaths_before_alone: int = Field(
+        3,
+        ge=1,
+        description="So many workers in a row that ended without progress at one place of the log: a record there is suspected, and records are applied alone. Fewer are accidents.",
+    )
+    deaths_alone: int = Field(
+        2,
+        ge=1,
+        description="So many workers in a row that ended while they applied one record alone: it is a dead letter. One may have been killed by something else.",
+    )
     repair_stall_ms: int = Field(
         60_000,
         ge=1_000,

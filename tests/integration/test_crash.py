@@ -5,6 +5,7 @@ The short form, one trouble of each kind. The long form is `fqlstream bench chao
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -21,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from tests.integration.deadly_worker import MARK
 
 from fqlstream.settings import StoreSettings
 from fqlstream.store.client import Store
+from fqlstream.stream.arrow_events import ARROW_CONTENT_TYPE
 
 TOPIC = "inference-events"
 MINUTE_MS = 60_000
@@ -53,11 +57,12 @@ class Stack:
     def bootstrap(self) -> str:
         return str(self.described["bootstrap"])
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self, module: str = "fqlstream.cli", **environment: str) -> subprocess.Popen[bytes]:
         with (self.data / f"worker-{uuid.uuid4().hex[:8]}.log").open("wb") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "fqlstream.cli", "worker", "--data", str(self.data)],
-                env={**os.environ, **ENVIRONMENT},
+                [sys.executable, "-m", module, "worker", "--data", str(self.data)],
+                env={**os.environ, **ENVIRONMENT, **environment},
+                cwd=Path(__file__).parents[2],
                 stdout=log,
                 stderr=log,
             )
@@ -139,29 +144,29 @@ class Produced:
     labels_sent: int = 0
 
 
-def produce(stack: Stack, model: str, seed: int, seconds: float) -> Produced:
+def produce(stack: Stack, model: str, seed: int, seconds: float, events: int = EVENTS) -> Produced:
     """Send events and labels over some seconds, labels late, early, corrected and taken back."""
     rng = random.Random(seed)
     numbers = np.random.default_rng(seed)
     begin = (time.time_ns() // 1_000_000 - 6 * HOUR_MS) // HOUR_MS * HOUR_MS
     sent = Produced(
-        np.round(numbers.normal(5, 3, EVENTS), 6),
-        np.round(numbers.random(EVENTS), 6),
-        begin + numbers.integers(0, 3 * HOUR_MS, EVENTS),
-        [None] * EVENTS,
+        np.round(numbers.normal(5, 3, events), 6),
+        np.round(numbers.random(events), 6),
+        begin + numbers.integers(0, 3 * HOUR_MS, events),
+        [None] * events,
     )
     producer = Producer({
         "bootstrap.servers": stack.bootstrap, "partitioner": "murmur2_random", "linger.ms": 20,
         "enable.idempotence": True,
     })  # fmt: skip
     queue: dict[int, list[tuple[int, str | None]]] = {}
-    for number in range(EVENTS):
+    for number in range(events):
         for _ in range(rng.choice([0, 1, 1, 1, 2])):
-            queue.setdefault(max(0, number + rng.randint(-20, EVENTS // 3)), []).append(
+            queue.setdefault(max(0, number + rng.randint(-20, events // 3)), []).append(
                 (number, rng.choice(["no", "yes", "yes", None]))
             )
     started = time.monotonic()
-    for number in range(EVENTS):
+    for number in range(events):
         columns = {"x": sent.x[number], "score": sent.score[number]}
         send(producer, model, number, columns=columns, event_at=int(sent.event_at[number]))
         for other, label in queue.pop(number, ()):
@@ -170,7 +175,7 @@ def produce(stack: Stack, model: str, seed: int, seconds: float) -> Produced:
             sent.labels_sent += 1
         if number % 200 == 0:
             producer.poll(0)
-            ahead = number / EVENTS * seconds - (time.monotonic() - started)
+            ahead = number / events * seconds - (time.monotonic() - started)
             if ahead > 0:
                 threading.Event().wait(ahead)
     for rest in queue.values():
@@ -218,6 +223,7 @@ def recount(sent: Produced, rows: np.ndarray) -> dict[str, float | None]:
 def check(stack: Stack, model: str, sent: Produced) -> None:
     """Wait for finals, then compare everything."""
     store = stack.store()
+    events = len(sent.x)
     hours = np.unique(sent.event_at // HOUR_MS)
     expected_rows = len(hours) * 6 * 3
 
@@ -231,11 +237,11 @@ def check(stack: Stack, model: str, sent: Produced) -> None:
     def settled() -> bool:
         found = finals()
         total = sum(row[4] for row in found if row[:2] == ("traffic", ""))
-        return len(found) == expected_rows and total == EVENTS and lag(stack) == 0
+        return len(found) == expected_rows and total == events and lag(stack) == 0
 
     wait_for("finals of every window", settled, 120)
     history = store.query_rows(f"SELECT count(), uniqExact(event_id) FROM events_{model}")[0]
-    assert tuple(history) == (EVENTS, EVENTS)
+    assert tuple(history) == (events, events)
     assert store.query_rows(f"SELECT count() FROM label_rows_{model} FINAL")[0][0] == sent.labels_sent
     wanted = {}
     label = np.array([text or "" for text in sent.label])
@@ -279,13 +285,64 @@ def lag(stack: Stack) -> int:
         consumer.close()
 
 
-def go(stack: Stack, seed: int, trouble: Callable[[], None]) -> None:
-    model = f"m{uuid.uuid4().hex[:8]}"
+def send_deadly(stack: Stack, model: str) -> tuple[int, int, bytes]:
+    """Send a batch that ends whoever decodes it; gives its partition, its offset and its bytes."""
+    batch = pa.table({"event_id": [f"{MARK}-1", f"{MARK}-2"], "x": [1.0, 2.0], "score": [0.1, 0.9]})
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_table(batch)
+    sent: list[Message] = []
+    producer = Producer({"bootstrap.servers": stack.bootstrap})
+    headers = {"content-type": ARROW_CONTENT_TYPE, "model": model}
+    producer.produce(
+        TOPIC, sink.getvalue(), partition=1, headers=headers, on_delivery=lambda _, message: sent.append(message)
+    )
+    assert producer.flush(30) == 0
+    offset = sent[0].offset()
+    assert sent[0].error() is None
+    assert offset is not None
+    return 1, offset, sink.getvalue()
+
+
+def killers(stack: Stack) -> list[tuple[Any, ...]]:
+    store = stack.store()
+    try:
+        return list(store.query_rows("SELECT partition, offset, topic, row FROM dead_letters WHERE code = 'DLQ019'"))
+    finally:
+        store.close()
+
+
+def letters(stack: Stack, code: str) -> dict[tuple[int, int], bytes]:
+    """Read the topic: the original bytes of what was refused with this code, by where it was."""
+    consumer = Consumer({"bootstrap.servers": stack.bootstrap, "group.id": "t", "enable.auto.commit": False})
+    found: dict[tuple[int, int], bytes] = {}
+    try:
+        topic = "dead-letters"
+        for number in consumer.list_topics(topic, 10).topics[topic].partitions:
+            end = consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1]
+            consumer.assign([TopicPartition(topic, number, 0)])
+            while (message := consumer.poll(10)) is not None and message.offset() < end:
+                headers = dict(message.headers() or ())
+                if headers["code"] == code.encode():
+                    found[int(headers["partition"]), int(headers["offset"])] = message.value() or b""
+                if message.offset() == end - 1:
+                    break
+        return found
+    finally:
+        consumer.close()
+
+
+def new_model() -> str:
+    return f"m{uuid.uuid4().hex[:8]}"
+
+
+def go(stack: Stack, seed: int, trouble: Callable[[], None], model: str | None = None, events: int = EVENTS) -> None:
+    model = model or new_model()
     file = stack.data / f"{model}.yaml"
     file.write_text(definitions(model))
     stack.run("apply", "-f", str(file))
     sent: list[Produced] = []
-    producing = threading.Thread(target=lambda: sent.append(produce(stack, model, seed, 8.0)))
+    producing = threading.Thread(target=lambda: sent.append(produce(stack, model, seed, 8.0, events)))
     producing.start()
     trouble()
     producing.join(60)
@@ -318,6 +375,39 @@ def test_a_worker_killed_in_mid_stream_changes_no_number(stack: Stack) -> None:
         stack.start_worker()
 
     go(stack, 1, trouble)
+
+
+def test_a_record_that_ends_every_worker_is_set_aside_and_nothing_else_is(stack: Stack) -> None:
+    model = new_model()
+    deadly: list[tuple[int, int, bytes]] = []
+    deaths = 0
+
+    def trouble() -> None:
+        nonlocal deaths
+        environment = {
+            # as `up` starts a worker again: in its own place of the group
+            "FQLSTREAM_KAFKA__INSTANCE_ID": f"deadly-{model}",
+            "FQLSTREAM_STREAM__DEATHS_BEFORE_ALONE": "1",
+            "FQLSTREAM_STREAM__DEATHS_ALONE": "1",
+        }
+        worker = stack.start_worker("tests.integration.deadly_worker", **environment)
+        pause(5)
+        deadly.append(send_deadly(stack, model))
+        deadline = time.monotonic() + 150
+        while not killers(stack):
+            assert time.monotonic() < deadline, f"not found after {deaths} deaths"
+            if worker.poll() is not None:
+                assert worker.returncode == -signal.SIGKILL, "it did not die of a record"
+                deaths += 1
+                worker = stack.start_worker("tests.integration.deadly_worker", **environment)
+            pause(0.1)
+
+    go(stack, 4, trouble, model, events=4_000)
+    partition, offset, value = deadly[0]
+    assert killers(stack) == [(partition, offset, TOPIC, "0")]
+    assert letters(stack, "DLQ019") == {(partition, offset): value}
+    # one that nobody suspects, one with its fetch, and at least one alone
+    assert deaths >= 3
 
 
 def test_a_second_worker_that_joins_and_one_that_dies_change_no_number(stack: Stack) -> None:

@@ -18,6 +18,7 @@ from fqlstream.events.definitions import ModelDefinition
 from fqlstream.store.client import Store
 from fqlstream.store.history import (
     events_by_id,
+    forget_record,
     known_dead_letters,
     labelled_elsewhere,
     labels_by_id,
@@ -425,6 +426,21 @@ def test_recent_rows_are_the_last_counted_ones(store: Store) -> None:
     assert found.column("age").to_pylist() == [9, 11, 12, 13, 14, 15, 16, 17]
     assert recent_rows(store, definition, 0, 9, 9).column("churned").to_pylist()[0] == "yes"
     assert recent_rows(store, definition, 3, 9, 9).num_rows == 0
+
+
+def test_a_record_is_forgotten_with_all_its_rows_and_no_other(store: Store) -> None:
+    definition = model()
+    events = [{"offset": at, "row": row, "event_id": f"e{at}-{row}"} for at in (4, 5, 6) for row in (0, 1)]
+    written(store, definition, 0, events=events, labels=[{"offset": 5, "event_id": "e4-0", "churned": "yes"}])
+    written(store, definition, 1, events=events[2:4])
+
+    forget_record(store, ["churn"], 0, 5)
+    forget_record(store, ["churn"], 0, 99)
+
+    assert view(store, "partition, offset, row, churned") == [
+        (0, 4, 0, None), (0, 4, 1, None), (0, 6, 0, None), (0, 6, 1, None), (1, 5, 0, None), (1, 5, 1, None),
+    ]  # fmt: skip
+    assert pane(store, definition, 0, 9).column("offset").to_pylist() == [4, 4, 6, 6]
 
 
 def test_dead_letters_are_seen_once(store: Store) -> None:

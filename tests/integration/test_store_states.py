@@ -17,7 +17,16 @@ from fqlstream.settings import StoreSettings
 from fqlstream.store import migrations, repairs, states, values
 from fqlstream.store.client import Store
 from fqlstream.store.values import ValueFilter
-from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord, Version
+from fqlstream.stream.protocol import (
+    FlushRow,
+    MetricValue,
+    PaneKey,
+    Published,
+    RepairNeed,
+    StateRecord,
+    Suspicion,
+    Version,
+)
 
 T0 = 1_795_000_000_000 // 60_000 * 60_000
 MINUTE = 60_000
@@ -59,6 +68,9 @@ def test_a_flush_row_comes_back_whole(store: Store) -> None:
     bare = FlushRow("t", 1, Version(1, 0), "o", "", {}, {})
     states.write_flush(store, bare)
     assert states.newest_flush(store, "t", 1) == bare
+    tried = flush(3, 10, suspicion=Suspicion(2, (42, 99), (50, 54), has_left=True))
+    states.write_flush(store, tried)
+    assert states.newest_flush(store, "inference-events", 0) == tried
 
 
 def test_the_newest_flush_has_the_highest_version_whatever_order_it_was_written_in(store: Store) -> None:
@@ -145,6 +157,23 @@ def test_panes_are_named(store: Store) -> None:
     assert states.changed_panes(store, "churn", {0: Version(1, 5).number, 1: Version(1, 6).number}) == panes(2)
     assert states.changed_panes(store, "churn", {0: Version(2, 0).number}) == panes(1)
     assert states.changed_panes(store, "churn", {0: -1, 1: Version(1, 6).number}) == panes(2, 3)
+
+
+def test_panes_written_ahead_of_a_fence_are_named(store: Store) -> None:
+    states.write_states(
+        store,
+        [
+            state(Version(1, 5)),  # the fences of these records are their flush numbers
+            state(Version(1, 9), pane=1),
+            state(Version(1, 9), pane=1, lane=Lane.LABELS),
+            state(Version(1, 10), pane=2, model="other"),
+            state(Version(1, 10), pane=3, partition=1),
+        ],
+        retention_ms=KEEP,
+    )
+    ahead = [PaneKey("churn", "v1", T0 + MINUTE), PaneKey("other", "v1", T0 + 2 * MINUTE)]
+    assert states.panes_beyond(store, 0, 8) == ahead
+    assert states.panes_beyond(store, 0, 10) == []
 
 
 def test_states_go_when_their_time_is_over(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,8 +21,13 @@ from fqlstream.settings import Settings, StreamSettings
 from fqlstream.stream.batches import Decoded, Fetch
 from fqlstream.stream.decode import decode
 from fqlstream.stream.delivery import Ports
+from fqlstream.stream.protocol import FlushRow
 
 FETCHED_MAX = 12
+#: A record that holds this ends whoever decodes it. To everything else it is an event like any other.
+KILLER = b"killer"
+#: The same, but later: when everything of it is written but for the flush row.
+LATE = b"killer-late"
 LOOK_S = 1.0
 
 
@@ -34,6 +40,16 @@ def decode_or_fail(fetch: Fetch, catalogue: Catalogue, settings: StreamSettings)
     if any(value is not None and b"poison" in value for value in fetch.values):
         raise PoisonError("a record that nobody thought of")
     return decode(fetch, catalogue, settings)
+
+
+class Store(MemoryStore):
+    """The store of a worker that may have applied a record that ends it before the flush row."""
+
+    async def write_flushes(self, rows: Sequence[FlushRow]) -> None:
+        worker = self.actor
+        if isinstance(worker, Worker) and worker.is_doomed:
+            worker.kill()
+        await super().write_flushes(rows)
 
 
 class Source:
@@ -80,15 +96,16 @@ class Worker:
         self.name = name
         self.rng = rng
         self.dead = False
+        self.is_doomed = False
         self.paused = False
         self.fetching = True
         self.failure: BaseException | None = None
         self.sources: dict[int, Source] = {}
         self._owning: dict[int, asyncio.Task[None]] = {}
         self._ready = asyncio.Event()
-        store = MemoryStore(world, self)
+        store = Store(world, self)
         log = MemoryLog(world, self, lambda p: p in self.sources and self.sources[p].position is not None)
-        ports = Ports(store, log, world.clock, decode_or_fail, settings.stream)
+        ports = Ports(store, log, world.clock, self._decode, settings.stream)
         self.definitions = Definitions(world, self)
         self.agent = AggregateAgent(
             TOPIC, name, settings, ports, store, self.definitions, log.commit, self._fail
@@ -96,6 +113,16 @@ class Worker:
         self.finaliser = FinaliseAgent(
             TOPIC, store, log, world.clock, settings, lambda: self.agent.engines, self._partition_of, self._fail
         )
+
+    def _decode(self, fetch: Fetch, catalogue: Catalogue, settings: StreamSettings) -> Decoded:
+        """Decode, unless a record ends the whole process."""
+        for value in fetch.values:
+            if value is not None and LATE in value:
+                self.is_doomed = True
+            elif value is not None and KILLER in value:
+                self.kill()
+                raise asyncio.CancelledError
+        return decode_or_fail(fetch, catalogue, settings)
 
     async def _partition_of(self, _model: str) -> int:
         return 0
@@ -159,7 +186,7 @@ class Worker:
             self.fetching = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await self.agent.flush(labels=True)
+                    await asyncio.gather(*(self.agent.release(source) for source in self.sources.values()))  # type: ignore[arg-type]
             self.fetching = True
 
         return self._spawn(work())
@@ -200,6 +227,18 @@ class Worker:
             sum(len(record.value) for record in records),
             source.position,
         )
+
+    def stakes(self, partition: int) -> bool:
+        """Whether one more end of this process would blame a record that is not to blame."""
+        rows = [row for (p, _, _), row in self.world.flushes.items() if p == partition]
+        newest = max(rows, key=lambda row: (row.version, row.owner), default=None)
+        if newest is None or newest.owner != self.name or newest.suspicion.trying is None:
+            return False
+        known = newest.suspicion
+        first, last = newest.suspicion.trying
+        again = known.deaths + 1 if known.trying == known.suspects else 1
+        is_last = first == last and again >= self.agent.settings.stream.deaths_alone
+        return is_last and KILLER not in self.world.log[partition][first].value
 
     @property
     def at_rest(self) -> bool:

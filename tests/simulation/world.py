@@ -302,6 +302,18 @@ class MemoryStore:
             self.world.repairs_asked += 1
             self.world.repairs[str(self.world.repairs_asked)] = need
 
+    async def forget_record(self, partition: int, offset: int) -> None:
+        await self._step("forget a record")
+        for rows in (self.world.events, self.world.labels):
+            for key in [key for key in rows if key[1:3] == (partition, offset)]:
+                del rows[key]
+
+    async def panes_beyond(self, partition: int, fence: int) -> Sequence[PaneKey]:
+        await self._step("read panes beyond")
+        return sorted(
+            {pane for (pane, p, _), record in self.world.states.items() if p == partition and record.fence > fence}
+        )
+
     async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
         await self._step("take repairs")
         return [

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from fqlstream.store.repairs import RepairRequest
 from fqlstream.stream.batches import Fetch
 from fqlstream.stream.delivery import Owner, Ports, flush, take_over
 from fqlstream.stream.engines import Engines, changed_models
+from fqlstream.stream.trials import next_part, try_alone
 
 log = logging.getLogger("fqlstream.aggregate")
 
@@ -101,6 +102,8 @@ class AggregateAgent:
         self._held: dict[int, _Held] = {}
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
+        self._nobody_alone = asyncio.Event()  # cleared while records of one partition are applied alone
+        self._nobody_alone.set()
         self._adopting = asyncio.Lock()
         self._flushed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,6 +144,14 @@ class AggregateAgent:
             owner.base.version.epoch,
             time.monotonic() - started_s,
         )
+        if owner.caution is not None:
+            log.warning(
+                "%s[%d]: workers have ended at offset %d again and again: records before offset %d are applied alone",
+                self.topic,
+                partition,
+                owner.state.next_offset,
+                owner.caution.until,
+            )
         return owner.state.next_offset
 
     async def _take_again(self, held: _Held) -> None:
@@ -155,6 +166,13 @@ class AggregateAgent:
             await source.begin(await self.take(source))
         except Exception as error:
             self.on_failure(error)
+
+    async def release(self, source: SourcePartition) -> None:
+        """Write what there is, and that the partition may be left: whoever takes it over next finds no sudden end."""
+        held = self._held.get(source.partition)
+        if held is not None and held.source is source:
+            held.owner.leaving = True
+        await self.flush(labels=True)
 
     def lose(self, source: SourcePartition) -> None:
         """Forget a partition at once: its next owner goes on from what is durable."""
@@ -176,6 +194,11 @@ class AggregateAgent:
         if held is None or not held.reading or fetch.start > held.owner.state.next_offset:
             return  # lost, or to be read again from an earlier offset: what lies before would be missing
         await self._room()
+        if held.owner.caution is not None:
+            await self._apply_carefully(held, fetch)
+            if not self._is_current(held):
+                return
+        await self._nobody_alone.wait()
         started_s = time.process_time()
         caught_up = self._caught_up(held, fetch.next_offset)
         async with held.lock:
@@ -192,6 +215,32 @@ class AggregateAgent:
         self.progressed_at_s = time.monotonic()
         if self._unwritten_bytes() >= self.settings.stream.flush_bytes_max:
             self._wake.set()
+
+    async def _apply_carefully(self, held: _Held, fetch: Fetch) -> None:
+        """Apply the records of a fetch that may kill the process, each few of them alone."""
+        await self.adopt(await self.definitions.refresh())
+        while self._is_current(held) and (part := next_part(held.owner, fetch)) is not None:
+            await self._to_its_end(self._apply_alone(held, part))
+            self.progressed_at_s = time.monotonic()
+
+    async def _apply_alone(self, held: _Held, part: Fetch) -> None:
+        """Apply some records while no other record is applied and nothing else is flushed: a death is then theirs."""
+        async with self._flushing, self._alone(held):
+            await try_alone(held.owner, part, caught_up=self._caught_up(held, part.next_offset))
+            self._take_superseded_again([held])
+
+    @asynccontextmanager
+    async def _alone(self, held: _Held) -> AsyncIterator[None]:
+        """Keep the other partitions still: those held now by their locks, those taken meanwhile before their first fetch."""
+        self._nobody_alone.clear()
+        try:
+            async with AsyncExitStack() as others:
+                for other in list(self._held.values()):
+                    if other is not held:
+                        await others.enter_async_context(other.lock)
+                yield
+        finally:
+            self._nobody_alone.set()
 
     async def _room(self) -> None:
         """Wait until the store has taken enough of what is unwritten: consumption pauses, nothing is lost."""
@@ -234,15 +283,18 @@ class AggregateAgent:
                 held.owner.read_end = self._caught_up(held, held.owner.state.next_offset)
             await flush([held.owner for held in parts], self.ports, labels=labels)
             await self.commit()
-            for held in parts:
-                if held.owner.superseded and held.reading:
-                    held.reading = False
-                    self._tasks.add(task := asyncio.create_task(self._take_again(held)))
-                    task.add_done_callback(self._tasks.discard)
+            self._take_superseded_again(parts)
             self.meter.flush_s += time.process_time() - started_s
             self.meter.flushes += 1
         async with self._flushed:
             self._flushed.notify_all()
+
+    def _take_superseded_again(self, parts: Sequence[_Held]) -> None:
+        for held in parts:
+            if held.owner.superseded and held.reading:
+                held.reading = False
+                self._tasks.add(task := asyncio.create_task(self._take_again(held)))
+                task.add_done_callback(self._tasks.discard)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
         """Await work that must not be cut short: what a flush has taken out of memory would be in no state and in no row.

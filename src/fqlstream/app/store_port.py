@@ -113,6 +113,11 @@ class StoreAdapter:
             "waiting labels", lambda: history.waiting_labels(self.store, versions, partition, upto, rows_max)
         )
 
+    async def forget_record(self, partition: int, offset: int) -> None:
+        """Take the rows of one record out of history."""
+        names = list(self.catalogue().models)
+        await patiently("rows of a record", lambda: history.forget_record(self.store, names, partition, offset))
+
     # -- states ----------------------------------------------------------------------------------------------------
 
     async def write_states(self, records: Sequence[StateRecord]) -> None:
@@ -127,6 +132,10 @@ class StoreAdapter:
     async def pane_keys(self, partition: int, model: str, version: str, from_ms: int) -> Sequence[PaneKey]:
         """Name the panes from a time on that have a record."""
         return await patiently("panes", lambda: states.pane_keys(self.store, partition, model, version, from_ms))
+
+    async def panes_beyond(self, partition: int, fence: int) -> Sequence[PaneKey]:
+        """Name the partition's panes with a record that contains a later offset."""
+        return await patiently("panes", lambda: states.panes_beyond(self.store, partition, fence))
 
     async def changed_panes(self, model: str, after: Mapping[int, int]) -> Sequence[PaneKey]:
         """Name the panes with a record newer than the given version."""

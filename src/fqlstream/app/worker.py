@@ -138,7 +138,7 @@ class _Aggregating:
         await self.worker.aggregate.apply(fetch)
 
     async def release(self) -> None:
-        await self.worker.aggregate.flush(labels=True)
+        await self.worker.aggregate.release(self.source)
 
     def drop(self) -> None:
         self.worker.aggregate.lose(self.source)

@@ -71,10 +71,16 @@ ARROW_TOO_LARGE: Final = Refusal(
 POISON: Final = Refusal(
     "DLQ018", "This record alone makes the engine fail.", "Report it: the record is kept, and the others count."
 )
+KILLER: Final = Refusal(
+    "DLQ019",
+    "This record ended every worker that applied it, even alone.",
+    "Look for memory and for crashes in the workers' logs, and report it: the record is kept, and the others count.",
+)
 
 REFUSALS: Final = (
     EMPTY, OVERSIZE, NOT_UTF8, TOO_DEEP, BROKEN_JSON, NOT_AN_EVENT, UNKNOWN_TYPE, NO_MODEL, UNKNOWN_MODEL, UNKNOWN_VERSION,
     NO_EVENT_ID, NO_COLUMNS, BAD_EVENT_AT, FUTURE_EVENT_AT, PAST_EVENT_AT, BROKEN_ARROW, ARROW_TOO_LARGE, POISON,
+    KILLER,
 )  # fmt: skip
 
 if len({refusal.code for refusal in REFUSALS}) != len(REFUSALS):

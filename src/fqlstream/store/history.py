@@ -113,6 +113,14 @@ def write_dead_letters(store: Store, letters: Sequence[DeadLetter], *, seen_at_m
     store.insert_arrow("dead_letter_rows", data)
 
 
+def forget_record(store: Store, models: Sequence[str], partition: int, offset: int) -> None:
+    """Delete the rows that one record has left in these models' tables; most often there are none."""
+    where = f"partition = {int(partition)} AND offset = {int(offset)}"
+    for table in [name(model) for model in models for name in (event_table, label_table)]:
+        if store.query_rows(f"SELECT count() FROM {identifier(table)} WHERE {where}")[0][0]:
+            store.command(f"DELETE FROM {identifier(table)} WHERE {where}")
+
+
 def known_dead_letters(store: Store, topic: str) -> set[tuple[int, int]]:
     """Give the places (partition, offset) of a topic's records that have been refused already."""
     rows = store.query_rows(

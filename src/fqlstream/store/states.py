@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fqlstream.fql.plan import Lane
 from fqlstream.store.client import Store, rows_of
-from fqlstream.stream.protocol import FLUSHES_PER_EPOCH, FlushRow, PaneKey, Published, StateRecord, Version
+from fqlstream.stream.protocol import FLUSHES_PER_EPOCH, FlushRow, PaneKey, Published, StateRecord, Suspicion, Version
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 _FLUSH_SCHEMA: Final = pa.schema([
@@ -25,6 +25,10 @@ _FLUSH_SCHEMA: Final = pa.schema([
     ("panes", pa.list_(pa.struct([("model", pa.string()), ("version", pa.string()), ("start_ms", pa.int64())]))),
     ("counters", pa.map_(pa.string(), pa.int64())),
     ("adopted", pa.map_(pa.string(), pa.string())),
+    ("deaths", pa.uint32()),
+    ("suspects", pa.list_(pa.int64())),
+    ("trying", pa.list_(pa.int64())),
+    ("has_left", pa.bool_()),
     ("written_at", _TIME),
 ])  # fmt: skip
 _STATE_SCHEMA: Final = pa.schema([
@@ -110,6 +114,10 @@ def _flush_values(row: FlushRow) -> dict[str, Any]:
         "panes": [{"model": key.model, "version": key.version, "start_ms": key.start_ms} for key in row.panes],
         "counters": list(row.counters.items()),
         "adopted": list(row.adopted.items()),
+        "deaths": row.suspicion.deaths,
+        "suspects": row.suspicion.suspects or (),
+        "trying": row.suspicion.trying or (),
+        "has_left": row.suspicion.has_left,
         "written_at": row.written_at_ms,
     }
 
@@ -130,7 +138,12 @@ def _flush_rows(table: pa.Table) -> Iterable[FlushRow]:
             written_at_ms,
             dict(row["counters"]),
             dict(row["adopted"]),
+            Suspicion(row["deaths"], _span(row["suspects"]), _span(row["trying"]), bool(row["has_left"])),
         )
+
+
+def _span(offsets: Sequence[int]) -> tuple[int, int] | None:
+    return (offsets[0], offsets[1]) if offsets else None
 
 
 # ---- states --------------------------------------------------------------------------------------------------------
@@ -187,6 +200,17 @@ def pane_keys(store: Store, partition: int, model: str, version: str, from_ms: i
         parameters | {"partition": partition, "start": from_ms},
     )
     return [PaneKey(model, version, start) for start in starts]
+
+
+def panes_beyond(store: Store, partition: int, fence: int) -> list[PaneKey]:
+    """Name one partition's panes with a record that contains a later offset. Reads all of the partition's states."""
+    table = store.query_arrow(
+        "SELECT DISTINCT model, version, toUnixTimestamp64Milli(pane_start) AS start_ms FROM states "
+        "WHERE partition = {partition:Int32} AND fence > {fence:Int64} ORDER BY model, version, start_ms",
+        {"partition": partition, "fence": fence},
+        store.quorum_read(),
+    )
+    return [PaneKey(row["model"], row["version"], row["start_ms"]) for row in rows_of(table)]
 
 
 def pane_starts(store: Store, model: str, version: str, start_ms: int, end_ms: int) -> list[int]:

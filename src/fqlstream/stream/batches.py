@@ -37,6 +37,19 @@ class Fetch:
     def __len__(self) -> int:
         return len(self.values)
 
+    def part(self, start: int, end: int) -> Fetch:
+        """Give the records from one index up to another; what follows the last record belongs to the last part."""
+        return Fetch(
+            self.topic,
+            self.partition,
+            self.offsets[start:end],
+            self.record_at_ms[start:end],
+            self.keys[start:end],
+            self.values[start:end],
+            {index - start: headers for index, headers in self.headers.items() if start <= index < end},
+            self.next_offset if end == len(self) else int(self.offsets[end]),
+        )
+
 
 class RowKind(StrEnum):
     """What an event says."""

@@ -42,6 +42,7 @@ from fqlstream.stream.panes import LANES, NO_FENCE, Pane, pane_codes
 from fqlstream.stream.partition import EngineOf, PartitionState, Staged, Update, empty_pane
 from fqlstream.stream.protocol import CAUGHT_UP, FlushRow, PaneKey, RepairNeed, StateRecord, Version
 from fqlstream.stream.recent import CHUNK_ROWS, Chunk, WaitingLabels
+from fqlstream.stream.suspects import Caution, caution, inherited, noted
 
 #: Rows of panes that are rebuilt by one query, about: they are in memory at once.
 _REBUILT_ROWS = 100_000
@@ -138,6 +139,14 @@ class StorePort(Protocol):
         """Ask the owners of these partitions to rebuild panes."""
         ...
 
+    async def forget_record(self, partition: int, offset: int) -> None:
+        """Take the rows of one record out of history."""
+        ...
+
+    async def panes_beyond(self, partition: int, fence: int) -> Sequence[PaneKey]:
+        """Name the partition's panes with a record that contains a later offset."""
+        ...
+
 
 class LogPort(Protocol):
     """What the protocol asks of Kafka."""
@@ -210,6 +219,8 @@ class Owner:
         self.read_end = False
         self.superseded = False  # somebody claimed a higher epoch: this memory must not be written any more
         self.said_something = False  # the first flush of an owner always speaks: a predecessor's commit may be missing
+        self.leaving = False  # the partition may be given up after the next flush
+        self.caution: Caution | None = None  # how the next records are to be applied, where one may kill the process
         self.labels_flushed_at_ms = ports.clock.now_ms()
         # from when on a label that memory has let go of may not have been looked for in other partitions, by model
         self._sought_ms: dict[str, int] = {}
@@ -234,6 +245,7 @@ class Owner:
         Does nothing but name them if models or versions were met that a newer catalogue may know; with `is_known`, the caller
         has read definitions to their end, and records of such models become dead letters.
         """
+        self.leaving = False
         fetch = _from_offset(fetch, self.state.next_offset)
         if len(fetch):
             try:
@@ -259,8 +271,8 @@ class Owner:
         except Exception as error:  # whatever one record makes our code raise, the others count
             if len(fetch) > 1:
                 middle = len(fetch) // 2
-                await self._apply_or_halve(_slice(fetch, 0, middle), None)
-                await self._apply_or_halve(_slice(fetch, middle, len(fetch)), None)
+                await self._apply_or_halve(fetch.part(0, middle), None)
+                await self._apply_or_halve(fetch.part(middle, len(fetch)), None)
                 return
             self.dead_letters.append(_poison(fetch, error))
             self.state.next_offset = fetch.next_offset
@@ -490,7 +502,8 @@ class Owner:
                 not any(self.state.panes.dirty[lane] for lane in lanes) and not self.history and not self.dead_letters
             )
             stands_still = self.state.next_offset == self.flushed_offset and idle == self.base.idle
-            if nothing and stands_still and self.said_something:
+            is_leaving = self.leaving and not self.base.suspicion.has_left
+            if nothing and stands_still and self.said_something and not is_leaving:
                 return None
             self.said_something = True
             return self._cut(lanes, idle, now_ms)
@@ -528,6 +541,7 @@ class Owner:
             panes=tuple(sorted(panes)),
             written_at_ms=now_ms,
             counters=dict(state.counters),
+            suspicion=noted(self.base, min(fences.values()), has_left=self.leaving),
         )
         if not self.backlog and not any(state.panes.dirty.values()):
             # only now: who takes over from an earlier row must look at the open panes again
@@ -648,6 +662,7 @@ async def take_over(
     await _rebuild_memory(state, ports)
     owner = Owner(state, replace(claim, topic_id=topic_id), ports, lock)
     owner.sought_from_ms = min(owner.sought_from_ms, left_at_ms - ports.settings.label_search_ms_max)
+    owner.caution = caution(claim.suspicion, next_offset, end, ports.settings)
     await owner.take_stock()
     return owner
 
@@ -669,6 +684,7 @@ async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports
             idle=frozenset(),
             panes=(),
             written_at_ms=ports.clock.now_ms(),
+            suspicion=inherited(newest, owner_id),
         )
         await ports.store.write_flushes([claim])
         rivals = {
@@ -771,21 +787,7 @@ def _from_offset(fetch: Fetch, offset: int) -> Fetch:
     """Leave out records below an offset: a seek that came late must not count a row twice."""
     if not len(fetch) or int(fetch.offsets[0]) >= offset:
         return fetch
-    return _slice(fetch, int(np.searchsorted(fetch.offsets, offset)), len(fetch))
-
-
-def _slice(fetch: Fetch, start: int, end: int) -> Fetch:
-    whole_end = end == len(fetch)
-    return Fetch(
-        fetch.topic,
-        fetch.partition,
-        fetch.offsets[start:end],
-        fetch.record_at_ms[start:end],
-        fetch.keys[start:end],
-        fetch.values[start:end],
-        {index - start: headers for index, headers in fetch.headers.items() if start <= index < end},
-        fetch.next_offset if whole_end else int(fetch.offsets[end]),
-    )
+    return fetch.part(int(np.searchsorted(fetch.offsets, offset)), len(fetch))
 
 
 def _poison(fetch: Fetch, error: Exception) -> DeadLetter:

@@ -40,6 +40,21 @@ class PaneKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspicion:
+    """What is known of a record that may have ended owners of a partition; offsets are inclusive.
+
+    `deaths` counts owners that ended without leaving in order: since the fence moved last or, where one offset is suspected,
+    while they applied that record alone. `suspects` holds the record, if any does. `trying` is what the writer of the row is
+    about to apply alone. `has_left`: the writer may give the partition up and has written what it had.
+    """
+
+    deaths: int = 0
+    suspects: tuple[int, int] | None = None
+    trying: tuple[int, int] | None = None
+    has_left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FlushRow:
     """What an owner of a partition says it has durably written.
 
@@ -60,6 +75,12 @@ class FlushRow:
     written_at_ms: int = 0
     counters: Mapping[str, int] = field(default_factory=dict)
     adopted: Mapping[str, str] = field(default_factory=dict)
+    suspicion: Suspicion = Suspicion()
+
+    @property
+    def fence(self) -> int:
+        """The last offset that every lane's states contain."""
+        return min(self.fences.values())
 
 
 @dataclass(frozen=True, slots=True)
