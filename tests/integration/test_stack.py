@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from fqlstream.errors import UsageError
 from fqlstream.local.joining import join
@@ -107,6 +108,12 @@ def read(settings: Settings, count: int) -> list[bytes]:
     return values
 
 
+def members(settings: Settings) -> set[str]:
+    admin = AdminClient(librdkafka_options(settings.kafka))
+    group = settings.kafka.group
+    return {member.member_id for member in admin.describe_consumer_groups([group])[group].result(10).members}
+
+
 def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[..., Up]) -> None:
     first = up("--workers", "1")
     assert first.said == first.file()
@@ -124,6 +131,8 @@ def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[...
     assert f"a stack already runs in {first.data}" in again.stderr
 
     joined = join(first.data, load())
+    before = members(joined)
+    assert len(before) == 1
     send(joined, 5)
     with Store.connect(joined.store) as store:
         store.command("CREATE TABLE kept (n UInt32) ENGINE = MergeTree ORDER BY n")
@@ -135,6 +144,7 @@ def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[...
         lambda: first.file()["pids"]["workers"] not in ([], [worker]), START_S, "the worker is not started again"
     )
 
+    killed = members(joined)
     pids = first.pids()
     began = time.monotonic()
     first.process.send_signal(signal.SIGTERM)
@@ -145,11 +155,15 @@ def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[...
     with pytest.raises(UsageError, match="no stack runs"):
         join(first.data, load())
 
-    second = up("--workers", "0")
+    second = up("--workers", "1")
+    # the group still holds the place of the worker that was stopped: ready is who has taken it since
+    now = members(joined)
+    assert len(now) == 1
+    assert now.isdisjoint(before | killed), "ready before its worker had joined"
     assert {name: second.said[name] for name in ("bootstrap", "store_url", "store_key")} == {
         name: first.said[name] for name in ("bootstrap", "store_url", "store_key")
     }
-    assert second.said["pids"]["workers"] == []
+    assert len(second.said["pids"]["workers"]) == 1
     joined = join(second.data, load())
     assert read(joined, 5) == [b"0", b"1", b"2", b"3", b"4"]
     with Store.connect(joined.store) as store:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import ConsumerGroupState, KafkaException
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 
 from fqlstream.local.broker import Broker, provide_broker
 from fqlstream.local.joining import Pids, StackFile, hold, stack_path, write_stack
+from fqlstream.local.membership import Membership
 from fqlstream.local.ports import keep_port, kept_port
 from fqlstream.local.processes import Child, ChildSpec, ProcessError, Supervisor
 from fqlstream.local.progress import SILENT, Progress
@@ -153,30 +153,31 @@ class _Building:
         if not self._worker_names:
             return
         self._progress.status("starting workers")
-        admin = AdminClient(librdkafka_options(joined.kafka))
-        children = [Child(self._worker_spec(name, joined, admin)) for name in self._worker_names]
+        membership = Membership(AdminClient(librdkafka_options(joined.kafka)), joined.kafka.group)
+        membership.look(self._settings.local.start_timeout_s)
+        children = [Child(self._worker_spec(name, joined, membership)) for name in self._worker_names]
         for child in children:
             child.start()
             self._supervisor.adopt(child)
         for child in children:
             child.wait_ready()
 
-    def _worker_spec(self, name: str, joined: Settings, admin: AdminClient) -> ChildSpec:
+    def _worker_spec(self, name: str, joined: Settings, membership: Membership) -> ChildSpec:
+        instance = _instance_id(self._data, name)
         environment = {
             "FQLSTREAM_DATA": str(self._data.absolute()),
             "FQLSTREAM_KAFKA__BOOTSTRAP": str(joined.kafka.bootstrap),
             "FQLSTREAM_STORE__URL": str(joined.store.url),
             # a worker that is started again takes its own place, instead of waiting until the group gives up the dead one
-            "FQLSTREAM_KAFKA__INSTANCE_ID": _instance_id(self._data, name),
+            "FQLSTREAM_KAFKA__INSTANCE_ID": instance,
         }
         if joined.store.password is not None:
             environment["FQLSTREAM_STORE__PASSWORD"] = joined.store.password.get_secret_value()
-        count = len(self._worker_names)
         return ChildSpec(
             name=name,
             command=(sys.executable, "-m", "fqlstream.cli", "worker"),
             log=self._data / "logs" / f"{name}.log",
-            ready=lambda: _group_has(admin, joined.kafka.group, count),
+            ready=lambda: membership.has_joined(instance),
             environment=environment,
             start_timeout_s=self._settings.local.start_timeout_s,
             stop_timeout_s=self._share("worker"),
@@ -243,16 +244,6 @@ def _store_answers(host: str, port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _group_has(admin: AdminClient, group: str, members: int) -> bool:
-    """Say whether so many workers share the partitions."""
-    try:
-        future = admin.describe_consumer_groups([group], request_timeout=_ASK_S)[group]
-        description = future.result(_ASK_S * 2)
-    except (KafkaException, TimeoutError):
-        return False
-    return description.state is ConsumerGroupState.STABLE and len(description.members) >= members
 
 
 def _instance_id(data: Path, name: str) -> str:
