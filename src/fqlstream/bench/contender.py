@@ -73,7 +73,7 @@ def run_contender(
     """Run a contender to its end. Raises FqlstreamError where it fails, with the last it said."""
     command = [sys.executable, "-m", module, json.dumps(asdict(task))]
     try:
-        ended = subprocess.run(  # noqa: S603
+        ended = subprocess.run(  # noqa: S603  # this Python and a module of ours
             command,
             capture_output=True,
             text=True,

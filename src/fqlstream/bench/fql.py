@@ -88,11 +88,11 @@ def _measured(contender: Contender, rows: int) -> tuple[float, Answers]:
         ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "POLARS_MAX_THREADS", "ARROW_NUM_THREADS"), "1"
     )
     command = [sys.executable, "-m", __name__, contender.name, str(rows)]
-    ended = subprocess.run(  # noqa: S603 (this module)
+    ended = subprocess.run(  # noqa: S603  # this Python, this module and a contender of ours
         command, capture_output=True, text=True, timeout=TIMEOUT_S, env={**os.environ, **one_thread}, check=False
     )
     if ended.returncode:
-        raise FqlstreamError("BEN002", f"contender {contender.name} failed: {ended.stderr.strip()[-2000:]}")
+        raise FqlstreamError("BEN003", f"contender {contender.name} failed: {ended.stderr.strip()[-2000:]}")
     found = json.loads(ended.stdout.strip().splitlines()[-1])
     return found["cpu_s"], found["answers"]
 

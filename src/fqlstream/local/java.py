@@ -50,7 +50,9 @@ def find_java(environment: Mapping[str, str] | None = None) -> tuple[Java | None
 def java_version(command: Path) -> int | None:
     """Ask a `java` for its major version; None if it does not run."""
     try:
-        done = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
+        asked = (command, "-version")
+        # the Java that the machine's own settings name
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603  # see above
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = _VERSION.search(done.stderr + done.stdout)

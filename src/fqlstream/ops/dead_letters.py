@@ -62,7 +62,7 @@ def list_dead_letters(
             if code is None or row.code == code:
                 newest[message.partition()].append((message.timestamp()[1], row))
     except KafkaException as error:
-        raise BrokerError("DLQ001", f"topic {topic} cannot be read: {error.args[0].str()}", "is Kafka up?") from error
+        raise BrokerError("KFK131", f"topic {topic} cannot be read: {error.args[0].str()}", "is Kafka up?") from error
     finally:
         consumer.close()
     merged = sorted((pair for rows in newest.values() for pair in rows), key=lambda pair: pair[0])
@@ -73,7 +73,7 @@ def _span(consumer: Any, topic: str, limit: int | None) -> tuple[dict[int, int],
     """Say from where to where each partition is to be read; the last `limit` records of each are enough where given."""
     metadata = consumer.list_topics(topic, timeout=_ASK_S).topics[topic]
     if metadata.error is not None:
-        raise BrokerError("DLQ002", f"topic {topic}: {metadata.error.str()}", "make it: fqlstream topics apply")
+        raise BrokerError("KFK132", f"topic {topic}: {metadata.error.str()}", "make it: fqlstream topics apply")
     starts, ends = {}, {}
     for partition in metadata.partitions:
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ASK_S)
@@ -90,7 +90,7 @@ def _read(consumer: Any, starts: dict[int, int], ends: dict[int, int]) -> Iterat
         message = consumer.poll(0.5)
         if message is None:
             if time.monotonic() - heard_s > _SILENCE_S:
-                raise BrokerError("DLQ003", f"no answer from Kafka for {_SILENCE_S:.0f} s", "is the cluster up?")
+                raise BrokerError("KFK133", f"no answer from Kafka for {_SILENCE_S:.0f} s", "is the cluster up?")
             continue
         heard_s = time.monotonic()
         for each in (message, *consumer.consume(_RECORDS_PER_CALL, timeout=0)):

@@ -1,0 +1,58 @@
+"""Codes of errors, findings and dead letters are part of the product: each means one thing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import fqlstream
+from fqlstream.events.refusals import REFUSALS
+
+SOURCES: Final = Path(fqlstream.__file__).parent
+CODE: Final = re.compile(r"[A-Z]{3}\d{3}")
+
+#: Codes that more than one module gives, and the one thing that each of them says wherever it is given.
+SHARED: Final = {
+    "BEN003": "a contender of a benchmark failed",
+    "DEF030": "nothing of that kind and name is defined",
+    "FQL007": "an operator is written as other languages write it",
+    "FQL030": "the model has no such column or attribute",
+    "FQL040": "a call lacks an argument",
+    "FQL042": "the function has no such argument here",
+    "FQL047": "an argument is none of the values that it may have",
+    "FQL061": "the model's targets, outputs or parameters are not what the function works on",
+    "FQL064": "a metric reads a baseline that is not there",
+    "STA001": "a stored state is of a newer release",
+    "STA002": "a stored state is damaged",
+    "STO002": "ClickHouse refused a statement",
+    "STO012": "the store's port is taken",
+    "USE031": "rows without times cannot be cut into windows",
+}
+
+
+def codes() -> Iterator[tuple[str, str]]:
+    """Every literal that is a code, with the module that it stands in."""
+    for path in sorted(SOURCES.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and CODE.fullmatch(node.value):
+                yield node.value, str(path.relative_to(SOURCES))
+
+
+def test_a_code_belongs_to_one_module_or_says_the_same_in_each() -> None:
+    modules = defaultdict(set)
+    for code, module in codes():
+        modules[code].add(module)
+    assert len(modules) > 150, "the codes were not found"
+    several = {code: sorted(where) for code, where in modules.items() if len(where) > 1}
+    assert several.keys() == SHARED.keys(), several
+
+
+def test_codes_of_dead_letters_are_no_codes_of_errors() -> None:
+    refused = {refusal.code for refusal in REFUSALS}
+    assert len(refused) == len(REFUSALS)
+    elsewhere = {(code, module) for code, module in codes() if module != "events/refusals.py" and code in refused}
+    assert not elsewhere
