@@ -198,13 +198,16 @@ class AggregateAgent:
             await self._apply_carefully(held, fetch)
             if not self._is_current(held):
                 return
+        is_known = held.owner.needs_news
+        if is_known:  # now, so that it is decoded once
+            await self.adopt(await self.definitions.refresh())
         await self._nobody_alone.wait()
         started_s = time.process_time()
         caught_up = self._caught_up(held, fetch.next_offset)
         async with held.lock:
-            unknown = await held.owner.apply(fetch, caught_up=caught_up)
+            unknown = await held.owner.apply(fetch, caught_up=caught_up, is_known=is_known)
         if unknown:
-            # A model that is new to this worker: read definitions to their end before calling it unknown.
+            # A model or a column that is new to this worker: read definitions to their end before calling it unknown.
             await self.adopt(await self.definitions.refresh())
             async with held.lock:
                 await held.owner.apply(fetch, caught_up=caught_up, is_known=True)

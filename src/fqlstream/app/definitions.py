@@ -28,12 +28,17 @@ class DefinitionsFollower:
         self._store_port = store_port
         self._log_port = log_port
         self._lock = asyncio.Lock()
+        self._begun = self._ended = 0  # numbers of readings to the end
         self.catalogue = Catalogue()
 
     async def refresh(self) -> Catalogue:
-        """Read to the end of the topic as it is now."""
+        """Read to the end of the topic as it is now. Who asks while others wait shares the next reading with them."""
+        asked = self._begun
         async with self._lock:
-            await self._adopt(await asyncio.to_thread(self._reader.read_to_end))
+            if self._ended <= asked:  # none that began since has ended
+                self._begun += 1
+                await self._adopt(await asyncio.to_thread(self._reader.read_to_end))
+                self._ended = self._begun
         return self.catalogue
 
     async def poll(self) -> Catalogue:

@@ -202,6 +202,9 @@ def _same_schema(streams: list[_Stream]) -> list[list[_Stream]]:
 def _tabulate(fetch: Fetch, streams: list[_Stream], context: Context, found: Findings) -> None:
     """Turn the rows of streams of one schema into a table, the unusable rows of each into one refusal."""
     columns = context.columns_of(streams[0].model, streams[0].kind)
+    known = {"event_id", "event_at", *(column.name for column in streams[0].model.columns)}
+    if not known.issuperset(streams[0].table.schema.names):
+        found.foreign.add(streams[0].model.name)
     try:
         table = _selected(streams, ["event_id", "event_at", *(column.name for column in columns)])
     except pa.ArrowInvalid as error:

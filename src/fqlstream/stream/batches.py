@@ -121,9 +121,14 @@ class StoredEvents:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Everything a fetch held. `unknown_models` names models that the catalogue lacked, or whose version (their records are dead letters here)."""
+    """Everything a fetch held.
+
+    `unknown_models` names models that the catalogue lacked, or whose version (their records are dead letters here), and
+    `foreign` models whose events may hold columns that it lacks (left out of the rows): a newer catalogue may know them.
+    """
 
     rows: tuple[Rows, ...] = ()
     watermarks: tuple[WatermarkMark, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
     unknown_models: frozenset[str] = field(default_factory=frozenset)
+    foreign: frozenset[str] = field(default_factory=frozenset)

@@ -55,6 +55,7 @@ def decode(
             _dead_letter(fetch, refused, types.get(refused.at)) for refused in sorted(found.refused, key=lambda r: r.at)
         ),
         unknown_models=frozenset(found.unknown_models),
+        foreign=frozenset(found.foreign),
     )
 
 

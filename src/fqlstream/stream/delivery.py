@@ -219,6 +219,7 @@ class Owner:
         self.read_end = False
         self.superseded = False  # somebody claimed a higher epoch: this memory must not be written any more
         self.said_something = False  # the first flush of an owner always speaks: a predecessor's commit may be missing
+        self.needs_news = False  # the last fetch held columns that no definition names: the next one may as well
         self.leaving = False  # the partition may be given up after the next flush
         self.caution: Caution | None = None  # how the next records are to be applied, where one may kill the process
         self.labels_flushed_at_ms = ports.clock.now_ms()
@@ -242,15 +243,16 @@ class Owner:
     async def apply(self, fetch: Fetch, *, caught_up: bool, is_known: bool = False) -> frozenset[str]:
         """Apply a whole fetch.
 
-        Does nothing but name them if models or versions were met that a newer catalogue may know; with `is_known`, the caller
-        has read definitions to their end, and records of such models become dead letters.
+        Does nothing but name their models if models, versions or columns were met that a newer catalogue may know; with
+        `is_known`, the caller has read definitions to their end: such records become dead letters, such columns are left out.
         """
         self.leaving = False
         fetch = _from_offset(fetch, self.state.next_offset)
         if len(fetch):
             try:
                 decoded = self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
-                unknown = decoded.unknown_models
+                self.needs_news = bool(decoded.foreign)
+                unknown = decoded.unknown_models | decoded.foreign
             except Exception:  # a record that breaks the decoder itself: it is found by halves, which must not ask
                 decoded, unknown = None, _UNREADABLE
             if unknown and not is_known:

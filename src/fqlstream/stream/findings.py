@@ -75,6 +75,7 @@ class Findings:
     marks: list[WatermarkMark] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     unknown_models: set[str] = field(default_factory=set)
+    foreign: set[str] = field(default_factory=set)  # models with events that hold more columns than the model has
 
     def add(self, other: Findings) -> None:
         """Take in what a later part of the fetch held."""
@@ -83,6 +84,7 @@ class Findings:
         self.marks.extend(other.marks)
         self.refused.extend(other.refused)
         self.unknown_models |= other.unknown_models
+        self.foreign |= other.foreign
 
 
 class UnknownModelError(RefusedError):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain, islice
 from operator import length_hint
 from typing import Any, Final, Literal, NoReturn
 
@@ -63,6 +64,8 @@ _SHAPES_MAX: Final = 4_096
 _INTEGER_DIGITS_MAX: Final = 4_000
 #: An event and its columns object: every event that was decoded opens at least these two.
 _OPENINGS_MIN: Final = 2
+#: Columns of a model's events that the model lacks, and that are told apart: more of them are no slip of a definition.
+_FOREIGN_COLUMNS_MAX: Final = 256
 #: What msgspec cannot rename a field to.
 _UNNAMEABLE: Final = re.compile(r'[\x00-\x1f"\\]')
 _REFUSED_BY_MSGSPEC: Final = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
@@ -93,6 +96,7 @@ class _Shape:
     model: ModelDefinition
     kind: RowKind
     columns: tuple[Column, ...]
+    foreign: frozenset[str]  # columns that events of this model were seen to hold, and that it lacks
     decode: Callable[[bytes], Any]
     event: Callable[[Any, Any, Any], Any]  # makes an event of event_id, event_at and what `values` gives
     values: Callable[[dict[str, Any]], Any]  # makes an event's columns of a JSON object
@@ -159,8 +163,11 @@ def read_json(fetch: Fetch, at: Sequence[int], context: Context) -> Findings:
         for i, event in enumerate(batch.events):
             if event is None:
                 _examine_into(batch, i)
-    for key in batch.members:
-        _tabulate(batch, batch.shapes[key])
+    for key, members in batch.members.items():
+        shape = batch.shapes[key]
+        if members and (shape.foreign or _hold_foreign(batch, shape, members)):
+            batch.found.foreign.add(shape.model.name)
+        _tabulate(batch, shape)
     return batch.found
 
 
@@ -292,6 +299,14 @@ def _openings(value: bytes) -> int:
     return value.count(b"{") + value.count(b"[")
 
 
+def _hold_foreign(batch: _Batch, shape: _Shape, members: list[int]) -> bool:
+    """Say whether events hold columns that their model lacks, where they were decoded without looking at that."""
+    if not isinstance(batch.events[members[0]].columns, dict):
+        return False
+    known = {column.name for column in shape.model.columns}
+    return any(not known.issuperset(batch.events[i].columns) for i in members)
+
+
 # ------------------------------------------------------------------------------------------ one record by the rules
 
 
@@ -306,9 +321,11 @@ def _examine_into(batch: _Batch, i: int) -> None:
             batch.found.marks.append(WatermarkMark(model.name, at_ms, int(batch.fetch.offsets[int(batch.places[i])])))
             return
         shape = batch.shape_of(model, row_kind(event.get("type")))
-        batch.events[i] = shape.event(
-            _checked_id(event.get("event_id")), event.get("event_at"), shape.values(_columns(event))
-        )
+        columns = _columns(event)
+        batch.events[i] = shape.event(_checked_id(event.get("event_id")), event.get("event_at"), shape.values(columns))
+        if foreign := columns.keys() - {column.name for column in model.columns}:
+            batch.found.foreign.add(model.name)
+            _remember_foreign(model, foreign)
         batch.members.setdefault(shape.key, []).append(i)
     except UnknownModelError as error:
         batch.found.unknown_models.add(error.model)
@@ -455,21 +472,42 @@ def _refuse_row(at: int, event_id: str, event_at: Any, record_at_ms: int, contex
 
 #: By identity of the model, since equal definitions may differ in what they mean (1 == True); an entry keeps its model alive.
 _SHAPES: dict[tuple[int, RowKind, bool, tuple[str, ...]], _Shape] = {}
+#: By identity of the model too. It makes decoding fast and changes no row: a shape skips what it knows it can skip.
+_FOREIGN: dict[int, tuple[ModelDefinition, frozenset[str]]] = {}
 
 
 def _shape(model: ModelDefinition, kind: RowKind, columns: tuple[Column, ...], *, newest: bool) -> _Shape:
     key = id(model), kind, newest, tuple(column.name for column in columns)
     shape = _SHAPES.get(key)
-    if shape is None or shape.model is not model:
+    foreign = _foreign(model)
+    if shape is None or shape.model is not model or shape.foreign != foreign:
         if len(_SHAPES) >= _SHAPES_MAX:
             _SHAPES.clear()
-        shape = _SHAPES[key] = _generate(model, kind, columns, newest=newest)
+        shape = _SHAPES[key] = _generate(model, kind, columns, foreign, newest=newest)
     return shape
 
 
-def _generate(model: ModelDefinition, kind: RowKind, columns: tuple[Column, ...], *, newest: bool) -> _Shape:
+def _foreign(model: ModelDefinition) -> frozenset[str]:
+    known, foreign = _FOREIGN.get(id(model), (None, frozenset()))
+    return foreign if known is model else frozenset()
+
+
+def _remember_foreign(model: ModelDefinition, names: Set[str]) -> None:
+    """Have later fetches skip these columns without looking at their events one by one."""
+    before = _foreign(model)
+    if len(before) <= _FOREIGN_COLUMNS_MAX and not names <= before:
+        if len(_FOREIGN) >= _SHAPES_MAX:
+            _FOREIGN.clear()
+        _FOREIGN[id(model)] = model, frozenset(islice(chain(before, names - before), _FOREIGN_COLUMNS_MAX + 1))
+
+
+def _generate(
+    model: ModelDefinition, kind: RowKind, columns: tuple[Column, ...], foreign: frozenset[str], *, newest: bool
+) -> _Shape:
     names = [column.name for column in columns]
-    values_type, make_values, getters = _values_type(names)
+    is_closed = len(foreign) <= _FOREIGN_COLUMNS_MAX
+    skipped = {column.name for column in model.columns}.union(foreign).difference(names) if is_closed else ()
+    values_type, make_values, getters = _values_type(names, sorted(skipped), is_closed=is_closed)
     # what may be left out has a default: the type of an inference, the version of the newest
     kinds = Literal["inference", None] if kind is RowKind.INFERENCE else Literal["label"]
     versions = Literal[model.version, None] if newest else Literal[model.version]
@@ -490,6 +528,7 @@ def _generate(model: ModelDefinition, kind: RowKind, columns: tuple[Column, ...]
         model=model,
         kind=kind,
         columns=columns,
+        foreign=foreign,
         decode=msgspec.json.Decoder(event).decode,
         event=lambda event_id, event_at, values: event(
             model=model.name,
@@ -505,17 +544,22 @@ def _generate(model: ModelDefinition, kind: RowKind, columns: tuple[Column, ...]
 
 
 def _values_type(
-    names: list[str],
+    names: list[str], skipped: list[str], *, is_closed: bool
 ) -> tuple[Any, Callable[[dict[str, Any]], Any], tuple[Callable[[list[Any]], list[Any]], ...]]:
-    """Give a type for the columns object, how to make one of a JSON object, and how to read each column of many."""
+    """Give a type for the columns object, how to make one of a JSON object, and how to read each column of many.
+
+    A closed one refuses an object with any other column than these names and those that are skipped.
+    """
     if any(_UNNAMEABLE.search(name) for name in names):
         return dict[str, Any], lambda columns: columns, tuple(_item_getter(name) for name in names)
-    fields = [f"c{index}" for index in range(len(names))]
+    skipped = [name for name in skipped if not _UNNAMEABLE.search(name)]
+    fields = [f"c{index}" for index in range(len(names) + len(skipped))]
     values = msgspec.defstruct(
         "Columns",
         # any value at all: a column that does not fit its type is no reason to read the event again
-        [(name, Any, None) for name in fields],
-        rename=dict(zip(fields, names, strict=True)),
+        [(name, Any if index < len(names) else msgspec.Raw, None) for index, name in enumerate(fields)],
+        rename=dict(zip(fields, [*names, *skipped], strict=True)),
+        forbid_unknown_fields=is_closed,
         gc=False,
     )
     getters = tuple(_field_getter(index) for index in range(len(names)))

@@ -71,6 +71,15 @@ def test_rows_of_several_streams_are_one_table_in_offset_and_row_order() -> None
     assert rows.table["count"].to_pylist() == [None] * 6
 
 
+def test_columns_that_the_model_lacks_are_told_of() -> None:
+    assert decoded(stream(table(2))).foreign == frozenset()
+    more = decoded(stream(table(2)), stream(table(2, colour=["red", "blue"])))
+    assert more.foreign == {"churn"}
+    assert [rows.table for rows in more.rows] == [
+        rows.table for rows in decoded(stream(table(2)), stream(table(2))).rows
+    ]
+
+
 def test_arrow_and_json_events_say_the_same() -> None:
     events = [
         event(event_id=f"r-{i}", event_at=NOW - i, columns={"age": 20 + i, "score": i / 3, "country": "FR"})

@@ -313,6 +313,43 @@ def test_pruning_columns_changes_no_verdict_and_no_kept_value() -> None:
     assert pruned.rows[0].table["_type_violations"].to_pylist() == [[], []]
 
 
+@pytest.mark.parametrize("names", [["colour"], [f"c{number}" for number in range(600)]])
+def test_columns_that_the_model_lacks_are_told_of_and_change_no_row(names: list[str]) -> None:
+    known = Catalogue().with_definition(model("wide"))
+    plain = [event(model="wide", version="v1", event_id=f"e{i}") for i in range(40)]
+    more = [{**e, "columns": {**e["columns"], names[i % len(names)]: {"nested": [1]}}} for i, e in enumerate(plain)]
+    more += [{**e, "columns": {**e["columns"], **dict.fromkeys(names, 1)}} for e in plain[:1]]
+    plain += plain[:1]
+
+    def read_all(events: list[dict[str, Any]]) -> Decoded:
+        return decode(fetch(list(map(encoded, events))), known, SETTINGS)
+
+    alone = read_all(plain)
+    assert alone.foreign == frozenset()
+    for _ in range(3):  # what the first has found out makes the others fast
+        found = read_all(more)
+        assert found.foreign == {"wide"}
+        assert [rows.table for rows in found.rows] == [rows.table for rows in alone.rows]
+    wider = Catalogue().with_definition(model("wide", columns=[*COLUMNS, {"name": names[0], "type": "string"}]))
+    (rows,) = decode(fetch([encoded(more[0])]), wider, SETTINGS).rows
+    assert rows.table["_type_violations"].to_pylist() == [[names[0]]], "it is read as soon as it is defined"
+    assert decode(fetch([encoded(more[0])]), wider, SETTINGS).foreign == frozenset()
+
+
+def test_columns_of_any_name_are_told_of_when_the_model_lacks_them() -> None:
+    value = encoded({"model": "odd", "event_id": "a", "columns": {"back\\slash": "x", 'a "quoted" name': 3}})
+    more = encoded({"model": "odd", "event_id": "a", "columns": {"other": 1}})
+    known = Catalogue().with_definition(model("odd", columns=ODD.model_dump(exclude_unset=True)["columns"]))
+    assert decode(fetch([value]), known, SETTINGS).foreign == frozenset()
+    assert decode(fetch([value, more]), known, SETTINGS).foreign == {"odd"}
+
+
+def test_a_label_with_columns_of_its_event_lacks_no_definition() -> None:
+    label = encoded(event(model="own", type="label", version=None, columns={"age": 30, "churned": "yes"}))
+    known = Catalogue().with_definition(model("own"))
+    assert decode(fetch([label] * 3), known, SETTINGS).foreign == frozenset()
+
+
 def test_a_fetch_cut_anywhere_gives_the_same_outcomes() -> None:
     values = [case[1] if isinstance(case[1], bytes) else encoded(case[1]) for case in FINE]
     whole = outcomes(decoded(values), len(values))

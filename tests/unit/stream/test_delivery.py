@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -567,6 +568,19 @@ async def test_models_that_a_newer_catalogue_may_know_are_named_first() -> None:
     assert await owner.apply(strange, caught_up=True, is_known=True) == frozenset()
     assert [letter.offset for letter in owner.dead_letters] == [1]
     assert reading(owner.state)["traffic"] == 1
+
+
+@in_a_loop
+async def test_columns_that_a_newer_catalogue_may_know_are_asked_for_first() -> None:
+    there = place()
+    owner = await there.take()
+    strange = fetch(0, event("a"), json.dumps({"model": "m", "event_id": "b", "columns": {"new": 1}}).encode())
+    assert await owner.apply(strange, caught_up=True) == {"m"}
+    assert owner.state.next_offset == 0
+    assert await owner.apply(strange, caught_up=True, is_known=True) == frozenset()
+    assert owner.needs_news, "the next fetch may hold it too: then it is asked for before it is decoded"
+    assert not owner.dead_letters
+    assert await owner.apply(fetch(2, event("c")), caught_up=True) == {"m"}, "it may hold it unseen"
 
 
 @in_a_loop
