@@ -419,7 +419,10 @@ def _floats_from_arrow(rules: _Rules, array: pa.Array) -> _Read | None:
     kind = array.type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
         return None
-    return _floats(rules, _doubles(array), None)
+    numbers = _doubles(array)
+    if pa.types.is_float64(kind) and not array.null_count and not rules.null_numbers and np.isfinite(numbers).all():
+        return array, _clear(array), None
+    return _floats(rules, numbers, None)
 
 
 def _integers_from_arrow(rules: _Rules, array: pa.Array) -> _Read | None:
@@ -543,11 +546,25 @@ def _strings_from_arrow(rules: _Rules, array: pa.Array) -> _Read | None:
     if not _is_text(array.type):
         return None
     array = array.cast(pa.string())
+    if not is_utf8(array):
+        return _strings_from_values(rules, [_decoded(value) for value in array.cast(pa.binary()).to_pylist()])
+    return _texts(rules, array, _clear(array))
+
+
+def is_utf8(array: pa.StringArray) -> bool:
+    """Say whether every text of an array, whose offsets must be right, is UTF-8."""
+    _, offsets, data = array.buffers()
+    if data is None or not len(array):
+        return True
+    ends = np.frombuffer(offsets, np.int32)
+    letters = np.frombuffer(data, np.uint8)[ends[array.offset] : ends[array.offset + len(array)]]
+    if not len(letters) or letters.max() < 0x80:  # ASCII, as most are: a tenth of the time
+        return True
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:
-        return _strings_from_values(rules, [_decoded(value) for value in array.cast(pa.binary()).to_pylist()])
-    return _texts(rules, array, _clear(array))
+        return False
+    return True
 
 
 def _decoded(value: bytes | None) -> str | bytes | None:

@@ -1,12 +1,14 @@
 """Records that hold an Arrow IPC stream of many rows.
 
-The streams of a fetch are opened one by one; those of one model version, kind and schema then are one table, checked and
-typed together. Where that fails, `decode` comes again by halves, so that a bad stream is alone in the end.
+Records of one producer begin with the same bytes, their schema: that is read once, and their batches are read as one stream.
+Where that fails, or a record begins in a way of its own, it is opened alone. Rows of one model version, kind and schema then
+are one table, checked and typed together; where that fails, `decode` comes again by halves, so that a bad stream is alone in
+the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fqlstream.events.columns import coerce_table
+from fqlstream.events.columns import coerce_table, is_utf8
 from fqlstream.events.definitions import ModelDefinition
 from fqlstream.events.refusals import (
     ARROW_TOO_LARGE,
@@ -28,7 +30,7 @@ from fqlstream.events.refusals import (
     RefusedError,
 )
 from fqlstream.events.times import ticks_ms
-from fqlstream.stream.batches import Fetch, RowKind
+from fqlstream.stream.batches import Fetch, Headers, RowKind
 from fqlstream.stream.findings import (
     Context,
     Findings,
@@ -48,7 +50,12 @@ ARROW_CONTENT_TYPE: Final = "application/vnd.apache.arrow.stream"
 #: One core is one partition's; a pool of threads would take the others'.
 _READ_OPTIONS: Final = pa.ipc.IpcReadOptions(use_threads=False)
 #: Of today's streams, and of those before Arrow 0.15.
-_END_MARKERS: Final = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
+_END_MARKER: Final = b"\xff\xff\xff\xff\0\0\0\0"
+_END_MARKERS: Final = (_END_MARKER, b"\0\0\0\0")
+#: Messages begin at multiples of so many bytes.
+_ALIGNMENT: Final = 8
+#: Beginnings that are compared with a record's: more of them in one fetch are no producers but every record its own.
+_HEADS_MAX: Final = 16
 _ENVELOPE_HEADERS: Final = frozenset({"model", "version", "type"})
 
 
@@ -64,61 +71,96 @@ _SHARING: Final = frozenset({
 
 
 @dataclass(frozen=True, slots=True)
+class _Record:
+    """One record that has not been opened: its place in the fetch, its bytes, and what its headers say that they are."""
+
+    at: int
+    model: ModelDefinition
+    kind: RowKind
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """How the streams of one producer begin: the bytes of their schema."""
+
+    text: bytes
+    schema: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
 class _Stream:
     """One opened record: its place in the fetch and its rows."""
 
     at: int
     model: ModelDefinition
     kind: RowKind
-    table: pa.Table
+    schema: pa.Schema
+    batches: Sequence[pa.RecordBatch]
+    rows: int
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows as a table."""
+        return pa.Table.from_batches(self.batches, self.schema)
 
 
 def content_types(fetch: Fetch) -> dict[int, str]:
     """Give the content-type of the records that name one, in lower case and without parameters."""
     types: dict[int, str] = {}
+    known: dict[bytes, str] = {}
     for at, headers in fetch.headers.items():
         for name, value in headers:
             if name.lower() == "content-type" and value:
-                types[at] = value.split(b";")[0].strip().lower().decode("utf-8", "replace")
+                if value not in known:
+                    known[value] = value.split(b";")[0].strip().lower().decode("utf-8", "replace")
+                types[at] = known[value]
     return types
 
 
 def read_arrow(fetch: Fetch, at: Sequence[int], context: Context) -> Findings:
     """Read the Arrow records that stand at these places of a fetch, in order."""
     found = Findings()
-    groups: dict[tuple[int, RowKind], list[_Stream]] = {}
+    envelopes: dict[Headers, tuple[ModelDefinition, RowKind]] = {}
+    groups: dict[tuple[int, RowKind], list[_Record]] = {}
     for place in at:
         try:
-            stream = _open(fetch, place, context)
+            record = _record(fetch, place, context, envelopes)
         except UnknownModelError as error:
             found.unknown_models.add(error.model)
             found.refused.append(Refused(place, error.refusal, error.reason))
         except RefusedError as error:
             found.refused.append(Refused(place, error.refusal, error.reason))
         else:
-            groups.setdefault((id(stream.model), stream.kind), []).append(stream)
-    for streams in groups.values():
-        for run in _same_schema(streams):
+            groups.setdefault((id(record.model), record.kind), []).append(record)
+    for records in groups.values():
+        for run in _same_schema(_opened(records, context, found)):
             _tabulate(fetch, run, context, found)
     return found
 
 
-def _open(fetch: Fetch, at: int, context: Context) -> _Stream:
-    """Give the rows of one record; raises RefusedError."""
+def _record(
+    fetch: Fetch, at: int, context: Context, envelopes: dict[Headers, tuple[ModelDefinition, RowKind]]
+) -> _Record:
+    """Give one record with what its headers say; raises RefusedError. `envelopes` are those that were read already."""
     value = fetch.values[at]
     if not value:
         raise RefusedError(EMPTY, "the value is null" if value is None else "the value is empty")
     if len(value) > context.record_bytes_max:
         raise RefusedError(OVERSIZE, f"the value has {len(value)} bytes, the limit is {context.record_bytes_max}")
-    envelope = _envelope(fetch, at)
-    model = model_version(context.catalogue, envelope.get("model"), envelope.get("version"))
-    return _Stream(at, model, row_kind(envelope.get("type")), _rows(value, context))
+    headers = tuple(fetch.headers.get(at, ()))
+    known = envelopes.get(headers)
+    if known is None:
+        envelope = _envelope(headers)
+        model = model_version(context.catalogue, envelope.get("model"), envelope.get("version"))
+        known = envelopes[headers] = model, row_kind(envelope.get("type"))
+    return _Record(at, *known, value)
 
 
-def _envelope(fetch: Fetch, at: int) -> dict[str, str]:
+def _envelope(headers: Headers) -> dict[str, str]:
     """Give the headers that say what the rows are; of one that stands twice the last counts, as everywhere in Kafka."""
     envelope: dict[str, str] = {}
-    for name, value in fetch.headers.get(at, ()):
+    for name, value in headers:
         if name in _ENVELOPE_HEADERS and value is not None:
             try:
                 envelope[name] = value.decode()
@@ -127,12 +169,120 @@ def _envelope(fetch: Fetch, at: int) -> dict[str, str]:
     return envelope
 
 
-def _rows(value: bytes, context: Context) -> pa.Table:
+# ------------------------------------------------------------------------------------------ opening
+
+
+def _opened(records: Sequence[_Record], context: Context, found: Findings) -> list[_Stream]:
+    """Open records of one model version and kind: those that begin alike together, the others one by one."""
+    heads: list[_Head] = []
+    alike: dict[int, list[_Record]] = {}
+    alone: list[_Record] = []
+    for record in records:
+        head = _head_of(record.value, heads)
+        if head is None:
+            alone.append(record)
+        else:
+            alike.setdefault(id(head), []).append(record)
+    streams: list[_Stream] = []
+    for head in heads:
+        run = alike[id(head)]
+        together = _read_together(run, head, context) if len(run) > 1 else None
+        if together is None:
+            alone += run
+        else:
+            streams += together
+    streams += _read_alone(alone, context, found)
+    return sorted(streams, key=lambda stream: stream.at)
+
+
+def _read_alone(records: Iterable[_Record], context: Context, found: Findings) -> Iterator[_Stream]:
+    for record in records:
+        try:
+            schema, batches = _rows(record.value, context)
+        except RefusedError as error:
+            found.refused.append(Refused(record.at, error.refusal, error.reason))
+        else:
+            rows = sum(batch.num_rows for batch in batches)
+            yield _Stream(record.at, record.model, record.kind, schema, batches, rows)
+
+
+def _head_of(value: bytes, heads: list[_Head]) -> _Head | None:
+    """Give how a stream begins, one of `heads` or a new one; None where it must be read alone.
+
+    A dictionary stands between schema and batches, and is every stream's own.
+    """
+    for head in heads:
+        if value.startswith(head.text):
+            return head
+    if len(heads) == _HEADS_MAX or not value.endswith(_END_MARKER):
+        return None
     source = pa.BufferReader(value)
     try:
         with pa.ipc.open_stream(source, options=_READ_OPTIONS) as reader:
+            schema, length = reader.schema, source.tell()
+    except (pa.ArrowException, OSError, MemoryError, ValueError):
+        return None
+    if length % _ALIGNMENT or any("dictionary" in str(kind) for kind in schema.types):
+        return None
+    heads.append(_Head(value[:length], schema))
+    return heads[-1]
+
+
+def _read_together(records: Sequence[_Record], head: _Head, context: Context) -> list[_Stream] | None:
+    """Read streams of one schema as one; None where any of them is not what it should be: each is then opened alone."""
+    length, tail = len(head.text), len(_END_MARKER)
+    parts: list[bytes | memoryview] = [head.text]
+    ends = []
+    end = length
+    for record in records:
+        value = record.value
+        size = len(value) - length - tail
+        if size < 0 or size % _ALIGNMENT or not value.endswith(_END_MARKER):
+            return None
+        parts.append(memoryview(value)[length:-tail])
+        end += size
+        ends.append(end)
+    source = pa.BufferReader(b"".join([*parts, _END_MARKER]))
+    try:
+        with pa.ipc.open_stream(source, options=_READ_OPTIONS) as reader:
+            return _cut(records, ends, reader, source, context)
+    except (pa.ArrowException, OSError, MemoryError, ValueError, RefusedError, StopIteration):
+        return None
+
+
+def _cut(
+    records: Sequence[_Record],
+    ends: Sequence[int],
+    reader: pa.ipc.RecordBatchStreamReader,
+    source: pa.BufferReader,
+    context: Context,
+) -> list[_Stream] | None:
+    """Give every record its batches, by where they end; None where one reaches beyond its record's bytes."""
+    schema = reader.schema
+    bounds = _Bounds(schema, context)
+    streams = []
+    at = source.tell()
+    for record, end in zip(records, ends, strict=True):
+        batches = []
+        bounds.begin()
+        while at < end:
+            batch = reader.read_next_batch()
+            at = source.tell()
+            bounds.count(batch)
+            batches.append(batch)
+        if at != end:
+            return None
+        streams.append(_Stream(record.at, record.model, record.kind, schema, batches, bounds.rows))
+    return streams
+
+
+def _rows(value: bytes, context: Context) -> tuple[pa.Schema, list[pa.RecordBatch]]:
+    """Give the rows of one record; raises RefusedError."""
+    source = pa.BufferReader(value)
+    try:
+        with pa.ipc.open_stream(source, options=_READ_OPTIONS) as reader:
+            schema = reader.schema
             batches, end = _bounded(reader, source, context)
-            table = pa.Table.from_batches(batches, reader.schema)
     except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
         reason = "this is Arrow's file format" if value.startswith(b"ARROW1") else shown(str(error))
         raise RefusedError(BROKEN_ARROW, f"not an Arrow IPC stream: {reason}") from None
@@ -140,28 +290,47 @@ def _rows(value: bytes, context: Context) -> pa.Table:
     # only after the last message, since data may look like one.
     if value[end:] not in _END_MARKERS:
         raise RefusedError(BROKEN_ARROW, "the stream has no end marker, or bytes after it")
-    return table
+    return schema, batches
 
 
 def _bounded(
     reader: pa.ipc.RecordBatchStreamReader, source: pa.BufferReader, context: Context
 ) -> tuple[list[pa.RecordBatch], int]:
     """Give the batches of a stream, and where its last message ends."""
-    settings = context.settings
     batches: list[pa.RecordBatch] = []
-    rows = size = 0
+    bounds = _Bounds(reader.schema, context)
     end = source.tell()
-    sharing = [place for place, kind in enumerate(reader.schema.types) if kind.id in _SHARING]
     for batch in reader:
         end = source.tell()
-        rows += batch.num_rows
-        if rows > settings.arrow_rows_max:
-            raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_rows_max} rows")
-        size += batch.get_total_buffer_size() + sum(_shared_bytes(batch.column(place)) for place in sharing)
-        if size > settings.arrow_bytes_max:
-            raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_bytes_max} bytes unpacked")
+        bounds.count(batch)
         batches.append(batch)
     return batches, end
+
+
+class _Bounds:
+    """Counts the rows and the unpacked bytes of one record after the other."""
+
+    __slots__ = ("_bytes", "_settings", "_sharing", "rows")
+
+    def __init__(self, schema: pa.Schema, context: Context) -> None:
+        self._settings = context.settings
+        self._sharing = [place for place, kind in enumerate(schema.types) if kind.id in _SHARING]
+        self.begin()
+
+    def begin(self) -> None:
+        """Go on to the next record."""
+        self.rows = self._bytes = 0
+
+    def count(self, batch: pa.RecordBatch) -> None:
+        """Count a batch; raises RefusedError where the record holds too much."""
+        settings = self._settings
+        self.rows += batch.num_rows
+        if self.rows > settings.arrow_rows_max:
+            raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_rows_max} rows")
+        self._bytes += batch.get_total_buffer_size()
+        self._bytes += sum(_shared_bytes(batch.column(place)) for place in self._sharing)
+        if self._bytes > settings.arrow_bytes_max:
+            raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_bytes_max} bytes unpacked")
 
 
 def _shared_bytes(column: pa.Array) -> int:
@@ -188,7 +357,7 @@ def _longest(values: pa.Array) -> int:
 def _same_schema(streams: list[_Stream]) -> list[list[_Stream]]:
     runs: list[list[_Stream]] = []
     for stream in streams:
-        run = next((run for run in runs if run[0].table.schema.equals(stream.table.schema)), None)
+        run = next((run for run in runs if run[0].schema is stream.schema or run[0].schema.equals(stream.schema)), None)
         if run is None:
             runs.append([stream])
         else:
@@ -214,7 +383,7 @@ def _tabulate(fetch: Fetch, streams: list[_Stream], context: Context, found: Fin
             Refused(streams[0].at, BROKEN_ARROW, f"the stream contradicts itself: {shown(str(error))}")
         )
         return
-    counts = [stream.table.num_rows for stream in streams]
+    counts = [stream.rows for stream in streams]
     starts = np.cumsum([0, *counts])
     at = np.repeat([stream.at for stream in streams], counts)
     row = (np.arange(len(at)) - np.repeat(starts[:-1], counts)).astype(np.int32)
@@ -249,23 +418,31 @@ def _tabulate(fetch: Fetch, streams: list[_Stream], context: Context, found: Fin
 
 def _selected(streams: list[_Stream], names: list[str]) -> pa.Table:
     """Give the named columns of all streams, safe to compute with; raises ArrowInvalid where buffers lie."""
-    schema = streams[0].table.schema
+    schema = streams[0].schema
     index = {name: place for place, name in enumerate(schema.names)}  # of a name that stands twice the last counts
     present = [name for name in names if name in index]
+    whole = pa.Table.from_batches([batch for stream in streams for batch in stream.batches], schema)
     arrays = {}
     for name in present:
-        chunks = [chunk for stream in streams for chunk in stream.table.column(index[name]).chunks]
-        for chunk in chunks:
-            _check(chunk)
-        kind = schema.field(index[name]).type
-        column = pa.chunked_array(chunks, kind).combine_chunks()
+        chunks = whole.column(index[name])
+        _check_all(chunks)
+        column = chunks.combine_chunks()
         if isinstance(column, pa.ChunkedArray):
             message = f"column {name!r} of this fetch is too large for one array"
             raise pa.ArrowInvalid(message)
-        arrays[name] = column.cast(pa.string()) if pa.types.is_string_view(kind) else column
+        arrays[name] = column.cast(pa.string()) if pa.types.is_string_view(chunks.type) else column
     if not arrays:
-        return pa.table({"_": pa.nulls(sum(stream.table.num_rows for stream in streams))})
+        return pa.table({"_": pa.nulls(whole.num_rows)})
     return pa.table(arrays)
+
+
+def _check_all(column: pa.ChunkedArray) -> None:
+    """Raise ArrowInvalid where the buffers of any chunk contradict each other."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:  # perhaps only for a text that is not UTF-8
+        for chunk in column.chunks:
+            _check(chunk)
 
 
 def _check(array: pa.Array) -> None:
@@ -292,9 +469,7 @@ def _ids(table: pa.Table) -> pa.StringArray:
         ids = ids.cast(pa.string())
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         ids = ids.cast(pa.string())
-        try:
-            ids.validate(full=True)
-        except pa.ArrowInvalid:
+        if not is_utf8(ids):
             raw = ids.view(pa.binary()).to_pylist()
             return pa.array([_utf8(value) for value in raw], pa.string())
     else:
@@ -368,10 +543,10 @@ def _refuse_rows(stream: _Stream, rows: npt.NDArray[np.intp], faults: _Faults, c
     """Set the bad rows of a record aside as one small stream; code and reason are the first one's, others are counted."""
     first = faults.of(int(rows[0]), context)
     same = sum(faults.of(row, context).refusal is first.refusal for row in rows.tolist())
-    reason = f"{same} of {stream.table.num_rows} rows: {first.reason}"
+    reason = f"{same} of {stream.rows} rows: {first.reason}"
     if same < len(rows):
         reason += f"; {len(rows) - same} more rows have other faults"
-    value = None if len(rows) == stream.table.num_rows else _stream_of(stream.table, rows)
+    value = None if len(rows) == stream.rows else _stream_of(stream.table, rows)
     return Refused(stream.at, first.refusal, reason, ",".join(map(str, rows.tolist())), value)
 
 

@@ -282,6 +282,64 @@ def test_compressed_streams_are_read(codec: str) -> None:
     assert rows.table["age"].to_pylist() == list(range(20, 70))
 
 
+# --------------------------------------------------------------------------------------------- streams read together
+
+
+def outcomes(*values: bytes) -> list[str | list[dict[str, Any]]]:
+    """Of each record its rows, or the code of its dead letter."""
+    result = decoded(*values)
+    found: dict[int, str | list[dict[str, Any]]] = {letter.offset: letter.code for letter in result.dead_letters}
+    rows = [row for part in result.rows for row in part.table.to_pylist()]
+    for at in range(10, 10 + len(values)):
+        of = [{k: v for k, v in row.items() if k != "offset"} for row in rows if row["offset"] == at]
+        assert not (of and at in found)
+        found.setdefault(at, of)
+    return [found[at] for at in range(10, 10 + len(values))]
+
+
+def alone(*values: bytes) -> list[str | list[dict[str, Any]]]:
+    return [outcome for value in values for outcome in outcomes(value)]
+
+
+def head_and_body(value: bytes) -> tuple[bytes, bytes]:
+    source = pa.BufferReader(value)
+    with pa.ipc.open_stream(source):
+        return value[: source.tell()], value[source.tell() : -8]
+
+
+def test_records_say_the_same_together_as_alone() -> None:
+    other = table(2, age=None, note=["x", "y"])
+    values = [
+        stream(table(3)),
+        stream(other),
+        stream(table(2), table(1)),
+        stream(table(0)),
+        stream(other.slice(1)),
+        stream(table(3, country=pa.array(["FR", "DE", "FR"]).dictionary_encode())),
+        stream(table(2, country=pa.array(["DE", "FR"]).dictionary_encode())),
+        stream(table(4).replace_schema_metadata({"writer": "another"})),
+    ]
+    assert outcomes(*values) == alone(*values)
+    assert [len(outcome) for outcome in outcomes(*values)] == [3, 2, 3, 0, 1, 3, 2, 4]
+
+
+def test_a_message_does_not_reach_into_the_next_record() -> None:
+    head, body = head_and_body(stream(table(2), table(1)))
+    end = b"\xff\xff\xff\xff\0\0\0\0"
+    refused = 0
+    for cut in range(0, len(body) + 1, 8):
+        halves = [head + body[:cut] + end, head + body[cut:] + end]
+        values = [stream(table(1)), *halves, stream(table(3))]
+        assert outcomes(*values) == alone(*values), cut
+        refused += "DLQ016" in outcomes(*halves)
+    assert refused == len(body) // 8 + 1 - 3  # it is whole before, between and after its two messages
+
+
+def test_more_kinds_of_records_than_are_told_apart_are_read_all_the_same() -> None:
+    values = [stream(table(2).replace_schema_metadata({"writer": str(writer)})) for writer in range(40)] * 2
+    assert [len(outcome) for outcome in outcomes(*values)] == [2] * 80
+
+
 # --------------------------------------------------------------------------------------------- hostile bytes
 
 
