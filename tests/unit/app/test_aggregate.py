@@ -1,88 +1,362 @@
-"""The agent around the owners: when it asks for newer definitions before it lets a value go."""
+"""Waiting, timing and giving up, of a worker's partitions; what happens to data is tested where it is decided, in stream/."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 from tests.simulation.world import TOPIC
-from tests.unit.stream.one_partition import catalogue, event, fetch, in_a_loop, model, place
+from tests.unit.stream.one_partition import (
+    Place,
+    catalogue,
+    event,
+    fetch,
+    in_a_loop,
+    model,
+    pane,
+    place,
+    reading,
+)
 
 from fqlstream.app.aggregate import AggregateAgent
+from fqlstream.app.ledger import Partition
+from fqlstream.app.transport import Progress
+from fqlstream.errors import StoreError
 from fqlstream.events.catalogue import Catalogue
-from fqlstream.settings import Settings
+from fqlstream.events.definitions import DEFINITION
+from fqlstream.settings import Settings, StreamSettings
+from fqlstream.stream.protocol import RepairNeed
+
+MEBIBYTE = 2**20
 
 
+@dataclass
+class Source:
+    """A partition as the transport hands it over."""
+
+    partition: int = 0
+    log_end: int = 0
+    lost: bool = False
+    begun: list[int] = field(default_factory=list)
+
+    @property
+    def key(self) -> Partition:
+        return Partition(TOPIC, self.partition)
+
+    def progress(self) -> Progress:
+        return Progress(0, self.log_end, 0)
+
+    async def begin(self, offset: int) -> None:
+        self.begun.append(offset)
+
+
+@dataclass
 class Definitions:
-    """The definitions topic, as it is read when somebody asks."""
+    """A worker's view of the definitions, that is as new as it was last read."""
 
-    def __init__(self, known: Catalogue) -> None:
-        self.catalogue = self.newest = known
-        self.asked = 0
+    catalogue: Catalogue
+    newest: Catalogue
+    reads: int = 0
 
     async def refresh(self) -> Catalogue:
-        self.asked += 1
+        self.reads += 1
         self.catalogue = self.newest
         return self.catalogue
 
 
-class Source:
-    """A partition that is ours."""
+@dataclass
+class Worker:
+    """An agent and what surrounds it."""
 
-    partition = 0
-    lost = False
+    there: Place
+    agent: AggregateAgent
+    definitions: Definitions
+    failures: list[BaseException]
+    commits: list[int]
 
-    def progress(self) -> None:
-        return None
+    async def take(self, **changes: Any) -> Source:
+        source = Source(**changes)
+        await self.agent.take(source)  # type: ignore[arg-type]
+        return source
+
+    async def apply(self, first: int, *records: bytes, start: int | None = None) -> None:
+        await self.agent.apply(replace(fetch(first, *records), start=first if start is None else start))
+
+    def values(self) -> dict[str, float | None]:
+        return reading(self.agent.owners[0].state)
 
 
-async def nothing() -> None:
-    return None
+def worker(known: Catalogue | None = None, *, first: Catalogue | None = None, **limits: Any) -> Worker:
+    """Make a worker in a world with these definitions, of which it has read the `first` ones."""
+    there = place(known, **limits)
+    failures: list[BaseException] = []
+    commits: list[int] = []
+    read = there.world.catalogue if first is None else first
+    definitions = Definitions(read, read)
+
+    async def commit() -> None:
+        there.world.take("commit")
+        commits.append(len(there.log.acknowledged))
+
+    agent = AggregateAgent(
+        TOPIC, "me", Settings(stream=StreamSettings(**limits)), there.ports, there.ports.store, definitions, commit, failures.append
+    )  # type: ignore[arg-type]  # fmt: skip
+    return Worker(there, agent, definitions, failures, commits)
 
 
-def fail(error: BaseException) -> None:
-    raise error
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another task brings about."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # the production code has no event for it
+            await asyncio.sleep(0.01)
+
+
+# -- which fetches count -------------------------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_a_fetch_behind_a_gap_is_left_to_come_again() -> None:
+    """What lies before it was dropped on its way: counting it would lose that."""
+    mine = worker()
+    await mine.take()
+    await mine.apply(0, event("a"))
+    await mine.apply(3, event("d"))
+    assert mine.values()["traffic"] == 1
+    await mine.apply(1, event("b"), event("c"))
+    await mine.apply(3, event("d"))
+    await mine.apply(7, event("e"), start=4)  # offsets that the log does not have are no gap
+    assert mine.values()["traffic"] == 5
+
+
+@in_a_loop
+async def test_fetches_of_a_partition_that_is_gone_are_forgotten() -> None:
+    mine = worker()
+    source = await mine.take()
+    mine.agent.lose(source)  # type: ignore[arg-type]
+    await mine.apply(0, event("a"))
+    assert mine.agent.owners == []
+    await mine.agent.flush()
+    assert mine.there.world.events == {}
+
+
+@in_a_loop
+async def test_news_of_a_loss_that_comes_late_does_not_take_away_what_came_back() -> None:
+    mine = worker()
+    first = await mine.take()
+    await mine.take()
+    mine.agent.lose(first)  # type: ignore[arg-type]
+    assert len(mine.agent.owners) == 1
+
+
+@in_a_loop
+async def test_records_of_a_model_that_is_new_make_the_worker_read_definitions_before_it_refuses_them() -> None:
+    mine = worker()
+    await mine.take()
+    before = mine.definitions.reads
+    mine.definitions.newest = replace(
+        mine.definitions.newest.with_definition(DEFINITION.validate_python({**model(), "name": "new"})), position=5
+    )
+    await mine.apply(0, event("a"), event("b", model="new"), event("c", model="nobodys"))
+    assert mine.definitions.reads == before + 1
+    owner = mine.agent.owners[0]
+    assert owner.state.counters["events"] == 2
+    assert [letter.offset for letter in owner.dead_letters] == [2]
+    await mine.apply(3, event("d", model="new"))
+    assert mine.definitions.reads == before + 1
+
+
+# -- pressure ------------------------------------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_consumption_pauses_while_too_much_is_unwritten_and_goes_on_after_a_flush() -> None:
+    mine = worker(sink_backlog_bytes_max=MEBIBYTE)
+    await mine.take()
+    await mine.apply(0, b"x" * (MEBIBYTE + 1))
+    waiting = asyncio.create_task(mine.apply(1, event("a")))
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done
+    assert mine.values()["traffic"] is None or mine.values()["traffic"] == 0
+    await mine.agent.flush()
+    await asyncio.wait_for(waiting, 5)
+    assert mine.values()["traffic"] == 1
+
+
+@in_a_loop
+async def test_a_flush_begins_early_when_much_is_unwritten() -> None:
+    mine = worker(flush_bytes_max=2**16, flush_ms=3_600_000)
+    await mine.take()
+    running = asyncio.create_task(mine.agent.run())
+    await mine.apply(0, b"x" * 1_000)
+    await asyncio.sleep(0.02)
+    assert mine.there.log.letters == []
+    await mine.apply(1, b"x" * 2**16)
+    await until(lambda: len(mine.there.log.letters) == 2)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+# -- flushes -------------------------------------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_the_commit_follows_the_flush() -> None:
+    mine = worker()
+    await mine.take()
+    await mine.apply(0, event("a"))
+    await mine.agent.flush()
+    assert mine.there.world.taken[-2:] == ["acknowledge", "commit"]
+    assert mine.there.log.acknowledged == [(0, 1)]
+
+
+@in_a_loop
+async def test_who_waits_for_a_flush_may_be_cancelled_and_the_flush_goes_to_its_end() -> None:
+    """What it has taken out of memory would otherwise be in no state and in no row."""
+    mine = worker()
+    await mine.take()
+    await mine.apply(0, event("a"))
+    gate = asyncio.Event()
+    real = mine.there.ports.store.write_states
+
+    async def slow(records: Any) -> None:
+        await gate.wait()
+        await real(records)
+
+    mine.there.ports.store.write_states = slow  # type: ignore[method-assign]
+    asking = asyncio.create_task(mine.agent.flush())
+    await asyncio.sleep(0.01)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    gate.set()
+    await until(lambda: bool(mine.commits))
+    assert mine.there.log.acknowledged == [(0, 1)]
+    assert mine.failures == []
+
+
+@in_a_loop
+async def test_a_flush_that_fails_when_nobody_waits_for_it_any_more_ends_the_worker() -> None:
+    mine = worker()
+    await mine.take()
+    await mine.apply(0, event("a"))
+    gate = asyncio.Event()
+
+    async def refused(_records: Any) -> None:
+        await gate.wait()
+        raise StoreError("STO002", "refused")
+
+    mine.there.ports.store.write_states = refused  # type: ignore[method-assign]
+    asking = asyncio.create_task(mine.agent.flush())
+    await asyncio.sleep(0.01)
+    asking.cancel()
+    await asyncio.wait([asking])
+    gate.set()
+    await until(lambda: bool(mine.failures))
+    assert isinstance(mine.failures[0], StoreError)
+
+
+@in_a_loop
+async def test_a_last_flush_that_fails_is_left_to_the_next_owner() -> None:
+    mine = worker()
+    await mine.take()
+    await mine.apply(0, event("a"))
+
+    async def refused(_records: Any) -> None:
+        raise StoreError("STO002", "refused")
+
+    mine.there.ports.store.write_states = refused  # type: ignore[method-assign]
+    await mine.agent.stop()
+    assert mine.there.log.acknowledged == []
+
+
+@in_a_loop
+async def test_a_partition_that_somebody_claimed_is_taken_over_again_and_read_from_what_is_durable() -> None:
+    mine = worker()
+    source = await mine.take()
+    await mine.apply(0, event("a"))
+    await mine.agent.flush()
+    await mine.there.take("somebody who was mistaken")
+    await mine.apply(1, event("b"))
+    await mine.agent.flush()
+    await mine.apply(2, event("c"))  # to be read again: nothing is counted into what is given up
+    assert mine.agent.owners[0].state.next_offset == 2
+    await until(lambda: bool(source.begun))
+    assert source.begun == [1]
+    await mine.apply(1, event("b"), event("c"))
+    await mine.agent.flush()
+    assert mine.values()["traffic"] == 3
+    assert mine.there.log.acknowledged == [(0, 1), (0, 3)]
+
+
+# -- definitions ---------------------------------------------------------------------------------------------------------
 
 
 def wide(event_id: str) -> bytes:
+    """Write an event with a column that the model did not have from the beginning."""
     return json.dumps({"model": "m", "event_id": event_id, "columns": {"x": 1.0, "colour": "red"}}).encode()
 
 
 @in_a_loop
 async def test_a_column_that_was_just_added_loses_no_value() -> None:
-    narrow = catalogue()
-    columns = [*model()["columns"], {"name": "colour", "type": "string"}]
-    grown = catalogue(model(columns=columns))
-    there = place(grown)
-    definitions = Definitions(narrow)
-    repairs: Any = there.ports.store
-    agent = AggregateAgent(TOPIC, "me", Settings(), there.ports, repairs, definitions, nothing, fail)
-    source: Any = Source()
-    await agent.take(source)
-    definitions.asked = 0
-
-    await agent.apply(fetch(0, event("a")))
-    assert definitions.asked == 0, "what is known is not asked for"
-    definitions.newest = grown
-    await agent.apply(fetch(1, event("b"), wide("c")))
-    await agent.flush()
-    rows = {row["event_id"]: row.get("colour") for row in there.world.events.values()}
+    grown = catalogue(model(columns=[*model()["columns"], {"name": "colour", "type": "string"}]))
+    mine = worker(grown, first=catalogue())
+    await mine.take()
+    mine.definitions.reads = 0
+    await mine.apply(0, event("a"))
+    assert mine.definitions.reads == 0, "what is known is not asked for"
+    mine.definitions.newest = grown
+    await mine.apply(1, event("b"), wide("c"))
+    await mine.agent.flush()
+    rows = {row["event_id"]: row.get("colour") for row in mine.there.world.events.values()}
     assert rows == {"a": None, "b": None, "c": "red"}
-    assert definitions.asked == 1
-    await agent.apply(fetch(3, wide("d")))
-    assert definitions.asked == 1
+    assert mine.definitions.reads == 1
+    await mine.apply(3, wide("d"))
+    assert mine.definitions.reads == 1
 
 
 @in_a_loop
 async def test_columns_that_nobody_defines_are_asked_for_once_a_fetch() -> None:
-    there = place()
-    definitions = Definitions(catalogue())
-    repairs: Any = there.ports.store
-    agent = AggregateAgent(TOPIC, "me", Settings(), there.ports, repairs, definitions, nothing, fail)
-    source: Any = Source()
-    await agent.take(source)
-    definitions.asked = 0
+    mine = worker()
+    await mine.take()
+    mine.definitions.reads = 0
     for number in range(3):
-        await agent.apply(fetch(number, wide(f"e{number}")))
-        assert definitions.asked == number + 1
-    assert agent.owners[0].state.next_offset == 3
+        await mine.apply(number, wide(f"e{number}"))
+        assert mine.definitions.reads == number + 1
+    assert mine.agent.owners[0].state.next_offset == 3
+
+
+@in_a_loop
+async def test_newer_definitions_are_adopted_behind_a_flush_and_older_ones_are_not() -> None:
+    mine = worker(catalogue(metrics={"sum": "sum(x)"}, segments={}))
+    await mine.take()
+    await mine.apply(0, event("a", x=3))
+    grown = replace(catalogue(metrics={"sum": "sum(x)", "least": "min(x)"}, segments={}), position=7)
+    before = len(mine.there.world.taken)
+    await mine.agent.adopt(grown)
+    assert "write flush row" in mine.there.world.taken[before:]
+    assert mine.agent.engines.catalogue is grown
+    await mine.agent.adopt(replace(catalogue(metrics={}, segments={}), position=6))
+    assert mine.agent.engines.catalogue is grown
+    await mine.agent.maintain()
+    assert mine.values() == {"sum": 3.0, "least": 3.0}
+
+
+@in_a_loop
+async def test_repairs_are_carried_out_once_their_label_was_read_and_finished_once_they_are_durable() -> None:
+    mine = worker()
+    await mine.take()
+    await mine.apply(0, event("a", x=3))
+    await mine.agent.flush()
+    await mine.there.ports.store.request_repairs([RepairNeed(0, pane(0), 1)], "a test")
+    assert await mine.agent.repair() == 0, "the offset that it is about was not applied yet"
+    await mine.apply(1, event("b", x=4))
+    before = len(mine.there.world.taken)
+    assert await mine.agent.repair() == 1
+    steps = mine.there.world.taken[before:]
+    assert steps.index("read pane rows") < steps.index("write states") < steps.index("finish repairs")
+    assert mine.there.world.repairs == {}
+    assert mine.values()["sum"] == 7
