@@ -41,6 +41,7 @@ from fqlstream.functions.spec import (
     CallError,
     CallWarning,
     FunctionSpec,
+    LeftOut,
     LevelRule,
     Parameter,
     Passing,
@@ -68,6 +69,7 @@ class CheckResult:
     errors: tuple[Diagnostic, ...]
     warnings: tuple[Diagnostic, ...]
     expression: Expression | None
+    left_out: tuple[LeftOut, ...] = ()
 
     def require(self) -> Expression:
         """Give the typed expression.
@@ -120,6 +122,7 @@ def check(
         errors=errors,
         warnings=tuple(sorted(checker.warnings, key=_place)),
         expression=None if errors else known,
+        left_out=tuple(dict.fromkeys(checker.left_out)),
     )
 
 
@@ -179,6 +182,7 @@ class _Checker:
         self.limits = limits
         self.errors = errors
         self.warnings: list[Diagnostic] = []
+        self.left_out: list[LeftOut] = []
         self.suggestions = 0
 
     # ---------------------------------------------------------------------------------------- findings
@@ -403,6 +407,7 @@ class _Checker:
         except CallError as error:
             span = spans.get(error.parameter or "", node.name_span)
             return self.error(error.code, error.message, span, error.hint)
+        self.left_out.extend(call.left_out)
         for item in call.warnings:
             self.warn(item, spans.get(item.parameter or "", node.name_span))
         return _Typed(expression, level)

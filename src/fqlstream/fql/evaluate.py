@@ -36,6 +36,7 @@ from fqlstream.events.definitions import (
 )
 from fqlstream.events.documents import load_definitions
 from fqlstream.events.durations import window_origin_ms
+from fqlstream.fql.check import check
 from fqlstream.fql.compile_arrow import LANES, Cells, Engine, Result, compile_model
 from fqlstream.fql.plan import Compared, Lane, MetricPlan, ModelPlan, SegmentPlan
 from fqlstream.fql.planner import assemble, plan_model
@@ -225,6 +226,43 @@ def plan_evaluation(
     return plan, "" if segment is None else _SEGMENT
 
 
+def count_left_out(
+    table: pa.Table,
+    model: ModelDefinition,
+    expression: str,
+    *,
+    segment: str | None = None,
+    baselines: Mapping[str, BaselineDefinition] = _NONE,
+    settings: FqlSettings | None = None,
+) -> list[str]:
+    """Say which rows the functions of a metric leave out, and how many: one sentence each, none for none.
+
+    Raises FqlError for a wrong expression.
+    """
+    limits = FqlSettings() if settings is None else settings
+    result = check(expression, model, "metric", baselines=baselines, settings=limits)
+    result.require()
+    if not result.left_out:
+        return []
+    segments = (
+        [] if segment is None else [SegmentDefinition.model_construct(model=model.name, name="s", definition=segment)]
+    )
+    rows = plan_model(model, [], segments, settings=limits).segments[-1]
+    metrics = tuple(MetricPlan(str(place), "", 1, item.count) for place, item in enumerate(result.left_out))
+    counts = _over_all(compile_model(assemble(model, metrics, (rows,), limits), limits), table)
+    return [
+        f"{item.function}() leaves out {count.value:.0f} of {count.rows} rows: {item.what}"
+        for item, count in zip(result.left_out, counts, strict=True)
+        if count.value
+    ]
+
+
+def _over_all(engine: Engine, table: pa.Table) -> list[Result]:
+    """Read every metric over all rows of a table."""
+    cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
+    return engine.results({lane: cells[lane][0] for lane in LANES})
+
+
 def _counts_of(
     table: pa.Table, model: ModelDefinition, aggregate: Aggregate, rows: SegmentPlan, settings: FqlSettings
 ) -> Sequence[float]:
@@ -234,8 +272,7 @@ def _counts_of(
     values = [AggregateValue(aggregate, "bin", (("index", float(place)),)) for place in range(bins)]
     metrics = tuple(MetricPlan(str(place), "", 1, value) for place, value in enumerate(values))
     engine = compile_model(assemble(model, metrics, (rows,), settings), settings)
-    cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
-    return [result.value or 0.0 for result in engine.results({lane: cells[lane][0] for lane in LANES})]
+    return [result.value or 0.0 for result in _over_all(engine, table)]
 
 
 def _counted(plan: ModelPlan, rows: Mapping[str, pa.Table], settings: FqlSettings) -> dict[Compared, HistogramState]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from fqlstream.events.definitions import Task
-from fqlstream.functions.aggregates import average_of, sum_of
-from fqlstream.functions.building_blocks import NOTHING, apply_boolean, apply_number
+from fqlstream.functions.aggregates import average_of, count_true, sum_of
+from fqlstream.functions.building_blocks import NOTHING, apply_boolean, apply_number, number
 from fqlstream.functions.expression import Aggregate, AggregateValue, DType, Expression
-from fqlstream.functions.spec import Call, Example, FunctionSpec, LevelRule, Nulls
+from fqlstream.functions.spec import Call, Example, FunctionSpec, LeftOut, LevelRule, Nulls
 from fqlstream.functions.targets import TARGET, numeric_pair
 
 ROWS: Final[Mapping[str, tuple[float | None, ...]]] = {
@@ -38,7 +38,9 @@ def _lower_mae(call: Call) -> Expression:
 
 def _lower_mape(call: Call) -> Expression:
     # division by a target of 0 is null, and so such rows are left out
-    target, _ = numeric_pair(call)
+    target, output = numeric_pair(call)
+    is_zero = apply_boolean("and", apply_boolean("==", target, number(0)), apply_boolean("is_not_null", output))
+    call.left_out.append(LeftOut("mape", "rows whose target is 0", count_true(is_zero)))
     return average_of(apply_number("/", _absolute_error(call), apply_number("abs", target)))
 
 
@@ -80,7 +82,7 @@ REGRESSION: Final[tuple[FunctionSpec, ...]] = (
     _metric(
         "mape",
         _lower_mape,
-        "Mean of |y - f| / |y|, a fraction; rows with y = 0 are left out.",
+        "Mean of |y - f| / |y|, a fraction; rows with y = 0 are left out, and `fql eval` says how many.",
         (0.5 / 3 + 1 + 0 + 0.25) / 4,
         "documented; a fraction, and leaving out y = 0, chosen here",
     ),

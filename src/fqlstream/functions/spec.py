@@ -141,6 +141,15 @@ class CallWarning:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Rows that a function leaves out though nothing in them is null: what they are, and an aggregate that counts them."""
+
+    function: str
+    what: str
+    count: Expression
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """What a lowering sees: the checked arguments by parameter name and the model they belong to."""
 
@@ -150,6 +159,7 @@ class Call:
     repeated: tuple[Expression, ...] = ()
     baselines: Mapping[str, BaselineDefinition] = field(default_factory=dict)
     warnings: list[CallWarning] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     settings: FqlSettings = field(default_factory=FqlSettings)
 
     @property

@@ -18,7 +18,8 @@ import fqlstream
 from fqlstream.errors import FqlError, UsageError
 from fqlstream.events.columns import coerce_table
 from fqlstream.events.definitions import BaselineDefinition, ModelDefinition, Window
-from fqlstream.fql.evaluate import evaluate, evaluate_table
+from fqlstream.fql.evaluate import count_left_out, evaluate, evaluate_table
+from fqlstream.functions.example_models import EXAMPLE_MODELS
 from fqlstream.settings import FqlSettings
 from fqlstream.stream.windows import spans_of
 
@@ -290,3 +291,21 @@ def test_a_period_before_each_window_needs_windows() -> None:
     assert caught.value.code == "USE037"
     # one that the expression does not name is no trouble
     assert evaluate(drifting(100), "traffic()", model=DRIFTING, baselines={"before": before})["value"] == 100
+
+
+# ---- rows that a function leaves out ---------------------------------------------------------------------------------
+
+
+def test_rows_that_a_function_leaves_out_are_counted() -> None:
+    model = EXAMPLE_MODELS["regression"]
+    table = coerce_table(
+        pa.table({"price": [0.0, 2.0, 0.0, None, 0.0, 5.0], "estimate": [1.0, 1.0, None, 1.0, 3.0, 4.0]}), model
+    )
+    said = "mape() leaves out 2 of 6 rows: rows whose target is 0"
+    assert count_left_out(table, model, "mape()") == [said]
+    assert count_left_out(table, model, "mape() / (1 + mape())") == [said]
+    assert count_left_out(table, model, "mape()", segment="estimate > 2") == [
+        "mape() leaves out 1 of 2 rows: rows whose target is 0"
+    ]
+    assert count_left_out(table, model, "mape()", segment="price > 0") == []
+    assert count_left_out(table, model, "mae() + wmape()") == []
