@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -162,7 +162,7 @@ def eval_command(
     json: JsonOption = False,
 ) -> None:
     """Compute a metric over a data file, as streaming would."""
-    from fqlstream.fql.evaluate import evaluate_table
+    from fqlstream.fql.evaluate import count_left_out, evaluate_table
     from fqlstream.ops.data_files import read_data
 
     del engine  # there is one so far
@@ -191,8 +191,11 @@ def eval_command(
         window=size,
         event_at_ms=read.event_at_ms,
         baselines=rows,
+        periods=_periods(file, rows),
         settings=settings,
     )
+    for note in count_left_out(read.table, file.model, expression, segment=segment, baselines=known, settings=settings):
+        print_note(f"note: {note}")
     if json:
         print_json(found)
     elif isinstance(found, list):
@@ -215,6 +218,11 @@ def _named_files(given: Iterable[str]) -> dict[str, Path]:
 def _baseline_files(file: ModelFile, folder: Path) -> dict[str, Path]:
     """Give the files of static baselines; they are named relative to the file that names them."""
     return {item.name: folder / item.file for item in file.baselines.values() if item.file is not None}
+
+
+def _periods(file: ModelFile, read: Container[str]) -> dict[str, BaselineDefinition]:
+    """Give the baselines that are a period of the data itself; a file that was named for one stands in its place."""
+    return {item.name: item for item in file.baselines.values() if item.file is None and item.name not in read}
 
 
 def _static(model: ModelDefinition, name: str) -> BaselineDefinition:

@@ -146,6 +146,50 @@ def test_eval_of_drift(model: Path, rows: Path, tmp_path: Path) -> None:
         invoke(app, "eval", "--model", model, "--data", rows, "jsd(age, 'oldest')")
 
 
+PRICES = """
+kind: model
+name: price
+task: regression
+columns:
+  - {name: x, type: bool}
+  - {name: estimate, type: float, role: output}
+  - {name: price, type: float, role: target}
+---
+{kind: baseline, model: price, name: before, type: rolling, window: 1h, offset: 1h}
+---
+{kind: baseline, model: price, name: first, type: static, start: "2026-11-21T10:00:00Z", end: "2026-11-21T11:00:00Z"}
+"""
+
+PRICE_ROWS = """event_at,x,estimate,price
+2026-11-21T10:00:00Z,true,1,0
+2026-11-21T10:30:00Z,true,2,4
+2026-11-21T11:00:00Z,false,2,4
+2026-11-21T12:00:00Z,false,2,
+"""
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> tuple[str, Path, str, Path]:
+    (tmp_path / "price.yaml").write_text(PRICES)
+    (tmp_path / "prices.csv").write_text(PRICE_ROWS)
+    return "--model", tmp_path / "price.yaml", "--data", tmp_path / "prices.csv"
+
+
+def test_eval_of_drift_from_periods_of_the_data_itself(prices: tuple[Any, ...]) -> None:
+    rolling = answer("eval", *prices, "--window", "1h", "--json", "jsd(x, 'before')")
+    assert [value["value"] for value in rolling] == [None, 1.0, 0.0]
+    fixed = answer("eval", *prices, "--window", "1h", "--json", "jsd(x, 'first')")
+    assert [value["value"] for value in fixed] == [0.0, 1.0, 1.0]
+    with pytest.raises(UsageError, match="there are no windows"):
+        invoke(app, "eval", *prices, "jsd(x, 'before')")
+
+
+def test_eval_says_which_rows_a_function_leaves_out(prices: tuple[Any, ...]) -> None:
+    result = invoke(app, "eval", *prices, "--json", "mape()")
+    assert json.loads(result.stdout)["value"] == 0.5
+    assert "note: mape() leaves out 1 of 4 rows: rows whose target is 0" in result.stderr
+
+
 def test_eval_for_people(model: Path, rows: Path) -> None:
     result = invoke(app, "eval", "--model", model, "--data", rows, "average(if(fp(), 1, 0))")
     assert "0.3333333333333333  (exact, over 3 rows)" in result.stdout
