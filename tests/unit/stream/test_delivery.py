@@ -288,6 +288,26 @@ async def test_a_flush_that_failed_before_its_flush_row_leaves_the_fence_where_i
     assert stored(there)["sum"] == 7
 
 
+@in_a_loop
+async def test_a_state_that_was_written_ahead_of_its_flush_row_keeps_its_fence_until_the_log_has_caught_up() -> None:
+    """Whoever comes after somebody who got half way there must skip the same rows."""
+    there = place()
+    owner = await there.take("one")
+    await there.apply(owner, 0, *(event(f"e{number}", x=2.0**number) for number in range(6)))
+    there.world.ends_before = "write flush row"
+    with pytest.raises(EndedError):
+        await there.flush(owner)
+    there.world.ends_before = None
+    for name, first, last in (("two", 0, 1), ("three", 2, 3), ("four", 4, 7)):
+        heir = await there.take(name)
+        assert heir.state.next_offset == first
+        await there.apply(heir, first, *(event(f"e{number}", x=2.0**number) for number in range(first, last + 1)))
+        await there.flush(heir)
+        assert {record.fence for record in there.world.states.values()} == {max(5, last)}
+        assert newest(there).fences == dict.fromkeys(LANES, last)
+    assert stored(there)["sum"] == 255
+
+
 # -- TAKEOVER ------------------------------------------------------------------------------------------------------------
 
 

@@ -278,6 +278,18 @@ def test_a_label_that_came_before_its_event_counts_from_the_event(fence: int, co
     assert reading(state)["cost"] == (FALSE_ALARM if counted else None)
 
 
+def test_a_label_that_clickhouse_gives_counts_from_the_event_whatever_its_own_offset_is() -> None:
+    """It may be another partition's, whose offsets say nothing here."""
+    state = new_state(waiting_labels_max=1)
+    apply(state, 0, label("gone", 0), label("b", 0))
+    fresh = empty_pane(ENGINES("m", "v1"))
+    state.absorb_pane(pane(0), replace(fresh, fences=dict.fromkeys(LANES, 10)))
+    apply(state, 10, event("a", s=0.9), labels=lambda _: label_rows([("a", 900, 0)]))
+    assert reading(state)["traffic"] == 0, "the stored state has the event, and its label with it"
+    assert reading(state)["cost"] is None
+    assert reading(state, segment="wrong")["traffic"] == 0
+
+
 # -- labels --------------------------------------------------------------------------------------------------------------
 
 
