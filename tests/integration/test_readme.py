@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import clickhouse_connect
+import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
 from tests.readme_blocks import blocks
 
 from fqlstream.local.ports import find_free_port
@@ -111,6 +113,18 @@ def test_output_is_what_the_readme_shows(churn: Terminal, name: str) -> None:
     (script,), (output,) = blocks("run", name), blocks("output", name)
     done = churn.run(script)
     assert (done.stdout + done.stderr).strip() == output.strip()
+
+
+def test_drift_is_computed_for_stored_history_and_history_again(churn: Terminal) -> None:
+    define, repair = blocks("run", "drift")
+    defined, repaired = churn.run(define), churn.run(repair)
+    assert defined.returncode == repaired.returncode == 0, defined.stderr + repaired.stderr
+    assert "back-filled" in defined.stderr
+    assert "rebuilt" in repaired.stderr
+    sent, trained = (
+        np.histogram(scores, 10, (0, 1))[0] for scores in ((0.91, 0.73, 0.18, 0.08), (0.10, 0.35, 0.55, 0.80))
+    )
+    assert f"{jensenshannon(sent, trained, base=2):.6f}" in defined.stdout
 
 
 @pytest.mark.parametrize("query", blocks("sql"), ids=lambda text: text.splitlines()[0].removeprefix("-- "))

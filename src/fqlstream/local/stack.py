@@ -49,9 +49,7 @@ class Stack:
 
 
 @contextmanager
-def running_stack(
-    settings: Settings, data: Path, *, workers: int, mock_allowed: bool = False, progress: Progress = SILENT
-) -> Iterator[Stack]:
+def running_stack(settings: Settings, data: Path, *, workers: int, progress: Progress = SILENT) -> Iterator[Stack]:
     """Start everything in a data directory, keep it running, and stop it in order.
 
     Parts that die are started again by a thread. When all is ready `stack.json` is written, and written again at each
@@ -61,7 +59,7 @@ def running_stack(
         stack_path(data).unlink(missing_ok=True)
         building = _Building(settings, data, workers, progress)
         try:
-            stack = building.start(mock_allowed=mock_allowed)
+            stack = building.start()
             write_stack(data, stack.describe())
             with building.supervision():
                 yield stack
@@ -84,18 +82,15 @@ class _Building:
         )
         self._describe: Callable[[], StackFile] | None = None
 
-    def start(self, *, mock_allowed: bool) -> Stack:
+    def start(self) -> Stack:
         """Start the parts in the order in which they need each other."""
         store = None if self._settings.store.url else self._begin_store()
-        broker = self._broker = provide_broker(
-            self._settings, self._data, progress=self._progress, mock_allowed=mock_allowed
-        )
+        broker = self._broker = provide_broker(self._settings, self._data, progress=self._progress)
         if broker.child is not None:
             self._supervisor.adopt(broker.child)
         kafka = self._settings.kafka.model_copy(update={"bootstrap": broker.bootstrap})
         joined = self._settings.model_copy(update={"data": self._data, "kafka": kafka})
-        if broker.kind != "mock":  # it makes a topic when it is named, and in no other way
-            self._apply_topics(joined)
+        self._apply_topics(joined)
         if store is not None:
             joined = joined.model_copy(update={"store": self._await_store(store)})
         kind = "ClickHouse in a process of its own" if store else "yours"

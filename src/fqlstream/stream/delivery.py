@@ -712,7 +712,8 @@ def _resume_offset(claim: FlushRow, topic_id: str, begin: int, end: int) -> int:
         raise FqlstreamError(
             "DLV002",
             f"{where}: offsets {fence + 1} to {begin - 1} have left the log before they were counted",
-            "raise the topic's retention; to accept the gap, run: fqlstream repair, see the README",
+            "raise the topic's retention, so that it outlasts an outage; to go on without those rows, start a new data directory "
+            "or ClickHouse database",
         )
     if fence + 1 > end:
         raise FqlstreamError(
