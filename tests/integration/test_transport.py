@@ -397,6 +397,38 @@ def test_workers_come_and_go_and_nothing_is_lost_or_given_twice(
     assert committed(kafka_settings, group, topic, 4) == [sent] * 4
 
 
+def test_partitions_may_go_while_they_are_still_being_taken_over(
+    kafka_settings: KafkaSettings, make_topic: MakeTopic, group: str, tmp_path: Path
+) -> None:
+    topic = make_topic(4)
+    produce(kafka_settings, topic, [(part, {"value": b"x"}) for part in range(4) for _ in range(100)])
+    first, second = Seen(), Seen()
+    second.fences = first.fences
+    goes_on = asyncio.Event()
+
+    class Slow(Recorder):
+        """Takes over when it may: until then partitions go from worker to worker without being read from."""
+
+        async def take_over(self) -> int:
+            offset = await super().take_over()
+            await goes_on.wait()
+            return offset
+
+    async def main() -> None:
+        settings = worker_settings(kafka_settings, group)
+        async with running(settings, topic, lambda partition: Slow(partition, first), tmp_path / "1"):
+            await until(lambda: len(first.takeovers) == 4, "all takeovers")
+            async with running(settings, topic, lambda partition: Slow(partition, second), tmp_path / "2"):
+                await until(lambda: len(first.drops) == 2, "the loss of two that were not taken over yet")
+                await until(lambda: len(second.takeovers) == 2, "the second worker's share")
+                goes_on.set()
+                await until(lambda: first.count() + second.count() == 400, "all records")
+
+    asyncio.run(main())
+    for part in range(4):
+        assert sorted(first.offsets(part) + second.offsets(part)) == list(range(100))
+
+
 def test_a_static_member_that_restarts_disturbs_nobody(
     kafka_settings: KafkaSettings, make_topic: MakeTopic, group: str, tmp_path: Path
 ) -> None:

@@ -197,6 +197,7 @@ def serve_source(app: SourceApp, topic: str, own: Callable[[SourcePartition], Pa
 
 async def _serve(app: SourceApp, stream: Any, own: Callable[[SourcePartition], PartitionOwner]) -> None:
     partition: SourcePartition | None = None
+    channel = stream.channel
     try:
         partition = await app.consumer.partition_of(stream.active_partitions)
         if partition is None:
@@ -213,6 +214,10 @@ async def _serve(app: SourceApp, stream: Any, own: Callable[[SourcePartition], P
         # The partition is lost or the worker stops. Passing it on would make Faust start the agent again.
         LOG.debug("%r: agent cancelled", partition)
     finally:
+        # Faust takes the channel out when reading from it ends. One that was lost during its takeover was never read from, and
+        # the next assignment would end the worker: it asserts that every channel's partition is among those assigned.
+        if channel in app.topics:
+            app.topics.discard(channel)
         gone = app.desks.pop(partition.key, None) if partition is not None else None
         if gone is not None:
             gone.owner.drop()
