@@ -29,11 +29,16 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """How large, and which figures (none named: all). `say` tells a person what is going on."""
+    """How large, and which figures (none named: all). `say` tells a person what is going on.
+
+    `rounds` and `seed` are for what draws its course.
+    """
 
     events_count: int
     figures: frozenset[str]
     say: Callable[[str], None]
+    rounds: int = 10
+    seed: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class Bench:
 BENCHES: Final = (
     Bench("pipeline", "fqlstream.bench.pipeline:run", "Events per second and core through the whole pipeline, and what compares."),
     Bench("fql", "fqlstream.bench.fql:run", "Rows per second and core over a table in memory, beside Polars, DuckDB and chDB."),
+    Bench("chaos", "fqlstream.bench.chaos:run", "Wrong numbers after processes were killed, stopped and frozen while events flowed."),
     Bench("functions", "fqlstream.bench.functions:run", "Rows per second and core, and bytes of state, of each FQL function alone."),
     Bench("stages", "fqlstream.bench.stages:run", "Where the time of the worker's own code goes, stage by stage, without broker and store."),
 )  # fmt: skip
