@@ -656,6 +656,38 @@ def test_what_is_defined_while_events_flow_is_right_from_its_first_value(flow: F
     assert any(row["metric"] == "doubled" for row in published)
 
 
+def test_a_value_that_is_sent_right_after_its_column_was_added_is_there(flow: Flow) -> None:
+    """`apply` returns once a definition is stored; the workers have not looked for it yet."""
+    name, event_at = new_name("wider"), hour_ago(2)
+    numbers = range(1, 5)
+
+    def define(count: int) -> None:
+        columns = [{"name": f"c{number}", "type": "int"} for number in range(count + 1)]
+        flow.apply({"kind": "model", "name": name, "version": "v1", "columns": columns})
+
+    define(0)
+    sender = Sender(flow.stack.bootstrap)
+    for partition in range(PARTITIONS):
+        sender.event(name, f"first-{partition}", partition, {"c0": 0}, event_at)
+    sender.flush()
+    wait_for("both workers know the model", flow.caught_up, 30)
+    with Producer(flow.stack.bootstrap) as producer:
+        for number in numbers:
+            define(number)
+            if number % 2:
+                sender.event(name, f"json-{number}", number % PARTITIONS, {f"c{number}": number}, event_at)
+                sender.flush()
+            else:
+                frame = pd.DataFrame({"event_id": [f"arrow-{number}"], "event_at": [event_at], f"c{number}": [number]})
+                producer.log_inferences(name, frame)
+                producer.flush()
+    wait_for("everything is counted", flow.caught_up, 30)
+    found = flow.store.query_rows(
+        f"SELECT {', '.join(f'sum(c{number})' for number in numbers)}, count() FROM events_{name}"
+    )
+    assert list(found[0]) == [*numbers, PARTITIONS + len(numbers)]
+
+
 def check_each_value_ever_published(published: list[Row]) -> None:
     """Hold every value to the rows that it says it is of, the first ones too; the sides add up to the whole."""
     factors = {"traffic": 1, "ones": 1, "doubled": 2}
