@@ -2,9 +2,10 @@
 
 Nothing here fails: a value that does not fit its column is null and a type violation; one outside its range keeps its
 value and is a range violation. Rules: null is never a violation (None, NaN, a missing column, the empty text where texts
-do not belong, whatever `replace_with_nulls` names, by text or by number); an integral float passes for an integer; a Boolean is no number; a numeric text is no number;
-BOOL takes true, false, 0, 1; CATEGORY takes any type that occurs among its categories and keeps it as text; an infinity is
-null, and a range violation where the column has a bound.
+do not belong, whatever `replace_with_nulls` names, by text or by number); an integral float passes for an integer; a
+Boolean is no number; a numeric text is no number; BOOL takes true, false, 0, 1; CATEGORY takes any type that occurs among
+its categories and keeps it as text; an infinity is null, and a range violation where the column has a bound; an empty vector
+is null, since ClickHouse cannot tell it from null, and a range violation where the column says how many numbers it has.
 """
 
 from __future__ import annotations
@@ -226,6 +227,9 @@ def _finish(rules: _Rules, array: pa.Array, type_bad: Mask, infinite: Mask | Non
     range_bad = _range_violations(rules, array)
     if infinite is not None and rules.bounded:
         range_bad |= infinite
+    if rules.column.type is ColumnType.VECTOR:
+        empty = pc.fill_null(pc.equal(pc.list_value_length(array), 0), False)
+        array = _without(array, np.asarray(empty.to_numpy(zero_copy_only=False), dtype=np.bool_))
     return array, type_bad, range_bad
 
 
