@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from fqlstream.events.definitions import ColumnType, Window
 from fqlstream.events.durations import window_origin_ms
 from fqlstream.fql.plan import ModelPlan, SegmentPlan
 from fqlstream.fql.planner import aggregates_of
-from fqlstream.fql.sql_aggregates import SqlAggregate, State, sql_aggregate
+from fqlstream.fql.sql_aggregates import LambdaCall, SqlAggregate, State, sql_aggregate
 from fqlstream.fql.sql_registers import Registers, Sql, count_uses
 from fqlstream.fql.sql_text import identifier, text_literal
 from fqlstream.functions.drift import baseline_of
 from fqlstream.functions.expression import Aggregate, AggregateValue, ColumnRef, Expression, Literal
-from fqlstream.functions.sql_lambdas import FINITE, LAMBDAS, lambdas_of
+from fqlstream.functions.sql_lambdas import FINITE, lambdas_of
 
 #: What a long query needs beyond ClickHouse's defaults.
 SQL_SETTINGS: Final[Mapping[str, int]] = {
@@ -28,9 +28,16 @@ SQL_SETTINGS: Final[Mapping[str, int]] = {
     "max_ast_elements": 10_000_000,
     "max_expanded_ast_elements": 10_000_000,
     "max_subquery_depth": 10_000,
+    # machine code for a query of many expressions takes seconds to make, and the third query that has them would make it
+    "compile_expressions": 0,
+    "compile_aggregate_expressions": 0,
 }
 
 WINDOW_START, WINDOW_END, SEGMENT, ROWS, LABELLED = "window_start", "window_end", "segment", "rows", "labelled_rows"
+
+
+#: An aggregate over a segment, which is given by its filter.
+Counted = tuple[Aggregate, Expression]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +54,33 @@ class Select:
     parameters: Mapping[str, Aggregate]
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows of one version of a model: a table, view or subquery with that version's columns as `events_<model>` has them.
+
+    `reads` says what the version counts for an aggregate of the plan over a segment of it; itself where it is left out.
+    """
+
+    sql: str
+    reads: Mapping[Counted, Counted] = field(default_factory=dict)
+
+
 def compile_clickhouse(
-    plan: ModelPlan, source: str, *, window: Window | None = None, segments: Sequence[str] | None = None
+    plan: ModelPlan,
+    source: str | Sequence[Source],
+    *,
+    window: Window | None = None,
+    segments: Sequence[str] | None = None,
 ) -> Select:
-    """Write the query that computes a plan over `source`, a table, view or subquery with the columns of `events_<model>`.
+    """Write the query that computes a plan over a source, or over the rows of several versions together.
 
     `segments` are names, all by default; `window` needs the column event_at. Histograms of baselines that the plan was not
     given are parameters. Raises SqlFormError for a function that has no exact form in SQL.
     """
     wanted = None if segments is None else set(segments)
     chosen = tuple(segment for segment in plan.segments if wanted is None or segment.name in wanted)
-    return _Writer(plan, source, window, chosen).select()
+    sources = [Source(source)] if isinstance(source, str) else source
+    return _Writer(plan, sources, window, chosen).select()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +92,22 @@ class _Cell:
     names: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """What is selected of a source's rows: the states of each aggregate, and which rows each segment lets in (None: all)."""
+
+    states: Sequence[Mapping[str, State]]
+    conditions: Sequence[str | None]
+
+
 class _Writer:
     """Writes one query. Every name of its own begins with a prefix that no column, metric or source of the user's has."""
 
-    def __init__(self, plan: ModelPlan, source: str, window: Window | None, segments: Sequence[SegmentPlan]) -> None:
+    def __init__(
+        self, plan: ModelPlan, sources: Sequence[Source], window: Window | None, segments: Sequence[SegmentPlan]
+    ) -> None:
         self.plan = plan
-        self.source = source
+        self.sources = sources
         self.window = window
         self.segments = segments
         self.roots = [*(metric.expression for metric in plan.metrics), plan.traffic, plan.labelled]
@@ -84,8 +117,9 @@ class _Writer:
         self.prefix = self._free_prefix()
         self.number, self.place = f"{self.prefix}window_number", f"{self.prefix}segment_number"
         self.ctes: list[tuple[str, str]] = []
-        self.last = source
+        self.last = ""
         self.step_count = 0
+        self.calls: dict[str, list[tuple[str, ...]]] = {}
 
     def select(self) -> Select:
         cells = self._write_cells()
@@ -100,30 +134,75 @@ class _Writer:
 
     def _write_cells(self) -> list[_Cell]:
         """Write the steps of rows, then the aggregates by window."""
-        filters = [segment.expression for segment in self.segments]
-        roots = [*(arg for item in self.aggregates for arg in item.args), *filters]
-        rows = Registers(_column, f"{self.prefix}r", count_uses(roots))
-        conditions = [self._condition(rows, expression) for expression in filters]
-        cells, calls = [], []
+        cells = []
         for number, aggregate in enumerate(self.aggregates, 1):
-            form = sql_aggregate(aggregate)
-            states = _states(rows, aggregate, form)
-            names = {suffix: f"{self.prefix}a{number}{suffix}" for suffix in states}
+            form = sql_aggregate([self._read_as(source, aggregate) for source in self.sources])
+            names = {suffix: f"{self.prefix}a{number}{suffix}" for suffix in form.suffixes}
             cells.append(_Cell(aggregate, form, names))
-            for suffix, state in states.items():
-                calls += [
-                    (f"{names[suffix]}{self._of_segment(place)}", state.call(condition))
-                    for place, condition in enumerate(conditions)
-                ]
-        self._write_steps(rows.steps)
-        selected = [f"{sql} AS {name}" for name, sql in calls]
+        is_one = len(self.sources) == 1
+        calls = self._write_rows(self.sources[0], cells) if is_one else self._write_all_rows(cells)
+        selected = [
+            f"{state.call(condition)} AS {cell.names[suffix]}{self._of_segment(place)}"
+            for cell, states in zip(cells, calls.states, strict=True)
+            for suffix, state in states.items()
+            for place, condition in enumerate(calls.conditions)
+        ]
         grouped = ""
         if self.window is not None:
-            self._step(f"SELECT *, {_window_sql(self.window)} AS {self.number} FROM {self.last}")
             selected.insert(0, self.number)
             grouped = f"\n    GROUP BY {self.number}"
         self._step(f"SELECT {_listed(selected)}\n    FROM {self.last}{grouped}", "cells")
         return cells
+
+    def _write_rows(self, source: Source, cells: Sequence[_Cell]) -> _Calls:
+        """Write the steps of one source's rows, from the source on."""
+        self.last = source.sql
+        filters = [self._filter_of(source, segment.expression) for segment in self.segments]
+        read = [self._read_as(source, cell.aggregate) for cell in cells]
+        rows = Registers(
+            _column, f"{self.prefix}r", count_uses([*(arg for item in read for arg in item.args), *filters])
+        )
+        conditions = [self._condition(rows, expression) for expression in filters]
+        states = [_states(rows, aggregate, cell.form) for aggregate, cell in zip(read, cells, strict=True)]
+        self._write_steps(rows.steps)
+        if self.window is not None:
+            self._step(f"SELECT *, {_window_sql(self.window)} AS {self.number} FROM {self.last}")
+        return _Calls(states, conditions)
+
+    def _write_all_rows(self, cells: Sequence[_Cell]) -> _Calls:
+        """Write the steps of all sources: what each reads its own way becomes columns of the same names."""
+        parts: list[str] = []
+        calls = _Calls((), ())
+        for source in self.sources:
+            own = self._write_rows(source, cells)
+            inputs = [(f"{self.prefix}s{at}", condition or "true") for at, condition in enumerate(own.conditions)]
+            conditions = [name for name, _ in inputs]
+            states = []
+            for cell, of in zip(cells, own.states, strict=True):
+                named = {}
+                for suffix, state in of.items():
+                    name = f"{cell.names[suffix]}"
+                    arguments = [(f"{name}_x{at}", text) for at, text in enumerate(state.arguments)]
+                    where = [(f"{name}_if", " and ".join(state.where) or "true")]
+                    inputs += [*arguments, *where]
+                    named[suffix] = State(state.function, tuple(item for item, _ in arguments), (where[0][0],))
+                states.append(named)
+            calls = _Calls(states, conditions)
+            selected = [*([self.number] if self.window else []), *(f"{text} AS {name}" for name, text in inputs)]
+            parts.append(f"SELECT {_listed(selected)}\n    FROM {self.last}")
+        self._step("\n    UNION ALL\n    ".join(parts), "inputs")
+        return calls
+
+    def _read_as(self, source: Source, aggregate: Aggregate) -> Aggregate:
+        """Give what a source counts for an aggregate: over all segments the same."""
+        read = {source.reads.get((aggregate, item.expression), (aggregate, None))[0] for item in self.segments}
+        if len(read) > 1:
+            message = f"a source reads {aggregate!r} in several ways"
+            raise ValueError(message)
+        return read.pop()
+
+    def _filter_of(self, source: Source, segment: Expression) -> Expression:
+        return source.reads.get((self.plan.traffic.aggregate, segment), (None, segment))[1]
 
     def _condition(self, rows: Registers, segment: Expression) -> str | None:
         """Give the column that says whether a row is in a segment; None where every row is."""
@@ -159,6 +238,7 @@ class _Writer:
         known = {cell.aggregate: cell for cell in cells}
         registers = Registers(lambda leaf: self._reading(known, leaf), f"{self.prefix}v", count_uses(self.roots))
         values = [registers.name(_as_value(registers.sql(root))) for root in self.roots]
+        registers.steps[0][:0] = self._write_calls()
         self._write_steps(registers.steps)
         *metrics, traffic, labelled = [value.text for value in values]
         taken = [WINDOW_START, WINDOW_END, SEGMENT, ROWS, LABELLED]
@@ -181,9 +261,25 @@ class _Writer:
         if baseline_of(leaf.aggregate) is not None:
             return Sql(f"{{{self._parameter(leaf.aggregate)}:Array(Float64)}}[{int(dict(leaf.params)['index']) + 1}]")
         cell = known[leaf.aggregate]
-        text = cell.form.read(leaf.aggregate, leaf.read, dict(leaf.params), cell.names)
-        # a lambda stands for all that it calls
-        return Sql(text, leaves=1 + 40 * sum(f"{name}(" in text for name in LAMBDAS))
+        found = cell.form.read(leaf.read, dict(leaf.params), cell.names)
+        return Sql(found) if isinstance(found, str) else self._result_of(found)
+
+    def _result_of(self, call: LambdaCall) -> Sql:
+        """Put a call of a lambda beside the others of its kind; the results come in an array."""
+        calls = self.calls.setdefault(call.name, [])
+        if call.arguments not in calls:
+            calls.append(call.arguments)
+        return Sql(f"{self.prefix}all_{call.name}[{calls.index(call.arguments) + 1}]", step=1)
+
+    def _write_calls(self) -> list[tuple[str, str]]:
+        """Give a column for each lambda, its results over all its arguments."""
+        columns = []
+        for name, calls in self.calls.items():
+            several = len(calls[0]) > 1
+            fields = ", ".join(f"t.{place}" for place in range(1, len(calls[0]) + 1)) if several else "t"
+            of = ", ".join(f"({', '.join(arguments)})" if several else arguments[0] for arguments in calls)
+            columns.append((f"{self.prefix}all_{name}", f"arrayMap(t -> {name}({fields}), [{of}])"))
+        return columns
 
     def _parameter(self, aggregate: Aggregate) -> str:
         for name, known in self.parameters.items():
@@ -221,7 +317,7 @@ class _Writer:
 
     def _free_prefix(self) -> str:
         taken = {column.name for column in self.plan.model.columns} | {metric.name for metric in self.plan.metrics}
-        taken.update(_WORD.findall(self.source))
+        taken.update(word for source in self.sources for word in _WORD.findall(source.sql))
         prefix = ""
         while any(name.startswith(prefix) and _OWN_NAME.fullmatch(name.removeprefix(prefix)) for name in taken):
             prefix += "_"
@@ -229,7 +325,9 @@ class _Writer:
 
 
 #: Every name that a query gives.
-_OWN_NAME: Final = re.compile(r"[rv]\d+|a\d+[a-z]*(_\d+)?|step\d+|cells|segments|part|(window|segment)_number")
+_OWN_NAME: Final = re.compile(
+    r"[rsv]\d+|a\d+[a-z]*(_x?\d+|_if)?|step\d+|inputs|cells|segments|part|all_[a-z0-9_]+|(window|segment)_number"
+)
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -248,6 +346,9 @@ def _states(rows: Registers, aggregate: Aggregate, form: SqlAggregate) -> Mappin
     def all_calls(*texts: str) -> str:
         return " ".join(state.call(None) for state in form.states(aggregate, texts).values())
 
+    if len(form.suffixes) > 1:  # its arguments stand in several states, and in lambdas that repeat them
+        for arg in aggregate.args:
+            rows.named(arg)
     rows.call(all_calls, aggregate.args)  # names what would be repeated
     return form.states(aggregate, tuple(rows.sql(arg).operand for arg in aggregate.args))
 

@@ -6,7 +6,7 @@ scores, predictions, ranked items): its memory grows with the window's rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -37,38 +37,67 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class LambdaCall:
+    """A reading that one of the lambdas gives.
+
+    ClickHouse analyses a lambda anew wherever it is called, so all calls of one are made together.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SqlAggregate:
     """How a kind is computed, out of its arguments' texts, and how it is read, out of its states' names.
 
-    A reading is a nullable Float64.
+    States are told apart by suffixes of their names. A reading is a nullable Float64.
     """
 
+    suffixes: tuple[str, ...]
     states: Callable[[Aggregate, tuple[str, ...]], Mapping[str, State]]
-    read: Callable[[Aggregate, str, Params, Mapping[str, str]], str]
+    read: Callable[[str, Params, Mapping[str, str]], str | LambdaCall]
 
 
-def sql_aggregate(aggregate: Aggregate) -> SqlAggregate:
-    """Give the form of an aggregate; of sums of whole numbers a shorter one."""
-    if aggregate.kind == "sum" and is_whole(aggregate.args[0]):
-        return _WHOLE_SUM
-    return SQL_AGGREGATES[aggregate.kind]
+def sql_aggregate(aggregates: Sequence[Aggregate]) -> SqlAggregate:
+    """Give the form of an aggregate as every version reads it; of sums of whole numbers a shorter one."""
+    kind = aggregates[0].kind
+    if kind != "sum":
+        return SQL_AGGREGATES[kind]
+    bits = [whole_bits(item.args[0]) for item in aggregates]
+    sizes = [size for size in bits if size is not None]
+    if len(sizes) < len(bits):
+        return SQL_AGGREGATES[kind]
+    return _SMALL_SUM if max(sizes) <= _SMALL_BITS else _WHOLE_SUM
 
 
-def is_whole(expression: Expression) -> bool:
-    """Whether an expression's values are whole numbers below 2^63, so that integers of 128 bits add them."""
+#: 2^40 rows of so many bits add up to less than 2^53, below which doubles hold every whole number.
+_SMALL_BITS: Final = 13
+#: Where nothing says how large a whole number may be; integers of 128 bits add 2^64 such rows.
+_WHOLE_BITS: Final = 64
+_WHOLE: Final = frozenset({"length", "class_index", "argmax", "bin_index"})
+
+
+def whole_bits(expression: Expression) -> int | None:
+    """Say how many bits hold the size of any value of an expression; None where one may not be a whole number."""
     match expression:
-        case Literal(value=float() as number):
-            return number.is_integer() and abs(number) < 2**53
-        case ColumnRef(type=ColumnType.INT) | Apply(op="to_number" | "length" | "class_index" | "argmax" | "bin_index"):
-            return True
         case Literal(value=None):
-            return True
+            return 0
+        case Literal(value=float() as number):
+            return int(abs(number)).bit_length() if number.is_integer() and abs(number) < 2**_WHOLE_BITS else None
+        case Apply(op="to_number"):
+            return 1
+        case ColumnRef(type=ColumnType.INT):
+            return _WHOLE_BITS
+        case Apply(op=op) if op in _WHOLE:
+            return _WHOLE_BITS
         case Apply(op="if" | "strict_if", args=(_, value, otherwise)):
-            return is_whole(value) and is_whole(otherwise)
+            sizes = whole_bits(value), whole_bits(otherwise)
+            return None if sizes[0] is None or sizes[1] is None else max(sizes[0], sizes[1])
         case Apply(op="negate" | "abs", args=(value,)):
-            return is_whole(value)
+            return whole_bits(value)
         case _:
-            return False
+            return None
 
 
 def _present(x: str) -> str:
@@ -89,7 +118,7 @@ def _count(aggregate: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
     return {"": State("count", where=(form(args[0]),))}
 
 
-def _read_count(_aggregate: Aggregate, _read: str, _params: Params, names: Mapping[str, str]) -> str:
+def _read_count(_read: str, _params: Params, names: Mapping[str, str]) -> str:
     return f"toFloat64({names['']})"
 
 
@@ -101,15 +130,14 @@ def _exact_sum(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
     }
 
 
-def _read_exact_sum(_aggregate: Aggregate, read: str, _params: Params, names: Mapping[str, str]) -> str:
+def _read_exact_sum(read: str, _params: Params, names: Mapping[str, str]) -> str | LambdaCall:
     total, n = names[""], names["n"]
-    match read:
-        case "count":
-            return f"toFloat64({n})"
-        case "average":
-            return f"if({n} = 0, NULL, exact_value({total}, {n}))"
-        case _:
-            return f"if({n} = 0, NULL, exact_value({total}, 1))"
+    return f"toFloat64({n})" if read == "count" else _quotient(read, total, n)
+
+
+def _quotient(read: str, total: str, n: str) -> LambdaCall:
+    """Divide a total by the count for an average, by 1 for a sum; by 0, which gives NULL, where there is nothing."""
+    return LambdaCall("exact_ratio", (total, f"whole_number({n if read == 'average' else f'{n} > 0'})"))
 
 
 def _whole_sum(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
@@ -117,7 +145,17 @@ def _whole_sum(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
     return {"": State("sum", (f"toInt128({_known(args[0])})",), present), "n": State("count", where=present)}
 
 
-def _read_whole_sum(_aggregate: Aggregate, read: str, _params: Params, names: Mapping[str, str]) -> str:
+def _read_whole_sum(read: str, _params: Params, names: Mapping[str, str]) -> str | LambdaCall:
+    total, n = names[""], names["n"]
+    return f"toFloat64({n})" if read == "count" else _quotient(read, f"whole_number({total})", n)
+
+
+def _small_sum(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
+    present = (_present(args[0]),)
+    return {"": State("sum", (f"toInt64({_known(args[0])})",), present), "n": State("count", where=present)}
+
+
+def _read_small_sum(read: str, _params: Params, names: Mapping[str, str]) -> str:
     total, n = names[""], names["n"]
     match read:
         case "count":
@@ -132,7 +170,7 @@ def _extreme(aggregate: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
     return {"": State(aggregate.kind, (f"toNullable({args[0]})",))}
 
 
-def _read_extreme(_aggregate: Aggregate, _read: str, _params: Params, names: Mapping[str, str]) -> str:
+def _read_extreme(_read: str, _params: Params, names: Mapping[str, str]) -> str:
     return f"{names['']} + 0.0"  # -0.0 is 0.0
 
 
@@ -140,8 +178,8 @@ def _rising(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
     return {"": State("groupArray", (_known(args[0]),), (_present(args[0]),))}
 
 
-def _read_quantile(_aggregate: Aggregate, _read: str, params: Params, names: Mapping[str, str]) -> str:
-    return f"linear_quantile(arraySort({names['']}), {number_literal(params['level'])})"
+def _read_quantile(_read: str, params: Params, names: Mapping[str, str]) -> LambdaCall:
+    return LambdaCall("linear_quantile", (names[""], number_literal(params["level"])))
 
 
 def _predictions(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
@@ -156,12 +194,12 @@ def _scores(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
     return {"": State("groupArray", (row,), (_present(score), _present(positive)))}
 
 
-def _read_scores(_aggregate: Aggregate, read: str, _params: Params, names: Mapping[str, str]) -> str:
-    return f"{read}_of(arraySort({names['']}))"
+def _read_scores(read: str, _params: Params, names: Mapping[str, str]) -> LambdaCall:
+    return LambdaCall(f"{read}_of", (names[""],))
 
 
-def _read_gini(_aggregate: Aggregate, _read: str, _params: Params, names: Mapping[str, str]) -> str:
-    return f"gini_of(arraySort({names['']}))"
+def _read_gini(_read: str, _params: Params, names: Mapping[str, str]) -> LambdaCall:
+    return LambdaCall("gini_of", (names[""],))
 
 
 def _histogram(aggregate: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
@@ -179,7 +217,7 @@ def _edges(aggregate: Aggregate) -> tuple[float, ...]:
     return edges
 
 
-def _read_histogram(_aggregate: Aggregate, read: str, params: Params, names: Mapping[str, str]) -> str:
+def _read_histogram(read: str, params: Params, names: Mapping[str, str]) -> str:
     counts = names[""]
     if read == "total":
         return f"toFloat64(arraySum({counts}.2))"
@@ -197,8 +235,8 @@ def _moments(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
     }
 
 
-def _read_moments(_aggregate: Aggregate, _read: str, _params: Params, names: Mapping[str, str]) -> str:
-    return f"r2_of({', '.join(names[name] for name in ('n', 'y', 'yy', 'yf', 'ff'))})"
+def _read_moments(_read: str, _params: Params, names: Mapping[str, str]) -> LambdaCall:
+    return LambdaCall("r2_of", tuple(names[name] for name in ("n", "y", "yy", "yf", "ff")))
 
 
 def _queries(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
@@ -209,32 +247,36 @@ def _queries(_: Aggregate, args: tuple[str, ...]) -> dict[str, State]:
     return {"": State("groupArrayMap", (items,), there), "n": State("uniqExact", (text,), there)}
 
 
-def _read_queries(_aggregate: Aggregate, read: str, params: Params, names: Mapping[str, str]) -> str:
+def _read_queries(read: str, params: Params, names: Mapping[str, str]) -> str:
     if read == "count":
         return f"toFloat64({names['n']})"
     measure = {"map": sql_average_precision, "ndcg": sql_normalised_gain}[read]
     value = measure("ranking", number_literal(params["top_k"]))
     # items of one score stand with the less relevant first: in what order they came is not known
     ranked = "arrayMap(item -> item.2, arraySort(item -> (-item.1, item.2), items))"
-    return f"finite(arrayAvg(arrayMap(items -> arrayMap(ranking -> {value}, [{ranked}])[1], mapValues({names['']}))))"
+    values = f"arrayMap(items -> arrayMap(ranking -> {value}, [{ranked}])[1], mapValues({names['']}))"
+    return f"if({names['n']} = 0, NULL, finite(arrayAvg({values})))"
 
 
-_WHOLE_SUM: Final = SqlAggregate(_whole_sum, _read_whole_sum)
+_ONE: Final = ("",)
+_TOTAL: Final = ("", "n")
+_WHOLE_SUM: Final = SqlAggregate(_TOTAL, _whole_sum, _read_whole_sum)
+_SMALL_SUM: Final = SqlAggregate(_TOTAL, _small_sum, _read_small_sum)
 
 SQL_AGGREGATES: Final[Mapping[str, SqlAggregate]] = MappingProxyType(
     {
-        "count_true": SqlAggregate(_count_true, _read_count),
-        "count": SqlAggregate(_count, _read_count),
-        "sum": SqlAggregate(_exact_sum, _read_exact_sum),
-        "min": SqlAggregate(_extreme, _read_extreme),
-        "max": SqlAggregate(_extreme, _read_extreme),
-        "quantile": SqlAggregate(_rising, _read_quantile),
-        "histogram": SqlAggregate(_histogram, _read_histogram),
-        "score_pairs": SqlAggregate(_scores, _read_scores),
-        "gini": SqlAggregate(_predictions, _read_gini),
-        "queries": SqlAggregate(_queries, _read_queries),
-        "moments": SqlAggregate(_moments, _read_moments),
+        "count_true": SqlAggregate(_ONE, _count_true, _read_count),
+        "count": SqlAggregate(_ONE, _count, _read_count),
+        "sum": SqlAggregate(_TOTAL, _exact_sum, _read_exact_sum),
+        "min": SqlAggregate(_ONE, _extreme, _read_extreme),
+        "max": SqlAggregate(_ONE, _extreme, _read_extreme),
+        "quantile": SqlAggregate(_ONE, _rising, _read_quantile),
+        "histogram": SqlAggregate(_ONE, _histogram, _read_histogram),
+        "score_pairs": SqlAggregate(_ONE, _scores, _read_scores),
+        "gini": SqlAggregate(_ONE, _predictions, _read_gini),
+        "queries": SqlAggregate(_TOTAL, _queries, _read_queries),
+        "moments": SqlAggregate(("n", "y", "yy", "yf", "ff"), _moments, _read_moments),
     }
 )
 
-__all__ = ["SQL_AGGREGATES", "SqlAggregate", "State", "is_whole", "sql_aggregate"]
+__all__ = ["SQL_AGGREGATES", "LambdaCall", "SqlAggregate", "State", "sql_aggregate", "whole_bits"]

@@ -15,7 +15,7 @@ from fqlstream.errors import FqlstreamError
 from fqlstream.fql.sql_text import constant, text_literal
 from fqlstream.functions.expression import AggregateValue, Apply, ColumnRef, Expression, Literal
 from fqlstream.functions.index import KERNELS
-from fqlstream.functions.sql_lambdas import FINITE
+from fqlstream.functions.sql_lambdas import FINITE, LAMBDAS
 
 #: ClickHouse analyses an expression as a tree: so many leaves in one column take it milliseconds.
 _LEAVES_MAX: Final = 64
@@ -34,16 +34,25 @@ class SqlFormError(FqlstreamError):
 
 @dataclass(frozen=True, slots=True)
 class Sql:
-    """SQL of an expression: `step` is the first one whose columns it may read, `leaves` what ClickHouse makes of it."""
+    """SQL of an expression: `step` is the first one whose columns it may read, `leaves` what ClickHouse makes of it.
+
+    `unchecked` is the same without the check that makes NULL of infinities and NaN, where the text is such a check.
+    """
 
     text: str
     step: int = 0
     leaves: int = 1
+    unchecked: str | None = None
 
     @property
     def operand(self) -> str:
         """The text as it may stand beside any operator."""
         return self.text if _is_closed(self.text) else f"({self.text})"
+
+    @property
+    def without_check(self) -> Sql:
+        """The same for a reader that makes NULL of it anyway."""
+        return self if self.unchecked is None else Sql(self.unchecked, self.step, self.leaves // 2)
 
 
 #: How a leaf is written: a column, or a number read from aggregates.
@@ -112,23 +121,31 @@ class Registers:
             )
         if kernel.reads_violations:
             return Sql(form(text_literal(_column(node).name)))
-        found = self.call(form, node.args)
+        found = self.call(form, node.args, kernel.passes_undefined)
         if not kernel.undefined_is_null:
             return found
-        return Sql(f"{FINITE}({found.text})", found.step, 2 * found.leaves)
+        if found.leaves > _LEAVES_MAX:
+            found = self.name(found)
+        return Sql(f"{FINITE}({found.text})", found.step, 2 * found.leaves, found.text)
 
-    def call(self, form: Callable[..., str], args: Sequence[Expression]) -> Sql:
-        """Write what `form` makes of expressions; one that it repeats, and that is not short, is named first."""
+    def call(self, form: Callable[..., str], args: Sequence[Expression], passes_undefined: Sequence[int] = ()) -> Sql:
+        """Write what `form` makes of expressions; one that it repeats, and that is not short, is named first.
+
+        Arguments at the places `passes_undefined` need not be checked before the whole is.
+        """
         repeats = _repeats(form, len(args))
         found = []
-        for arg, count in zip(args, repeats, strict=True):
+        for place, (arg, count) in enumerate(zip(args, repeats, strict=True)):
             sql = self.sql(arg)
+            if place in passes_undefined:
+                sql = sql.without_check
             if count > 1 and (count > _REPEATS_MAX or len(sql.text) > _SHORT):
                 sql = self.named(arg)
             found.append(sql)
-        leaves = sum(sql.leaves * max(1, count) for sql, count in zip(found, repeats, strict=True))
-        step = max((sql.step for sql in found), default=0)
-        return Sql(form(*(sql.operand for sql in found)), step, max(leaves, 1))
+        text = form(*(sql.operand for sql in found))
+        leaves = 1 + sum(sql.leaves * count for sql, count in zip(found, repeats, strict=True))
+        leaves += _LEAVES_MAX * any(f"{name}(" in text for name in LAMBDAS if name != FINITE)
+        return Sql(text, max((sql.step for sql in found), default=0), leaves)
 
     def _settled(self, node: Expression, found: Sql) -> Sql:
         is_shared = self.uses.get(node, 0) > 1 and len(found.text) > _SHORT

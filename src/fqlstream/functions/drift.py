@@ -155,24 +155,11 @@ def _sql_where_known(counts: tuple[str, ...], value: str) -> str:
 
 
 def _sql_jsd(*counts: str) -> str:
-    shares = [f"arrayMap(n -> n / arraySum({side}), {side})" for side in _sql_arrays(counts)]
-    terms = [
-        f"arraySum((p, q) -> if(p = 0, 0, p * log2(2 * p / (p + q))), {one}, {other})"
-        for one, other in (shares, shares[::-1])
-    ]
-    # greatest leaves out NaN, which is what an empty side gives
-    divergence = f"({terms[0]} + {terms[1]}) / 2"
-    return _sql_where_known(counts, f"if(isNaN({divergence}), NULL, sqrt(greatest({divergence}, 0)))")
+    return _sql_where_known(counts, f"jsd_of({', '.join(_sql_arrays(counts))})")
 
 
 def _sql_psi(increment: str, *counts: str) -> str:
-    sides = _sql_arrays(counts)
-    shares = [
-        f"arrayMap(n -> (n + {increment}) / (arraySum({side}) + {increment} * length({side})), {side})"
-        for side in sides
-    ]
-    index = f"arraySum((p, q) -> (p - q) * log(p / q), {shares[0]}, {shares[1]})"
-    return _sql_where_known(counts, f"if(arraySum({sides[0]}) = 0 or arraySum({sides[1]}) = 0, NULL, {index})")
+    return _sql_where_known(counts, f"psi_of({increment}, {', '.join(_sql_arrays(counts))})")
 
 
 DRIFT_KERNELS: Final[tuple[Kernel, ...]] = (

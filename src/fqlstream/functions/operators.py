@@ -37,6 +37,7 @@ def _arithmetic(
     summary: str,
     examples: tuple[Example, ...],
     source: str,
+    passes_undefined: tuple[int, ...] = (),
 ) -> FunctionSpec:
     return FunctionSpec(
         name=name,
@@ -48,18 +49,16 @@ def _arithmetic(
         nulls=Nulls.GIVES_NULL,
         examples=examples,
         source=source,
-        kernel=Kernel(name, numeric(function), sql, undefined_is_null=True),
+        kernel=Kernel(name, numeric(function), sql, undefined_is_null=True, passes_undefined=passes_undefined),
     )
 
 
 def _comparable(left: Datum, right: Datum) -> tuple[Datum, Datum]:
-    """Give both sides in one type: two integer columns compare exactly, every other pair of Numbers as float64."""
+    """Give both sides in one type: Numbers as float64, also two columns of integers."""
     kind = left.type
     if pa.types.is_boolean(kind):
         return left, right
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        if kind.equals(right.type):
-            return left, right
         return as_numbers(left), as_numbers(right)
     return as_texts(left), as_texts(right)
 
@@ -178,6 +177,7 @@ OPERATORS: Final[tuple[FunctionSpec, ...]] = (
         "Product.",
         (Example("x * 10", (20.0, None), _numbers(x=(2.0, None))),),
         "documented",
+        (0, 1),
     ),
     _arithmetic(
         "/",
@@ -186,6 +186,7 @@ OPERATORS: Final[tuple[FunctionSpec, ...]] = (
         "Real division, never integer; division by zero is null.",
         (Example("x / y", (0.2, None, None), _numbers(x=(2.0, 1.0, 0.0), y=(10.0, 0.0, 0.0))),),
         "documented; division by zero chosen here",
+        (0,),
     ),
     _arithmetic(
         "%",
@@ -202,6 +203,7 @@ OPERATORS: Final[tuple[FunctionSpec, ...]] = (
         "Sum; does not join Strings.",
         (Example("x + 2", (4.0, None), _numbers(x=(2.0, None))),),
         "documented",
+        (0, 1),
     ),
     _arithmetic(
         "-",
@@ -210,6 +212,7 @@ OPERATORS: Final[tuple[FunctionSpec, ...]] = (
         "Difference.",
         (Example("x - 2", (0.0, None), _numbers(x=(2.0, None))),),
         "documented",
+        (0, 1),
     ),
     _comparison("<", "less", "Less than.", (Example("x < 10", (True, None), _numbers(x=(5.0, None))),)),
     _comparison("<=", "less_equal", "Less than or equal to.", (Example("x <= 10", (True, False), _numbers(x=(10.0, 11.0))),)),

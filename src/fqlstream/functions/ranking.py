@@ -64,12 +64,15 @@ def sql_average_precision(ranked_relevance: str, top_k: str) -> str:
 
 def sql_normalised_gain(ranked_relevance: str, top_k: str) -> str:
     """Write the normalised discounted cumulative gain of relevance in ranked order, an array without NULL."""
+    # a grade below 0 gains nothing; by a power of two, so exactly, lest the largest and the smallest overflow a sum or quotient
+    highest = f"greatest(arrayMax({ranked_relevance}), 0.0)"
+    gains = f"arrayMap(r -> greatest(r, 0.0) * exp2(1022 - exponent_of({highest})), {ranked_relevance})"
 
-    def gain(relevance: str) -> str:
-        return f"arraySum((r, place) -> if(place <= {top_k}, r / log2(place + 1), 0), {relevance}, arrayEnumerate({relevance}))"
+    def gain(of: str) -> str:
+        return f"arraySum((g, place) -> if(place <= {top_k}, g * (1 / log2(place + 1)), 0), {of}, arrayEnumerate({of}))"
 
-    best = gain(f"arrayReverseSort({ranked_relevance})")
-    return f"if({best} > 0, {gain(ranked_relevance)} / {best}, 0)"
+    ratio = f"if({gain('best')} > 0, {gain('gains')} / {gain('best')}, 0)"
+    return f"arrayMap((gains, best) -> {ratio}, [{gains}], [arrayReverseSort({gains})])[1]"
 
 
 def _sql_of_lists(measure: Callable[[str, str], str]) -> Callable[..., str]:

@@ -57,7 +57,13 @@ def _numeric(
         nulls=Nulls.GIVES_NULL,
         examples=examples,
         source=source,
-        kernel=Kernel(name, numeric(function), lambda x: f"{name}({x})", undefined_is_null=True),
+        kernel=Kernel(
+            name,
+            numeric(function),
+            lambda x: f"{name}({x})",
+            undefined_is_null=True,
+            passes_undefined=() if name == "exp" else (0,),
+        ),
     )
 
 
@@ -88,30 +94,6 @@ def _lower_match(call: Call) -> Expression:
             "regex",
         )
     return Apply("match", (call["str"], call["regex"]), DType.BOOLEAN)
-
-
-def _sql_number_to_string(x: str) -> str:
-    """Write a number as Python does: ClickHouse changes to exponents elsewhere and writes them otherwise."""
-    size, digits = f"toString(abs({x}))", f"replaceRegexpOne(toString(abs({x})), '^0\\\\.0*', '')"
-    sign = f"if({x} < 0 or toString({x}) = '-0', '-', '')"
-    shown = f"splitByChar('e', {size})"
-    exponent = f"replaceOne({shown}[2], '-', '')"
-    places = f"toString(length({size}) - 1 - length({digits}))"
-    with_exponent = f"concat({shown}[1], if(startsWith({shown}[2], '-'), 'e-', 'e+'), {_sql_two_digits(exponent)})"
-    large = f"replaceRegexpOne({size}, '0+$', '')"
-    long_form = f"concat({_sql_point(large)}, 'e+', toString(length({size}) - 1))"
-    small = f"concat({_sql_point(digits)}, 'e-', {_sql_two_digits(places)})"
-    written = f"multiIf(position({size}, 'e') > 0, {with_exponent}, abs({x}) >= 1e16, {long_form}, abs({x}) < 1e-4 and {x} != 0, {small}, {size})"
-    return f"if(isNull({x}), NULL, concat({sign}, {written}))"
-
-
-def _sql_two_digits(text: str) -> str:
-    return f"if(length({text}) < 2, concat('0', {text}), {text})"
-
-
-def _sql_point(digits: str) -> str:
-    """Put a point behind the first digit, where others follow."""
-    return f"if(length({digits}) > 1, concat(substring({digits}, 1, 1), '.', substring({digits}, 2)), {digits})"
 
 
 def _lower_to_string(call: Call) -> Expression:
@@ -192,7 +174,7 @@ TO_STRING: Final = FunctionSpec(
     lower=_lower_to_string,
 )
 
-NUMBER_TO_STRING: Final = Kernel("number_to_string", texts.to_string, _sql_number_to_string)
+NUMBER_TO_STRING: Final = Kernel("number_to_string", texts.to_string, lambda x: f"number_text({x})")
 
 STARTSWITH: Final = FunctionSpec(
     name="startswith",

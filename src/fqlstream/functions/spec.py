@@ -109,6 +109,7 @@ class Kernel:
     clickhouse_reason: str = ""  # why there is no SQL
     nulls: Nulls = Nulls.GIVES_NULL
     undefined_is_null: bool = False
+    passes_undefined: tuple[int, ...] = ()  # arguments whose infinities and NaN always make its value one of them
     reads_violations: bool = False  # its column argument arrives as Booleans: where the column has that violation
     #: SQL for a first argument of a type where that differs: cheaper, or the only right one.
     clickhouse_by_type: Mapping[DType, Callable[..., str]] = field(default_factory=dict)

@@ -15,100 +15,201 @@ from typing import Final
 #: Turns what is not finite into NULL.
 FINITE: Final = "finite"
 
-_DIGIT: Final = "toInt256('18446744073709551615')"  # the largest of 64 bits
-_HIGHEST: Final = (
-    "bitShiftLeft(toUInt256(d.2[top]), 191) + bitShiftLeft(toUInt256(d.2[greatest(top - 1, 0)]), 127)"
-    " + bitShiftLeft(toUInt256(d.2[greatest(top - 2, 0)]), 63)"
+
+def _lets(*named: tuple[str, str], then: str) -> str:
+    """Name values, each out of those before it, so that ClickHouse analyses one once however often it is spoken of."""
+    text = then
+    for name, value in reversed(named):
+        text = f"arrayMap({name} -> {text}, [{value}])[1]"
+    return text
+
+
+# a number as Python writes it: ClickHouse changes to exponents elsewhere
+_NUMBER_TEXT: Final = _lets(
+    ("size", "toString(abs(assumeNotNull(x)))"),
+    ("parts", "splitByChar('e', size)"),
+    ("digits", "replaceRegexpOne(size, '^0\\\\.0*', '')"),
+    then="concat(if(x < 0 or toString(x) = '-0', '-', ''), multiIf("
+    "length(parts) > 1,"
+    " concat(parts[1], if(startsWith(parts[2], '-'), 'e-', 'e+'), two_digits(replaceOne(parts[2], '-', ''))),"
+    " abs(x) >= 1e16, concat(pointed(replaceRegexpOne(size, '0+$', '')), 'e+', toString(length(size) - 1)),"
+    " abs(x) < 1e-4 and x != 0, concat(pointed(digits), 'e-', two_digits(toString(length(size) - 1 - length(digits)))),"
+    " size))",
 )
-_LENGTH: Final = "toInt32(length(bin(q.1)) - position(bin(q.1), '1') + 1)"
-_KEPT: Final = "bitShiftRight(q.1, drop)"
-_REST: Final = "bitAnd(q.1, bitShiftLeft(toUInt256(1), drop) - 1)"
-_HALF: Final = "bitShiftLeft(toUInt256(1), drop - 1)"
+_DIGIT: Final = "toInt256('18446744073709551615')"  # the largest of 64 bits
+
+_REMAINDER: Final = _lets(
+    ("pair", "(abs(assumeNotNull(a)), abs(assumeNotNull(b)))"),
+    ("sizes", "(size_of(pair.1), toUInt256(greatest(size_of(pair.2), 1)))"),
+    ("places", "(toInt32(place_of(pair.1)), toInt32(place_of(pair.2)))"),
+    then="if(pair.1 = trunc(pair.1) and pair.2 = trunc(pair.2) and pair.1 < 9007199254740992 and pair.2 < 9007199254740992,"
+    " pair.1 - pair.2 * trunc(pair.1 / pair.2),"
+    " toFloat64(whole_remainder(sizes.1, sizes.2, places.1 - places.2)) * exp2(least(places.1, places.2) - 1074))",
+)
+_CARRIED: Final = _lets(("w", "acc.1 + v"), then=f"(bitShiftRight(w, 64), arrayPushBack(acc.2, bitAnd(w, {_DIGIT})))")
+_DIGITS: Final = _lets(
+    ("c", "carried(total.1, total.2)"),
+    then="if(c.1 < 0, (-1, carried(total.1, arrayMap(v -> -v, total.2)).2), (1, c.2))",
+)
+# 256 bits of it, down to the last byte, and whether anything is below them
+_LEADING: Final = _lets(
+    ("d", "digits_of(total)"),
+    ("top", "toInt32(arrayLastIndex(v -> v != 0, d.2))"),
+    ("first", "arrayMap(v -> toUInt256(v), arrayResize(arrayReverse(arraySlice(d.2, 1, top)), 4))"),
+    (
+        "w",
+        "bitShiftLeft(first[1], 192) + bitShiftLeft(first[2], 128) + bitShiftLeft(first[3], 64) + first[4]",
+    ),
+    ("free", "toUInt16(256 - length(bin(w)))"),  # a shift by a signed number gives one
+    then="(if(top = 0, 0, d.1), bitShiftLeft(w, free), 64 * (toInt32(arrayMin(total.1)) + top - 4) - free,"
+    " arrayExists(v -> v != 0, arraySlice(d.2, 1, greatest(top - 4, 0))))",
+)
+# 256 bits by 128 leave 120 or more of the quotient; 64 of them, the last one set if anything is below it, round as all of it
+_RATIO: Final = _lets(
+    ("x", "leading(a)"),
+    ("y", "leading(b)"),
+    ("divisor", "greatest(bitShiftRight(y.2, 128), toUInt256(1))"),
+    ("q", "intDiv(x.2, divisor)"),
+    ("s", "toUInt16(greatest(toInt32(length(bin(q))) - 64, 0))"),
+    ("u", "bitShiftRight(q, s)"),
+    ("rest", "x.4 or y.4 or bitShiftLeft(divisor, 128) != y.2 or bitShiftLeft(u, s) * divisor != x.2"),
+    ("v", "scaled(x.1 * toFloat64(bitOr(toUInt64(u), toUInt64(rest))), x.3 - y.3 - 128 + s)"),
+    then="if(y.1 > 0 and isFinite(v), v, NULL)",
+)
+_MINUS_SQUARE: Final = _lets(
+    ("d", "digits_of(total)"),
+    ("places", "range(arrayMin(total.1), arrayMin(total.1) + length(d.2))"),
+    then="(arrayFlatten(arrayMap(i -> arrayMap(j -> toUInt16(i + j), places), places)),"
+    " arrayFlatten(arrayMap(v -> arrayMap(w -> -(v * w), d.2), d.2)))",
+)
+_R2: Final = _lets(
+    ("square", "minus_square(y)"),
+    ("spread", "exact_sum([weighted(yy, toInt64(n)), square])"),
+    ("explained", "exact_sum([weighted(yf, 2 * toInt64(n)), weighted(ff, -toInt64(n)), square])"),
+    then="if(n < 2, NULL, exact_ratio(explained, spread))",
+)
+_QUANTILE: Final = _lets(
+    ("rising", "arraySort(numbers)"),
+    ("h", "(toFloat64(length(rising)) - 1) * level"),
+    ("below", "toUInt64(greatest(floor(h), 0))"),
+    ("low", "rising[below + 1]"),
+    ("high", "rising[least(below + 2, length(rising))]"),
+    ("part", "h - below"),
+    then="multiIf(empty(rising), NULL, not isFinite(high - low), low * (1 - part) + high * part,"
+    " part >= 0.5, high - (high - low) * (1 - part), low + (high - low) * part) + 0.0",
+)
+_MIDRANKS: Final = _lets(
+    ("rising", "numbers"), then="arrayMap((first, last) -> first + last, first_equal(rising), last_equal(rising))"
+)
+_AUROC: Final = _lets(
+    ("rows", "arraySort(unordered)"),
+    ("p", "toInt64(arraySum(row -> row.2, rows))"),
+    ("ranks", "arraySum((row, rank) -> row.2 * rank, rows, twice_midranks(arrayMap(row -> row.1, rows)))"),
+    # without one of the classes there are no pairs
+    then="exact_ratio(whole_number(ranks - toInt256(p) * (p + 1)), whole_number(toInt256(p) * (length(rows) - p) * 2))",
+)
+
+
+def _best_score(gain: str) -> str:
+    """Give the score from which on a gain is highest, of equals the highest one; NULL where a class is missing."""
+    return _lets(
+        ("rows", "arraySort(unordered)"),
+        ("p", "toInt64(arraySum(row -> row.2, rows))"),
+        ("n", "toInt64(length(rows)) - p"),
+        ("first", "first_equal(arrayMap(row -> row.1, rows))"),
+        # positives before a place, and the rest of what is before it
+        ("misses", "arrayMap((row, found) -> toInt64(found - row.2), rows, arrayCumSum(row -> row.2, rows))"),
+        ("hits", "arrayMap(missed -> p - missed, misses)"),
+        ("alarms", "arrayMap((place, missed) -> n - (toInt64(place) - 1 - missed), arrayEnumerate(rows), misses)"),
+        ("gains", f"arrayMap((row, hit, alarm) -> ({gain}, row.1 + 0.0), rows, hits, alarms)"),
+        ("candidates", "arrayFilter((gain, place, start) -> start = place, gains, arrayEnumerate(rows), first)"),
+        then="if(p = 0 or n = 0, NULL, arrayReverseSort(candidates)[1].2)",
+    )
+
+
+_GINI: Final = _lets(
+    ("rows", "arraySort(unordered)"),
+    ("total", "exact_sum(arrayMap(row -> exact_term(row.2), rows))"),
+    ("ranked", ("exact_sum(arrayMap((row, rank) -> weighted(exact_term(row.2), toInt64(rank) - toInt64(length(rows)) - 1),"
+     " rows, twice_midranks(arrayMap(row -> row.1, rows))))")),
+    then="if(arrayExists(row -> row.2 < 0, rows), NULL, exact_ratio(ranked, weighted(total, length(rows))))",
+)  # fmt: skip
+_JSD: Final = _lets(
+    ("p", "arrayMap(n -> n / arraySum(a), a)"),
+    ("q", "arrayMap(n -> n / arraySum(b), b)"),
+    ("divergence", "(entropy_to(p, q) + entropy_to(q, p)) / 2"),
+    # greatest leaves out NaN, which is what an empty side gives
+    then="if(isNaN(divergence), NULL, sqrt(greatest(divergence, 0)))",
+)
+_PSI: Final = _lets(
+    ("shares", "arrayMap(side -> arrayMap(n -> (n + add) / (arraySum(side) + add * length(side)), side), [a, b])"),
+    then="if(arraySum(a) = 0 or arraySum(b) = 0, NULL, arraySum((p, q) -> (p - q) * log(p / q), shares[1], shares[2]))",
+)
 
 #: Each after those that it calls.
-_BODIES: Final[Mapping[str, str]] = {
-    FINITE: "x -> if(isFinite(x), x, NULL)",
-    "floor_div": "(a, b) -> intDiv(a, b) - (modulo(a, b) < 0)",
-    "exponent_of": "x -> bitAnd(bitShiftRight(reinterpretAsUInt64(x), 52), 2047)",
-    "place_of": "x -> greatest(exponent_of(x), 1) - 1",
-    "size_of": "x -> bitAnd(reinterpretAsUInt64(x), 4503599627370495) + if(exponent_of(x) = 0, 0, 4503599627370496)",
-    "mantissa_of": "x -> if(x < 0, -1, 1) * toInt256(size_of(x))",
-    # (m * 2^up) mod n, the shift in pieces that 256 bits hold
-    "whole_remainder": "(m, n, up) -> if(up >= 0, arrayFold("
-    "(r, i) -> toUInt256(modulo(bitShiftLeft(r, least(greatest(up - 192 * i, 0), 192)), n)),"
-    " range(toUInt32(greatest(intDiv(up, 192), 0) + 1)), toUInt256(m)),"
-    " toUInt256(modulo(toUInt256(m), bitShiftLeft(n, least(greatest(-up, 0), 64)))))",
-    "size_of_remainder": "(a, b) -> if(a = trunc(a) and b = trunc(b) and a < 9007199254740992 and b < 9007199254740992,"
-    " a - b * trunc(a / b), toFloat64(whole_remainder(size_of(a), toUInt256(greatest(size_of(b), 1)),"
-    " toInt32(place_of(a)) - toInt32(place_of(b)))) * exp2(toFloat64(least(place_of(a), place_of(b))) - 1074))",
-    # as C's fmod: ClickHouse's own modulo of floats rounds the quotient first, and gives 0 for 1 % 0.1
-    "remainder": "(a, b) -> multiIf(isNull(a) or isNull(b), NULL, b = 0, nan,"
-    " if(a < 0, -1, 1) * size_of_remainder(abs(assumeNotNull(a)), abs(assumeNotNull(b))))",
-    # what sumMap adds: the band, and the whole number in it
-    "in_band": "(m, place) -> ([toUInt16(intDiv(place, 64))], [bitShiftLeft(m, toUInt8(modulo(place, 64)))])",
-    "exact_term": "x -> in_band(mantissa_of(x), place_of(x))",
-    "exact_product": "(x, y) -> in_band(mantissa_of(x) * mantissa_of(y), place_of(x) + place_of(y))",
-    "exact_sum": "terms -> arrayReduce('sumMap', arrayMap(t -> t.1, terms), arrayMap(t -> t.2, terms))",
-    # a total as (carry, digits of 64 bits), the lowest digit first, from the lowest band on
-    "carried": "(bands, sums) -> arrayFold("
-    f"(acc, v) -> (bitShiftRight(acc.1 + v, 64), arrayPushBack(acc.2, bitAnd(acc.1 + v, {_DIGIT}))),"
-    " arrayMap(band -> sums[indexOf(bands, band)], range(arrayMin(bands), arrayMax(bands) + 5)),"
-    " (toInt256(0), CAST([], 'Array(Int256)')))",
-    # as (sign, digits of the size)
-    "digits_of": "total -> arrayMap(c -> if(c.1 < 0, (-1, carried(total.1, arrayMap(v -> -v, total.2)).2), (1, c.2)),"
-    " [carried(total.1, total.2)])[1]",
-    # a total in units of 2^unit, divided by a whole number and rounded once: (m, e) is m * 2^e, e not below `lowest`
-    "rounded": "(total, divisor, unit, lowest) -> arrayMap(d -> arrayMap(top -> arrayMap(q -> arrayMap(drop -> ("
-    f"d.1 * toFloat64({_KEPT} + ({_REST} > {_HALF} or ({_REST} = {_HALF} and (q.2 or bitAnd({_KEPT}, 1) = 1)))),"
-    f" q.3 + drop), [toUInt16(greatest({_LENGTH} - 53, lowest - q.3))])[1],"
-    f" [(intDiv({_HIGHEST}, toUInt256(greatest(divisor, 1))),"
-    f" modulo({_HIGHEST}, toUInt256(greatest(divisor, 1))) != 0 or arrayExists(v -> v != 0, arraySlice(d.2, 1, greatest(top - 3, 0))),"
-    " 64 * (toInt32(arrayMin(total.1)) + top - 3) + unit - 63)])[1],"
-    " [toInt32(arrayLastIndex(v -> v != 0, d.2))])[1], [digits_of(total)])[1]",
-    "scaled": "r -> r.1 * exp2(r.2)",
-    "exact_value": "(total, divisor) -> finite(scaled(rounded(total, divisor, -1074, -1074)))",
-    # quotient of two rounded numbers, which may lie beyond all doubles
-    "ratio": "(a, b) -> finite((a.1 / b.1) * exp2(a.2 - b.2))",
-    "times": "(total, factor) -> arrayMap(d -> (arrayMap(place -> toUInt16(arrayMin(total.1) + place - 1), arrayEnumerate(d.2)),"
-    " arrayMap(v -> d.1 * v * toInt256(factor), d.2)), [digits_of(total)])[1]",
-    "minus_square": "total -> arrayMap(t -> (arrayFlatten(arrayMap(i -> arrayMap(j -> toUInt16(i + j), t.1), t.1)),"
-    " arrayFlatten(arrayMap(v -> arrayMap(w -> -(v * w), t.2), t.2))), [times(total, 1)])[1]",
-    # 1 - sum((y - f)^2) / sum((y - mean y)^2) out of n and the totals of y, y*y, y*f and f*f, in whole numbers to the end
-    "r2_of": "(n, y, yy, yf, ff) -> arrayMap(r -> if(n < 2 or r.2.1 <= 0, NULL, ratio(r.1, r.2)), [("
-    "rounded(exact_sum([times(yf, 2 * toInt64(n)), times(ff, -toInt64(n)), minus_square(y)]), 1, -2148, -10000),"
-    " rounded(exact_sum([times(yy, n), minus_square(y)]), 1, -2148, -10000))])[1]",
-    # as numpy.quantile's method "linear" interpolates
-    "between": "(low, high, part) -> if(isFinite(high - low),"
-    " if(part >= 0.5, high - (high - low) * (1 - part), low + (high - low) * part), low * (1 - part) + high * part) + 0.0",
-    "linear_quantile": "(rising, level) -> if(empty(rising), NULL, arrayMap(h -> between("
-    "rising[toUInt64(floor(h)) + 1], rising[least(toUInt64(floor(h)) + 2, length(rising))], h - floor(h)),"
-    " [(toFloat64(length(rising)) - 1) * level])[1])",
-    # of rising numbers: the first and the last place among equals
-    "first_equal": "rising -> arrayFill((place, step) -> step != 0, arrayEnumerate(rising), arrayDifference(rising))",
-    "last_equal": "rising -> arrayReverseFill((place, step) -> step != 0, arrayEnumerate(rising),"
-    " arrayPushBack(arrayPopFront(arrayDifference(rising)), 1))",
-    "twice_midranks": "rising -> arrayMap((first, last) -> first + last, first_equal(rising), last_equal(rising))",
-    # of rising (score, is positive): the share of pairs in the right order, ties one half
-    "auroc_of": "rows -> arrayMap(p -> if(p = 0 or p = length(rows), NULL, toFloat64(arraySum((row, rank) -> if(row.2, rank, 0),"
-    " rows, twice_midranks(arrayMap(row -> row.1, rows))) - toInt128(p) * (p + 1)) / toFloat64(toInt128(p) * (length(rows) - p) * 2)),"
-    " [toInt64(arrayCount(row -> row.2, rows))])[1]",
-    # the score from which on hits * negatives - alarms * positives is highest; of equals the highest score
-    # the score from which on hits * negatives - alarms * positives is highest; of equals the highest score
-    "calibrated_threshold_of": "rows -> arrayMap(p -> if(p = 0 or p = length(rows), NULL, arrayReverseSort(arrayFilter(t -> t.3,"
-    " arrayMap((row, place, first, found) -> (toInt128(p - (found - row.2)) * (length(rows) - p)"
-    " - toInt128(length(rows) - p - (place - 1) + (found - row.2)) * p, row.1 + 0.0, place = first),"
-    " rows, arrayEnumerate(rows), first_equal(arrayMap(row -> row.1, rows)), arrayCumSum(row -> row.2, rows))))[1].2),"
-    " [toInt64(arrayCount(row -> row.2, rows))])[1]",
-    # of rising (prediction, actual): twice the sum of actual times midrank over n times their sum, less (n + 1) / n
-    "gini_of": "rows -> arrayMap(t -> if(t.2.1 <= 0 or arrayExists(row -> row.2 < 0, rows), NULL, ratio(t.1, t.2) / length(rows)), [("
-    "rounded(exact_sum(arrayMap((row, rank) -> in_band(mantissa_of(row.2) * (toInt256(rank) - length(rows) - 1), place_of(row.2)),"
-    " rows, twice_midranks(arrayMap(row -> row.1, rows)))), 1, -1074, -10000),"
-    " rounded(exact_sum(arrayMap(row -> exact_term(row.2), rows)), 1, -1074, -10000))])[1]",
-}
+LAMBDAS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        FINITE: "x -> if(isFinite(x), x, NULL)",
+        # of the digits of a number above 0: a point behind the first, where others follow
+        "pointed": "digits -> concat(substring(digits, 1, 1), if(length(digits) > 1, '.', ''), substring(digits, 2))",
+        "two_digits": "digits -> concat(if(length(digits) < 2, '0', ''), digits)",
+        "number_text": f"x -> if(isNull(x), NULL, {_NUMBER_TEXT})",
+        "floor_div": "(a, b) -> intDiv(a, b) - (modulo(a, b) < 0)",
+        "exponent_of": "x -> bitAnd(bitShiftRight(reinterpretAsUInt64(x), 52), 2047)",
+        "place_of": "x -> greatest(exponent_of(x), 1) - 1",
+        "size_of": "x -> bitAnd(reinterpretAsUInt64(x), 4503599627370495) + if(exponent_of(x) = 0, 0, 4503599627370496)",
+        "mantissa_of": "x -> if(x < 0, -1, 1) * toInt256(size_of(x))",
+        # (m * 2^up) mod n, the shift in pieces that 256 bits hold
+        "whole_remainder": "(m, n, up) -> if(up >= 0, arrayFold("
+        "(r, i) -> toUInt256(modulo(bitShiftLeft(r, least(greatest(up - 192 * i, 0), 192)), n)),"
+        " range(toUInt32(greatest(intDiv(up, 192), 0) + 1)), toUInt256(m)),"
+        " toUInt256(modulo(toUInt256(m), bitShiftLeft(n, least(greatest(-up, 0), 64)))))",
+        # as C's fmod: ClickHouse's own modulo of floats rounds the quotient first, and gives 0 for 1 % 0.1
+        "remainder": f"(a, b) -> multiIf(isNull(a) or isNull(b), NULL, b = 0, nan, if(a < 0, -1, 1) * {_REMAINDER})",
+        # what sumMap adds: the band, and the whole number in it
+        "in_band": "(m, place) -> ([toUInt16(intDiv(place, 64))], [bitShiftLeft(m, toUInt8(modulo(place, 64)))])",
+        "whole_number": "n -> in_band(toInt256(n), 1074)",
+        "exact_term": "x -> in_band(mantissa_of(x), place_of(x))",
+        "exact_product": "(x, y) -> in_band(mantissa_of(x) * mantissa_of(y), place_of(x) + place_of(y))",
+        "exact_sum": "terms -> arrayReduce('sumMap', arrayMap(t -> t.1, terms), arrayMap(t -> t.2, terms))",
+        "weighted": "(total, factor) -> (total.1, arrayMap(v -> v * toInt256(factor), total.2))",
+        # a total as (carry, digits of 64 bits), the lowest digit first, from the lowest band on
+        "carried": f"(bands, sums) -> arrayFold((acc, v) -> {_CARRIED},"
+        " arrayMap(band -> sums[indexOf(bands, band)], range(arrayMin(bands), arrayMax(bands) + 5)),"
+        " (toInt256(0), CAST([], 'Array(Int256)')))",
+        # the same as (sign, digits of the size)
+        "digits_of": f"total -> {_DIGITS}",
+        # its sign, 256 bits w, the exponent e of w * 2^e, whether that is not all of it
+        "leading": f"total -> {_LEADING}",
+        "scaled": "(m, e) -> m * exp2(intDiv(e, 2)) * exp2(e - intDiv(e, 2))",
+        # of two totals in one unit, rounded once; NULL where the second is not above 0, and beyond all doubles
+        "exact_ratio": f"(a, b) -> {_RATIO}",
+        "minus_square": f"total -> {_MINUS_SQUARE}",
+        # 1 - sum((y - f)^2) / sum((y - mean y)^2) out of n and the totals of y, y*y, y*f and f*f, in whole numbers to the end
+        "r2_of": f"(n, y, yy, yf, ff) -> {_R2}",
+        # as numpy.quantile's method "linear" interpolates
+        "linear_quantile": f"(numbers, level) -> {_QUANTILE}",
+        # of rising numbers: the first and the last place among equals
+        "first_equal": "rising -> arrayFill((place, step) -> step != 0, arrayEnumerate(rising), arrayDifference(rising))",
+        "last_equal": "rising -> arrayReverseFill((place, step) -> step != 0, arrayEnumerate(rising),"
+        " arraySlice(arrayPushBack(arrayDifference(rising), 1), 2))",
+        "twice_midranks": f"numbers -> {_MIDRANKS}",
+        # of (score, is positive): the share of pairs in the right order, ties one half
+        "auroc_of": f"unordered -> {_AUROC}",
+        # the score from which on TPR - FPR, or F1, is highest
+        "calibrated_threshold_of": f"unordered -> {_best_score('toInt128(hit) * n - toInt128(alarm) * p')}",
+        "f1_threshold_of": f"unordered -> {_best_score('2.0 * hit / (hit + alarm + p)')}",
+        # of (prediction, actual): twice the sum of actual times midrank over n times their sum, less (n + 1) / n
+        "gini_of": f"unordered -> {_GINI}",
+        # of shares: how much they tell apart from the middle of both
+        "entropy_to": "(p, q) -> arraySum((x, y) -> if(x = 0, 0, x * log2(2 * x / (x + y))), p, q)",
+        # of counts in the same bins
+        "jsd_of": f"(a, b) -> {_JSD}",
+        "psi_of": f"(add, a, b) -> {_PSI}",
+    }
+)
 
-_NAME: Final = re.compile(r"\b(" + "|".join(sorted(_BODIES, key=len, reverse=True)) + r")\(")
-
-LAMBDAS: Final[Mapping[str, str]] = MappingProxyType(_BODIES)
+_CALLED: Final = re.compile(r"\b(" + "|".join(LAMBDAS) + r")\(")
 
 
 def lambdas_of(sql: str) -> list[str]:
@@ -116,7 +217,7 @@ def lambdas_of(sql: str) -> list[str]:
     wanted: set[str] = set()
     texts = [sql]
     while texts:
-        called = set(_NAME.findall(texts.pop())) - wanted
+        called = set(_CALLED.findall(texts.pop())) - wanted
         wanted |= called
-        texts.extend(_BODIES[name] for name in called)
-    return [f"{body} AS {name}" for name, body in _BODIES.items() if name in wanted]
+        texts.extend(LAMBDAS[name] for name in called)
+    return [f"{body} AS {name}" for name, body in LAMBDAS.items() if name in wanted]

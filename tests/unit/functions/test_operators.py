@@ -106,6 +106,8 @@ def test_integers_are_computed_as_doubles() -> None:
     assert KERNELS["+"].arrow(big, pa.scalar(0.0)).to_pylist() == [2.0**53, 7.0, None]
     assert KERNELS["/"].arrow(big, pa.array([2, 2, 2], pa.int64())).to_pylist() == [2.0**52, 3.5, None]
     assert KERNELS["<"].arrow(big, pa.scalar(2.0**53)).to_pylist() == [False, True, None]
+    other = pa.array([2**53, 7, 7], pa.int64())
+    assert KERNELS["=="].arrow(big, other).to_pylist() == [True, True, None], "also with each other"
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
