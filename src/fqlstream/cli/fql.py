@@ -133,6 +133,7 @@ class EngineName(StrEnum):
     """What computes."""
 
     ARROW = "arrow"
+    CLICKHOUSE = "clickhouse"
 
 
 @app.command("eval", context_settings=_TEXT_MAY_BE_ANYTHING)
@@ -164,8 +165,8 @@ def eval_command(
     """Compute a metric over a data file, as streaming would."""
     from fqlstream.fql.evaluate import count_left_out, evaluate_table
     from fqlstream.ops.data_files import read_data
+    from fqlstream.store.sql_evaluation import evaluate_in_clickhouse
 
-    del engine  # there is one so far
     file = read_model_file(model)
     settings = load().fql
     paths = {**_baseline_files(file, model.parent), **_named_files(baseline or [])}
@@ -183,7 +184,8 @@ def eval_command(
         print_note(f"note: {note}")
     size: str | dict[str, str] | None = window if every is None or window is None else {"size": window, "every": every}
     rows = {name: read_data(path, file.model).table for name, path in paths.items() if _is_named(name, expression)}
-    found = evaluate_table(
+    evaluate = evaluate_in_clickhouse if engine is EngineName.CLICKHOUSE else evaluate_table
+    found = evaluate(
         read.table,
         file.model,
         expression,
@@ -202,7 +204,7 @@ def eval_command(
         columns = ("window_start", "window_end", "value", "rows", "exact", "error_bound")
         print_table(columns, ([row.get(name) for name in columns] for row in found))
     else:
-        print_text(_value_text(found["value"], found["rows"], found["error_bound"], exact=found["exact"]))
+        print_text(value_text(found["value"], found["rows"], found["error_bound"], exact=found["exact"]))
 
 
 def _named_files(given: Iterable[str]) -> dict[str, Path]:
@@ -234,7 +236,8 @@ def _is_named(name: str, expression: str) -> bool:
     return name.replace("'", "''") in expression
 
 
-def _value_text(value: float | None, rows: int, bound: float | None, *, exact: bool) -> str:
+def value_text(value: float | None, rows: int, bound: float | None, *, exact: bool) -> str:
+    """Write an answer on one line."""
     shown = "null" if value is None else repr(value)
     if exact:
         return f"{shown}  (exact, over {rows} rows)"
@@ -249,9 +252,10 @@ def explain_command(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show how metrics are computed: what is shared, what a state costs, what is exact. Over the segments of the file."""
+    """Show how metrics are computed: what is shared, what a state costs, what is exact, the SQL. Over the segments of the file."""
     from fqlstream.fql.explain import explain
     from fqlstream.fql.planner import plan_model
+    from fqlstream.store.naming import event_view, identifier
 
     file = read_model_file(model)
     settings = load().fql
@@ -263,7 +267,7 @@ def explain_command(
     if not metrics:
         raise DefinitionError("DEF042", f"{model} defines no metric to explain", "give an expression")
     plan = plan_model(file.model, metrics, file.segments, baselines=file.baselines, streamed=True, settings=settings)
-    explanation = explain(plan, settings)
+    explanation = explain(plan, settings, source=identifier(event_view(file.model.name)))
     if json:
         print_json(explanation.as_dict())
     else:

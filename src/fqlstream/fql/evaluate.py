@@ -151,7 +151,7 @@ def evaluate_table(
     `event_at_ms` has one Unix time in milliseconds per row; a `window` and baselines that are `periods` of the table need it.
     """
     limits = FqlSettings() if settings is None else settings
-    rows = {**(baselines or {}), **_fixed_periods(table, event_at_ms, periods or {})}
+    rows = {**(baselines or {}), **fixed_periods(table, event_at_ms, periods or {})}
     rolling = {name: period for name, period in (periods or {}).items() if name not in rows}
     plan, name = plan_evaluation(model, expression, segment, rows, limits, rolling)
     engine = compile_model(plan, limits)
@@ -174,7 +174,7 @@ def _known_times(event_at_ms: npt.NDArray[np.int64] | None, what: str) -> npt.ND
     return event_at_ms
 
 
-def _fixed_periods(
+def fixed_periods(
     table: pa.Table, event_at_ms: npt.NDArray[np.int64] | None, periods: Mapping[str, BaselineDefinition]
 ) -> dict[str, pa.Table]:
     """Give the rows of baselines that are a stored time."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from fqlstream.aggregates.index import AGGREGATORS
 from fqlstream.fql.ast import as_written
+from fqlstream.fql.compile_clickhouse import compile_clickhouse
 from fqlstream.fql.plan import Lane, ModelPlan, walk
+from fqlstream.fql.sql_registers import SqlFormError
 from fqlstream.functions.aggregates import BOUND_OF_KIND
 from fqlstream.functions.drift import baseline_of, own_rows
 from fqlstream.functions.expression import Aggregate, AggregateValue, Apply, ColumnRef, DType, Expression, Literal
@@ -40,13 +43,28 @@ class AggregateLine:
 
 
 @dataclass(frozen=True, slots=True)
-class NamedLine:
-    """A segment or metric by its text and as it is computed; `error_bound` only of metrics."""
+class SegmentLine:
+    """A segment by its text and as it is computed, and what it costs: states of a pane, and their size.
+
+    Segments that say the same share their states: `same_as` names the first of them, and this one costs nothing.
+    """
 
     name: str
     definition: str
     text: str
-    error_bound: str = EXACT
+    states: int
+    state_bytes_max: int
+    same_as: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLine:
+    """A metric by its text and as it is computed."""
+
+    name: str
+    definition: str
+    text: str
+    error_bound: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +74,13 @@ class Explanation:
     model: str
     version: str
     steps: tuple[Step, ...]
-    segments: tuple[NamedLine, ...]
+    segments: tuple[SegmentLine, ...]
     aggregates: tuple[AggregateLine, ...]
-    metrics: tuple[NamedLine, ...]
+    metrics: tuple[MetricLine, ...]
     cells: Mapping[Lane, int]
     state_bytes_max: int
+    sql: str | None  # None where something has no exact form; `sql_reason` says what
+    sql_reason: str | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Give the explanation for JSON."""
@@ -69,7 +89,15 @@ class Explanation:
             "version": self.version,
             "steps": [{"step": item.number, "expression": item.text, "used": item.used} for item in self.steps],
             "segments": [
-                {"name": item.name, "definition": item.definition, "expression": item.text} for item in self.segments
+                {
+                    "name": item.name,
+                    "definition": item.definition,
+                    "expression": item.text,
+                    "states": item.states,
+                    "state_bytes_max": item.state_bytes_max,
+                    "same_as": item.same_as,
+                }
+                for item in self.segments
             ],
             "aggregates": [
                 {
@@ -93,6 +121,8 @@ class Explanation:
             ],
             "cells": {lane.value: count for lane, count in self.cells.items()},
             "state_bytes_max": self.state_bytes_max,
+            "sql": self.sql,
+            "sql_reason": self.sql_reason,
         }
 
     def as_text(self) -> str:
@@ -107,20 +137,23 @@ class Explanation:
             "row expressions, each computed once a batch",
             *(f"  #{item.number:<4}{item.text}{_shared(item.used)}" for item in self.steps),
             "",
-            "segments",
-            *(f"  {item.name or '(all rows)'}: {item.text}" for item in self.segments),
+            "segments, each with a state of its own for every aggregate",
+            *(f"  {_segment_name(item.name)}: {item.text}  {_segment_cost(item)}" for item in self.segments),
             "",
             "aggregates, each one state for every segment and pane",
             *(f"  a{item.number:<4}{item.text}  {_cost(item)}" for item in self.aggregates),
             "",
             "metrics",
             *(f"  {item.name} = {item.text}  [{item.error_bound}]" for item in self.metrics),
+            "",
+            "the same in ClickHouse, exact, over all rows",
+            textwrap.indent(self.sql or f"none: {self.sql_reason}", "  "),
         ]
         return "\n".join(lines)
 
 
-def explain(plan: ModelPlan, settings: FqlSettings | None = None) -> Explanation:
-    """Explain a plan."""
+def explain(plan: ModelPlan, settings: FqlSettings | None = None, *, source: str = "events") -> Explanation:
+    """Explain a plan; `source` is what its SQL reads."""
     limits = settings if settings is not None else FqlSettings()
     aggregates = list(dict.fromkeys(cell.aggregate for cell in plan.cells))
     filters = list(dict.fromkeys(cell.segment for cell in plan.cells))
@@ -129,11 +162,12 @@ def explain(plan: ModelPlan, settings: FqlSettings | None = None) -> Explanation
     readers = _readers(plan)
     lanes = {cell.aggregate: cell.lane for cell in reversed(plan.cells)}
     sizes = {item: AGGREGATORS[item.kind].state_bytes_max(dict(item.params), limits) for item in aggregates}
+    sql, reason = _sql(plan, source)
     return Explanation(
         model=plan.model.name,
         version=plan.model.version,
         steps=namer.steps(),
-        segments=tuple(NamedLine(item.name, item.text, namer.text(item.expression)) for item in plan.segments),
+        segments=_segments(plan, namer, sizes),
         aggregates=tuple(
             AggregateLine(
                 number=numbers[item],
@@ -146,12 +180,34 @@ def explain(plan: ModelPlan, settings: FqlSettings | None = None) -> Explanation
             for item in aggregates
         ),
         metrics=tuple(
-            NamedLine(item.name, item.text, _metric_text(item.expression, numbers), _bound(item.expression))
+            MetricLine(item.name, item.text, _metric_text(item.expression, numbers), _bound(item.expression))
             for item in plan.metrics
         ),
         cells={lane: len(plan.lane_cells(lane)) for lane in Lane},
         state_bytes_max=sum(sizes[cell.aggregate] for cell in plan.cells),
+        sql=sql,
+        sql_reason=reason,
     )
+
+
+def _segments(plan: ModelPlan, namer: _Namer, sizes: Mapping[Aggregate, int]) -> tuple[SegmentLine, ...]:
+    lines: list[SegmentLine] = []
+    first: dict[Expression, str] = {}
+    for item in plan.segments:
+        same_as = first.setdefault(item.expression, item.name)
+        is_new = same_as == item.name
+        cells = [cell.aggregate for cell in plan.cells if is_new and cell.segment == item.expression]
+        size = sum(sizes[aggregate] for aggregate in cells)
+        text = namer.text(item.expression)
+        lines.append(SegmentLine(item.name, item.text, text, len(cells), size, None if is_new else same_as))
+    return tuple(lines)
+
+
+def _sql(plan: ModelPlan, source: str) -> tuple[str | None, str | None]:
+    try:
+        return compile_clickhouse(plan, source).sql, None
+    except SqlFormError as error:
+        return None, error.message
 
 
 def _readers(plan: ModelPlan) -> dict[Aggregate, tuple[str, ...]]:
@@ -265,6 +321,16 @@ def _metric_text(expression: Expression, numbers: Mapping[Aggregate, int]) -> st
 def _cost(item: AggregateLine) -> str:
     metrics = ", ".join(name or "row counts" for name in item.metrics)
     return f"[{item.lane.value} lane; {item.error_bound}; at most {_bytes(item.state_bytes_max)}; for {metrics}]"
+
+
+def _segment_name(name: str) -> str:
+    return name or "(all rows)"
+
+
+def _segment_cost(item: SegmentLine) -> str:
+    if item.same_as is not None:
+        return f"[nothing: the same as {_segment_name(item.same_as)}]"
+    return f"[{item.states} states a pane, at most {_bytes(item.state_bytes_max)}]"
 
 
 def _shared(used: int) -> str:

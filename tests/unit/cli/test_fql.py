@@ -205,12 +205,26 @@ def test_eval_refuses_what_is_no_metric(model: Path, rows: Path) -> None:
         invoke(app, "eval", "--model", model, "--data", rows, "--segment", "age", "traffic()")
 
 
+@pytest.mark.parametrize(
+    "more", [(), ("--window", "1h"), ("--window", "1h", "--every", "30m"), ("--segment", "age > 60")]
+)
+def test_both_engines_give_one_answer(model: Path, rows: Path, more: tuple[str, ...]) -> None:
+    for text in ("average(age)", "precision()", "quantile(score, 0.3)", "auroc()", "-sum(score)"):
+        arguments = ("eval", "--model", model, "--data", rows, *more, "--json")
+        assert answer(*arguments, "--engine", "clickhouse", text) == answer(*arguments, "--engine", "arrow", text)
+
+
 def test_explain(model: Path) -> None:
     plan = answer("explain", "--model", model, "--json", "precision() + recall()")
     assert plan["model"] == "churn"
     assert [item["name"] for item in plan["segments"]] == ["", "seniors"]
     assert [item["definition"] for item in plan["metrics"]] == ["precision() + recall()"]
+    assert plan["sql"].startswith("WITH\n")
+    assert "FROM `events_churn`" in plan["sql"]
+    assert plan["sql_reason"] is None
+    assert [item["states"] for item in plan["segments"]] == [len(plan["aggregates"])] * 2
     everything = invoke(app, "explain", "--model", model)
+    assert "FROM `events_churn`" in everything.stdout
     assert everything.exit_code == 0
     assert "f1 = " in everything.stdout
     with pytest.raises(FqlError):

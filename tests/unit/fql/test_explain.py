@@ -76,3 +76,18 @@ def test_drift_reads_one_histogram_twice_of_the_model_and_of_its_baseline() -> N
     assert bins.metrics == ("drift",)
     assert f"bin(a{bins.number}, index=1)" in found.metrics[0].text
     assert f"bin(a{bins.number} of baseline 'last week', index=1)" in found.metrics[0].text
+
+
+def test_a_segment_tells_what_it_costs_and_one_that_says_the_same_costs_nothing() -> None:
+    found = explained("sum(age)", "recall()", segments=("age > 1", "churned == 'yes'", "age > 1", "true"))
+    everything, first, second, again, true = found.segments
+    assert [item.same_as for item in found.segments] == [None, None, None, "s0", ""]
+    assert everything.states == first.states == second.states == len(found.aggregates)
+    assert everything.state_bytes_max == sum(item.state_bytes_max for item in found.aggregates)
+    assert (again.states, again.state_bytes_max) == (true.states, true.state_bytes_max) == (0, 0)
+    assert sum(item.states for item in found.segments) == sum(found.cells.values())
+    assert sum(item.state_bytes_max for item in found.segments) == found.state_bytes_max
+    assert f"s1: #{len(found.steps)}" in found.as_text() or "churned" in found.as_text()
+    assert "s2: " in found.as_text()
+    assert "[nothing: the same as s0]" in found.as_text()
+    assert "[nothing: the same as (all rows)]" in found.as_text()

@@ -63,6 +63,10 @@ class MemoryTables:
             self._connection.insert_append(handle, sink.getvalue().to_pybytes())
             self._connection.insert_done(handle)
 
+    def drop(self, name: str) -> None:
+        """Drop a table, if it is there."""
+        self._run(f"DROP TABLE IF EXISTS {identifier(name)}", "Null", {})
+
     def query_arrow(self, sql: str, settings: Mapping[str, int] | None = None) -> pa.Table:
         """Run a query and give its whole result. Raises StoreError where ClickHouse refuses it."""
         data = self._run(sql, "ArrowStream", settings or {})
