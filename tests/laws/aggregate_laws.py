@@ -14,7 +14,7 @@ from tests.laws.catalogue import Batch, Subject
 
 from fqlstream.aggregates.exact import Room, slice_exactly, weighted_totals
 from fqlstream.aggregates.inputs import Argument
-from fqlstream.aggregates.protocol import Additive
+from fqlstream.aggregates.protocol import Additive, MergesMany
 
 Law = Callable[..., None]
 
@@ -54,6 +54,24 @@ def associativity(subject: Subject, how: settings = QUICK) -> None:
         left, right = merge(merge(a, b), c), merge(a, merge(b, c))
         assert subject.same(left, right), (left, right)
         assert subject.readings(left) == subject.readings(right)
+
+    _run(subject, how, check, 3)
+
+
+def many_at_once(subject: Subject, how: settings = QUICK) -> None:
+    """Merging many states at once is merging them one after the other."""
+
+    def check(one: Batch, two: Batch, three: Batch) -> None:
+        aggregator = subject.aggregator
+        if not isinstance(aggregator, MergesMany):
+            return
+        states = [subject.state(batch) for batch in (one, two, three)]
+        before = [aggregator.encode(state) for state in states]
+        many = aggregator.merge_many([aggregator.init(), *states])
+        single = aggregator.merge(aggregator.merge(states[0], states[1]), states[2])
+        assert subject.same(many, single), (many, single)
+        assert subject.readings(many) == subject.readings(single)
+        assert [aggregator.encode(state) for state in states] == before
 
     _run(subject, how, check, 3)
 
@@ -170,6 +188,7 @@ def _added(aggregator: Any, batch: Batch, mask: np.ndarray) -> list[Any]:
 LAWS: tuple[Law, ...] = (
     identity,
     associativity,
+    many_at_once,
     commutativity,
     split_is_whole,
     retract_undoes,

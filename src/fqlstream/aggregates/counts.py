@@ -42,6 +42,10 @@ class Count:
         """Add."""
         return left + right
 
+    def merge_many(self, states: Sequence[int]) -> int:
+        """Add all."""
+        return sum(states)
+
     def retract(self, state: int, gone: int) -> int:
         """Subtract."""
         return state - gone

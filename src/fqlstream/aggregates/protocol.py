@@ -116,6 +116,15 @@ class Additive(Protocol):
 
 
 @runtime_checkable
+class MergesMany(Protocol):
+    """An aggregator that merges many states faster than one after the other: a window is a merge of all its panes."""
+
+    def merge_many(self, states: Sequence[Any]) -> Any:
+        """Give the state of all sets of rows; there are at least two."""
+        ...
+
+
+@runtime_checkable
 class OfNumbers(Protocol):
     """An aggregator of one Number whose state follows from the numbers alone: they are selected once for all such."""
 

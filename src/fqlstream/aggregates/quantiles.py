@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from fqlstream.aggregates.encoding import ForeignStateError, body
 from fqlstream.aggregates.inputs import everything, numbers_and_valid, selected
 from fqlstream.aggregates.protocol import Masks, Reading
-from fqlstream.aggregates.sketches import Sketch, SketchKind
+from fqlstream.aggregates.sketches import Sketch, SketchKind, merged
 
 Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -110,6 +110,16 @@ class Quantile:
             return self._merge_into(right, left)
         raise TypeError(type(left), type(right))
 
+    def merge_many(self, states: Sequence[QuantileState]) -> QuantileState:
+        """Give the state of all: exact values are joined first, so that few small sketches are made of them."""
+        exact = _joined([state for state in states if isinstance(state, ExactValues)])
+        sketches = [state.sketch for state in states if isinstance(state, Sketched)]
+        if not sketches and len(exact.values) <= self.values_max:
+            return exact
+        if len(exact.values):
+            sketches.append(self._sketch_of(exact))
+        return Sketched(merged(sketches))
+
     def retract(self, state: QuantileState, gone: QuantileState) -> QuantileState | None:
         """Take values away again; None where either is a sketch, which forgot which values it saw."""
         if isinstance(gone, ExactValues) and not len(gone.values):
@@ -162,11 +172,8 @@ class Quantile:
     def _merge_exact(self, left: ExactValues, right: ExactValues) -> QuantileState:
         if not len(left.values) or not len(right.values):
             return right if not len(left.values) else left
-        values, place = np.unique(np.concatenate((left.values, right.values)), return_inverse=True)
-        counts = np.zeros(len(values), dtype=np.int64)
-        np.add.at(counts, place, np.concatenate((left.counts, right.counts)))
-        merged = ExactValues(values, counts)
-        return merged if len(values) <= self.values_max else Sketched(self._sketch_of(merged))
+        joined = _joined([left, right])
+        return joined if len(joined.values) <= self.values_max else Sketched(self._sketch_of(joined))
 
     def _merge_into(self, sketched: Sketched, exact: ExactValues) -> QuantileState:
         return Sketched(sketched.sketch + self._sketch_of(exact)) if len(exact.values) else sketched
@@ -180,6 +187,16 @@ class Quantile:
             repeated = np.repeat(exact.values, np.diff(within, prepend=start))
             sketch = sketch + self.sketch.sketch_of(repeated, repeated)
         return sketch
+
+
+def _joined(states: Sequence[ExactValues]) -> ExactValues:
+    """Give the distinct values of all."""
+    if not states:
+        return _EMPTY
+    values, place = np.unique(np.concatenate([state.values for state in states]), return_inverse=True)
+    counts = np.zeros(len(values), dtype=np.int64)
+    np.add.at(counts, place, np.concatenate([state.counts for state in states]))
+    return ExactValues(values, counts)
 
 
 def _linear(state: ExactValues, level: float) -> float:

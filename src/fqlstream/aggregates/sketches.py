@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import accumulate
+from operator import add
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from zlib import crc32
 
@@ -134,9 +135,14 @@ class KllSketch:
 
     def __add__(self, other: Self) -> Self:
         """Give the sketch of both; neither changes."""
-        merged = self.from_data(self.to_data())
-        merged._sketch.merge(other._sketch)
-        return merged
+        return self.joined((other,))
+
+    def joined(self, others: Iterable[Self]) -> Self:
+        """Give the sketch of this one and of the others; none changes."""
+        copy = self.from_data(self.to_data())
+        for other in others:
+            copy._sketch.merge(other._sketch)
+        return copy
 
     def __repr__(self) -> str:
         return f"KllSketch(k={self.k}) of {self.n:,} numbers"
@@ -328,6 +334,14 @@ class SketchKind:
         """Give the sketch of finite numbers, given both as they came and in rising order: some are misled by order."""
         made = self.make()
         return made.update_rising(rising) if isinstance(made, KllSketch) else made.update_many(values)
+
+
+def merged(sketches: Sequence[Sketch]) -> Sketch:
+    """Give the sketch of all of one kind, of which there is one at least; none changes."""
+    first, *others = sketches
+    if isinstance(first, KllSketch):
+        return first.joined(other for other in others if isinstance(other, KllSketch))
+    return reduce(add, others, first)
 
 
 _KINDS: Final = (

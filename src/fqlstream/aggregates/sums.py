@@ -10,7 +10,16 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from fqlstream.aggregates.encoding import body
-from fqlstream.aggregates.exact import ZERO, ExactNumber, Room, decode_exact, encode_exact, exact_sum, slice_exactly
+from fqlstream.aggregates.exact import (
+    ZERO,
+    ExactNumber,
+    Room,
+    decode_exact,
+    encode_exact,
+    exact_sum,
+    exact_total,
+    slice_exactly,
+)
 from fqlstream.aggregates.inputs import Argument, everything, numbers_and_valid, selected
 from fqlstream.aggregates.masks import Mask, all_true, booleans
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
@@ -55,6 +64,11 @@ class Sum:
     def merge(self, left: SumState, right: SumState) -> SumState:
         """Add."""
         return SumState(left.n + right.n, left.total + right.total)
+
+    def merge_many(self, states: Sequence[SumState]) -> SumState:
+        """Add all."""
+        total = exact_total((state.total.m, state.total.e) for state in states)
+        return SumState(sum(state.n for state in states), total)
 
     def retract(self, state: SumState, gone: SumState) -> SumState:
         """Subtract."""

@@ -7,9 +7,9 @@ product, exact because sums travel as slices (see `aggregates.exact`). The other
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from itertools import repeat
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from fqlstream.aggregates.encoding import ForeignStateError
 from fqlstream.aggregates.exact import Room
 from fqlstream.aggregates.index import make_aggregator
 from fqlstream.aggregates.masks import pack
-from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, OfNumbers
+from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, MergesMany, OfNumbers
 from fqlstream.errors import FqlstreamError
 from fqlstream.fql.batch import Batch, Codes, Counted, Pane, panes_of
 from fqlstream.fql.plan import Cell, Lane, ModelPlan
@@ -99,6 +99,10 @@ class Engine:
         self._of_numbers = {
             index: aggregator for index, aggregator in enumerate(self._aggregators) if isinstance(aggregator, OfNumbers)
         }
+        self._merge_many: tuple[Callable[[Sequence[Any]], Any], ...] = tuple(
+            aggregator.merge_many if isinstance(aggregator, MergesMany) else partial(reduce, aggregator.merge)
+            for aggregator in self._aggregators
+        )
         builder = ProgramBuilder()
         self._arguments = tuple(tuple(map(builder.add, item.args)) for item in self._aggregates)
         self._conditions = tuple(map(builder.add, self._segments))
@@ -155,7 +159,12 @@ class Engine:
 
     def merge_all(self, lane: Lane, parts: Iterable[Cells]) -> Cells:
         """Give the states of all sets of rows."""
-        return reduce(lambda a, b: self.merge(lane, a, b), parts, self._init[lane])
+        nothing = self._init[lane]
+        some = [part for part in parts if part is not nothing]
+        if len(some) < 2:
+            return some[0] if some else nothing
+        columns = zip(*some, strict=True)
+        return tuple(self._merge_many[place.aggregate](of) for place, of in zip(self._places[lane], columns, strict=True))
 
     def retract(self, lane: Lane, a: Cells, gone: Cells) -> tuple[Cells, bool]:
         """Give the states without the rows of `gone`; False where some state could not tell and stayed as it was."""

@@ -542,13 +542,8 @@ def _merge(engine: Engine, parts: Iterable[Merged | None]) -> Merged:
     found = [part for part in parts if part is not None]
     if not found:
         return _empty(engine)
-    cells = dict(found[0].cells)
-    missing = found[0].missing
-    for part in found[1:]:
-        for lane in LANES:
-            cells[lane] = engine.merge(lane, cells[lane], part.cells[lane])
-        missing |= part.missing
-    return Merged(cells, missing)
+    cells = {lane: engine.merge_all(lane, [part.cells[lane] for part in found]) for lane in LANES}
+    return Merged(cells, frozenset().union(*(part.missing for part in found)))
 
 
 def _translate(to: Engine, of: Engine, merged: Merged, common: Mapping[str, str]) -> Merged:
