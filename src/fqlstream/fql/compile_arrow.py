@@ -164,7 +164,9 @@ class Engine:
         if len(some) < 2:
             return some[0] if some else nothing
         columns = zip(*some, strict=True)
-        return tuple(self._merge_many[place.aggregate](of) for place, of in zip(self._places[lane], columns, strict=True))
+        return tuple(
+            self._merge_many[place.aggregate](of) for place, of in zip(self._places[lane], columns, strict=True)
+        )
 
     def retract(self, lane: Lane, a: Cells, gone: Cells) -> tuple[Cells, bool]:
         """Give the states without the rows of `gone`; False where some state could not tell and stayed as it was."""

@@ -1,14 +1,13 @@
 """Records that hold an Arrow IPC stream of many rows.
 
-Records of one producer begin with the same bytes, their schema: that is read once, and their batches are read as one stream.
-Where that fails, or a record begins in a way of its own, it is opened alone. Rows of one model version, kind and schema then
-are one table, checked and typed together; where that fails, `decode` comes again by halves, so that a bad stream is alone in
-the end.
+Records of one producer begin with the same bytes, their schema: that is read once. Rows of one model version, kind and schema
+then are one table, checked and typed together. Where that fails, `decode` comes again by halves, so that a bad stream is
+alone in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,8 +51,6 @@ _READ_OPTIONS: Final = pa.ipc.IpcReadOptions(use_threads=False)
 #: Of today's streams, and of those before Arrow 0.15.
 _END_MARKER: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _END_MARKERS: Final = (_END_MARKER, b"\0\0\0\0")
-#: Messages begin at multiples of so many bytes.
-_ALIGNMENT: Final = 8
 #: Beginnings that are compared with a record's: more of them in one fetch are no producers but every record its own.
 _HEADS_MAX: Final = 16
 _ENVELOPE_HEADERS: Final = frozenset({"model", "version", "type"})
@@ -82,7 +79,7 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """How the streams of one producer begin: the bytes of their schema."""
+    """How the streams of one producer begin: the bytes of their schema, and what they say."""
 
     text: bytes
     schema: pa.Schema
@@ -172,49 +169,29 @@ def _envelope(headers: Headers) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------ opening
 
 
-def _opened(records: Sequence[_Record], context: Context, found: Findings) -> list[_Stream]:
-    """Open records of one model version and kind: those that begin alike together, the others one by one."""
+def _opened(records: Iterable[_Record], context: Context, found: Findings) -> list[_Stream]:
+    """Open records of one model version and kind; what is no stream is refused."""
     heads: list[_Head] = []
-    alike: dict[int, list[_Record]] = {}
-    alone: list[_Record] = []
+    streams: list[_Stream] = []
     for record in records:
         head = _head_of(record.value, heads)
-        if head is None:
-            alone.append(record)
-        else:
-            alike.setdefault(id(head), []).append(record)
-    streams: list[_Stream] = []
-    for head in heads:
-        run = alike[id(head)]
-        together = _read_together(run, head, context) if len(run) > 1 else None
-        if together is None:
-            alone += run
-        else:
-            streams += together
-    streams += _read_alone(alone, context, found)
-    return sorted(streams, key=lambda stream: stream.at)
-
-
-def _read_alone(records: Iterable[_Record], context: Context, found: Findings) -> Iterator[_Stream]:
-    for record in records:
+        stream = None if head is None else _read_after(head, record, context)
         try:
-            schema, batches = _rows(record.value, context)
+            streams.append(_read_whole(record, context) if stream is None else stream)
         except RefusedError as error:
             found.refused.append(Refused(record.at, error.refusal, error.reason))
-        else:
-            rows = sum(batch.num_rows for batch in batches)
-            yield _Stream(record.at, record.model, record.kind, schema, batches, rows)
+    return streams
 
 
 def _head_of(value: bytes, heads: list[_Head]) -> _Head | None:
-    """Give how a stream begins, one of `heads` or a new one; None where it must be read alone.
+    """Give how a stream begins, one of `heads` or a new one; None where it must be read as a whole.
 
     A dictionary stands between schema and batches, and is every stream's own.
     """
     for head in heads:
         if value.startswith(head.text):
             return head
-    if len(heads) == _HEADS_MAX or not value.endswith(_END_MARKER):
+    if len(heads) == _HEADS_MAX:
         return None
     source = pa.BufferReader(value)
     try:
@@ -222,58 +199,41 @@ def _head_of(value: bytes, heads: list[_Head]) -> _Head | None:
             schema, length = reader.schema, source.tell()
     except (pa.ArrowException, OSError, MemoryError, ValueError):
         return None
-    if length % _ALIGNMENT or any("dictionary" in str(kind) for kind in schema.types):
+    if any("dictionary" in str(kind) for kind in schema.types):
         return None
     heads.append(_Head(value[:length], schema))
     return heads[-1]
 
 
-def _read_together(records: Sequence[_Record], head: _Head, context: Context) -> list[_Stream] | None:
-    """Read streams of one schema as one; None where any of them is not what it should be: each is then opened alone."""
-    length, tail = len(head.text), len(_END_MARKER)
-    parts: list[bytes | memoryview] = [head.text]
-    ends = []
-    end = length
-    for record in records:
-        value = record.value
-        size = len(value) - length - tail
-        if size < 0 or size % _ALIGNMENT or not value.endswith(_END_MARKER):
-            return None
-        parts.append(memoryview(value)[length:-tail])
-        end += size
-        ends.append(end)
-    source = pa.BufferReader(b"".join([*parts, _END_MARKER]))
-    try:
-        with pa.ipc.open_stream(source, options=_READ_OPTIONS) as reader:
-            return _cut(records, ends, reader, source, context)
-    except (pa.ArrowException, OSError, MemoryError, ValueError, RefusedError, StopIteration):
+def _read_after(head: _Head, record: _Record, context: Context) -> _Stream | None:
+    """Read a stream's batches, its schema being known; None where it is not plain: it is then read as a whole."""
+    value = record.value
+    at, end = len(head.text), len(value) - len(_END_MARKER)
+    if not value.endswith(_END_MARKER):
         return None
-
-
-def _cut(
-    records: Sequence[_Record],
-    ends: Sequence[int],
-    reader: pa.ipc.RecordBatchStreamReader,
-    source: pa.BufferReader,
-    context: Context,
-) -> list[_Stream] | None:
-    """Give every record its batches, by where they end; None where one reaches beyond its record's bytes."""
-    schema = reader.schema
-    bounds = _Bounds(schema, context)
-    streams = []
-    at = source.tell()
-    for record, end in zip(records, ends, strict=True):
-        batches = []
-        bounds.begin()
+    source = pa.BufferReader(value)
+    source.seek(at)
+    bounds = _Bounds(head.schema, context)
+    batches = []
+    try:
         while at < end:
-            batch = reader.read_next_batch()
+            message = pa.ipc.read_message(source)
+            batch = pa.ipc.read_record_batch(message, head.schema)
             at = source.tell()
-            bounds.count(batch)
+            if bounds.count(batch) > message.body.size:
+                return None  # compressed: unpacking it here would take other threads' processors
             batches.append(batch)
-        if at != end:
-            return None
-        streams.append(_Stream(record.at, record.model, record.kind, schema, batches, bounds.rows))
-    return streams
+    except (pa.ArrowException, OSError, MemoryError, ValueError, EOFError, RefusedError):
+        return None
+    if at != end:
+        return None
+    return _Stream(record.at, record.model, record.kind, head.schema, batches, bounds.rows)
+
+
+def _read_whole(record: _Record, context: Context) -> _Stream:
+    """Read a stream; raises RefusedError."""
+    schema, batches = _rows(record.value, context)
+    return _Stream(record.at, record.model, record.kind, schema, batches, sum(batch.num_rows for batch in batches))
 
 
 def _rows(value: bytes, context: Context) -> tuple[pa.Schema, list[pa.RecordBatch]]:
@@ -308,29 +268,26 @@ def _bounded(
 
 
 class _Bounds:
-    """Counts the rows and the unpacked bytes of one record after the other."""
+    """Counts the rows and the unpacked bytes of a record."""
 
     __slots__ = ("_bytes", "_settings", "_sharing", "rows")
 
     def __init__(self, schema: pa.Schema, context: Context) -> None:
         self._settings = context.settings
         self._sharing = [place for place, kind in enumerate(schema.types) if kind.id in _SHARING]
-        self.begin()
-
-    def begin(self) -> None:
-        """Go on to the next record."""
         self.rows = self._bytes = 0
 
-    def count(self, batch: pa.RecordBatch) -> None:
-        """Count a batch; raises RefusedError where the record holds too much."""
+    def count(self, batch: pa.RecordBatch) -> int:
+        """Count a batch and give its bytes; raises RefusedError where the record holds too much."""
         settings = self._settings
         self.rows += batch.num_rows
         if self.rows > settings.arrow_rows_max:
             raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_rows_max} rows")
-        self._bytes += batch.get_total_buffer_size()
-        self._bytes += sum(_shared_bytes(batch.column(place)) for place in self._sharing)
+        size = int(batch.get_total_buffer_size())
+        self._bytes += size + sum(_shared_bytes(batch.column(place)) for place in self._sharing)
         if self._bytes > settings.arrow_bytes_max:
             raise RefusedError(ARROW_TOO_LARGE, f"more than {settings.arrow_bytes_max} bytes unpacked")
+        return size
 
 
 def _shared_bytes(column: pa.Array) -> int:

@@ -282,7 +282,7 @@ def test_compressed_streams_are_read(codec: str) -> None:
     assert rows.table["age"].to_pylist() == list(range(20, 70))
 
 
-# --------------------------------------------------------------------------------------------- streams read together
+# --------------------------------------------------------------------------------------------- streams that begin alike
 
 
 def outcomes(*values: bytes) -> list[str | list[dict[str, Any]]]:
@@ -333,6 +333,14 @@ def test_a_message_does_not_reach_into_the_next_record() -> None:
         assert outcomes(*values) == alone(*values), cut
         refused += "DLQ016" in outcomes(*halves)
     assert refused == len(body) // 8 + 1 - 3  # it is whole before, between and after its two messages
+
+
+def test_data_that_looks_like_an_end_ends_nothing() -> None:
+    value = stream(pa.table({"event_id": pa.array(range(7, 15)), "x": pa.array([0xFFFFFFFF] * 8, pa.int64())}))
+    end = b"\xff\xff\xff\xff\0\0\0\0"
+    assert value.endswith(end + end)
+    assert outcomes(value, value[:-8]) == [outcomes(value)[0], "DLQ016"]
+    assert len(outcomes(value)[0]) == 8
 
 
 def test_more_kinds_of_records_than_are_told_apart_are_read_all_the_same() -> None:
