@@ -661,6 +661,25 @@ async def test_a_label_finds_its_event_long_after_in_what_is_not_even_flushed() 
     assert stored(there)["cost"] == pytest.approx((2 * UNLABELLED + FALSE_ALARM) / 3, rel=1e-15)
 
 
+@in_a_loop
+async def test_a_label_that_history_has_already_finds_its_event_as_it_was_before() -> None:
+    """A predecessor wrote it and ended; its step has still to be counted."""
+    there = place(duplicate_ids_max=1, recover_rows_max=0)
+    owner = await there.take()
+    await there.apply(owner, 0, event("a", s=0.9), event("b", s=0.9))
+    await there.flush(owner)
+    await there.apply(owner, 2, label("a", 0))
+    there.world.ends_before = "write states"
+    with pytest.raises(EndedError):
+        await there.flush(owner)
+    there.world.ends_before = None
+    assert len(there.world.labels) == 1
+    heir = await there.take("heir")
+    await there.apply(heir, 2, label("a", 0))
+    await there.flush(heir)
+    assert stored(there)["cost"] == (UNLABELLED + FALSE_ALARM) / 2
+
+
 # -- other partitions' events --------------------------------------------------------------------------------------------
 
 
