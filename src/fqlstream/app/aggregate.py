@@ -135,6 +135,8 @@ class AggregateAgent:
             changed = changed_models(engines.catalogue, self.engines.catalogue)
             engines = self.engines
             await owner.adopt(engines.catalogue, engines, changed)
+        if source.lost:  # and perhaps assigned anew meanwhile: that is another takeover's
+            return owner.state.next_offset
         self._held[partition] = _Held(owner, lock, source)
         log.info(
             "took over %s[%d] at offset %d as epoch %d in %.2f s",

@@ -153,6 +153,16 @@ async def test_news_of_a_loss_that_comes_late_does_not_take_away_what_came_back(
 
 
 @in_a_loop
+async def test_a_takeover_that_ends_after_its_partition_was_lost_leaves_the_next_one_alone() -> None:
+    mine = worker()
+    slow = Source(lost=True)
+    await mine.take()
+    held = mine.agent.owners
+    await mine.agent.take(slow)  # type: ignore[arg-type]
+    assert mine.agent.owners == held
+
+
+@in_a_loop
 async def test_records_of_a_model_that_is_new_make_the_worker_read_definitions_before_it_refuses_them() -> None:
     mine = worker()
     await mine.take()
