@@ -367,7 +367,8 @@ class Simulation:
         """A worker begins to take a partition over that stays somebody else's."""
         partition = self.rng.randrange(self.world.partitions)
         others = [w for w in self.workers if w is not self.holder[partition] and partition not in w.sources]
-        if others and not self.holder[partition].stakes(partition):
+        # whoever takes it over counts that as an end of its owner's; three such mistakes during one trial would convict
+        if others and not self.world.is_on_trial(partition):
             worker = self.rng.choice(others)
             worker.assign(partition)
             self._later(lambda: worker.lose(partition) if self.holder[partition] is not worker else None)

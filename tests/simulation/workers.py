@@ -230,8 +230,7 @@ class Worker:
 
     def stakes(self, partition: int) -> bool:
         """Whether one more end of this process would blame a record that is not to blame."""
-        rows = [row for (p, _, _), row in self.world.flushes.items() if p == partition]
-        newest = max(rows, key=lambda row: (row.version, row.owner), default=None)
+        newest = self.world.newest_flush(partition)
         if newest is None or newest.owner != self.name or newest.suspicion.trying is None:
             return False
         known = newest.suspicion

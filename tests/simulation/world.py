@@ -93,6 +93,15 @@ class World:
         records = self.log.setdefault(partition, [])
         records.append(Record(len(records), value, self.clock.now_ms()))
 
+    def newest_flush(self, partition: int) -> FlushRow | None:
+        rows = [row for (p, _, _), row in self.flushes.items() if p == partition]
+        return max(rows, key=lambda row: (row.version, row.owner), default=None)
+
+    def is_on_trial(self, partition: int) -> bool:
+        """Whether a record of the partition is suspected of having ended its owners."""
+        newest = self.newest_flush(partition)
+        return newest is not None and (newest.suspicion.trying or newest.suspicion.suspects) is not None
+
     async def step(self, actor: Actor, name: str) -> None:
         """Wait until the scheduler says so. The dead never get any further."""
         if actor.dead:
@@ -124,8 +133,7 @@ class MemoryStore:
 
     async def newest_flush(self, topic: str, partition: int) -> FlushRow | None:
         await self._step("read newest flush")
-        rows = [row for (p, _, _), row in self.world.flushes.items() if p == partition]
-        return max(rows, key=lambda row: (row.version, row.owner), default=None)
+        return self.world.newest_flush(partition)
 
     async def owners_from(self, topic: str, partition: int, epoch: int) -> Mapping[str, int]:
         await self._step("read owners")
