@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -189,7 +190,11 @@ async def test_time_does_not_go_back_for_a_partition_that_comes_late() -> None:
     other = await stage.there.take(partition=1)
     await stage.there.apply(other, 0, event("b", 0.5, x=2))
     await stage.there.flush(other)
-    assert said(await stage.publish(stage.finaliser())) == [("sum", "", 0, 3.0, "revised")]
+    heir = stage.finaliser()
+    assert said(await stage.publish(heir)) == [("sum", "", 0, 3.0, "revised")]
+    await stage.there.apply(other, 1, event("c", -1, x=4))  # which that partition alone would not call over
+    await stage.there.flush(other)
+    assert said(await stage.publish(heir)) == [("sum", "", -2, 4.0, "final")]
 
 
 @in_a_loop
@@ -419,6 +424,40 @@ async def test_versions_have_values_of_their_own_and_one_together_as_each_reads_
     }
 
 
+@in_a_loop
+async def test_versions_of_other_columns_are_together_in_what_both_can_say() -> None:
+    """Their states stand in other places; what one of them lacks is not published of all."""
+    second = model("v2", columns=[{"name": "z", "type": "float"}, *model()["columns"]])
+    metrics = {"second": "sum(z)", "most": "max(x)", "sum": "sum(x)"}
+    stage = await Stage.of(catalogue(model("v1"), second, metrics=metrics, segments={"high": "x >= 5"}))
+    wide = json.loads(event("b", 0, x=6, version="v2"))
+    wide["columns"]["z"] = 40
+    await stage.write(event("a", 0, x=1, version="v1"), json.dumps(wide).encode())
+    found = await stage.finaliser().refresh(stage.there.world.catalogue, stage.there.engines)
+    by_version: dict[str, dict[str, float | None]] = {}
+    for value in found:
+        by_version.setdefault(value.version, {})[f"{value.metric} {value.segment}".strip()] = value.value
+    assert by_version["v1"] == {"sum": 1, "sum high": None, "most": 1, "most high": None}
+    assert by_version["v2"] == {"sum": 6, "sum high": 6, "most": 6, "most high": 6, "second": 40, "second high": 40}
+    assert by_version[ALL] == {"sum": 7, "sum high": 6, "most": 6, "most high": 6}
+
+
+@in_a_loop
+async def test_a_window_that_only_its_baseline_says_something_of_has_no_values() -> None:
+    columns = [{"name": "x", "type": "float", "min": 0, "max": 10}, *model()["columns"][1:]]
+    known = catalogue(model(columns=columns, windows=PATIENT), metrics={"drift": "jsd(x, 'before')"}, segments={})
+    before = {"kind": "baseline", "model": "m", "name": "before", "type": "rolling", "window": "2m", "offset": "2m"}
+    stage = await Stage.of(known.with_definition(DEFINITION.validate_python(before)))
+    await stage.write(event("a", 0, x=1), event("b", 6, x=1))
+    finaliser = stage.finaliser()
+    assert said(await stage.publish(finaliser)) == [("drift", "", 0, None, "early"), ("drift", "", 6, None, "early")]
+    await stage.write(event("c", 2, x=1), event("d", 4, x=9))
+    found = said(await stage.publish(finaliser))
+    assert ("drift", "", 2, 0.0, "early") in found, "compared with minute 0"
+    assert ("drift", "", 4, 1.0, "early") in found, "compared with minute 2"
+    assert {minute for _, _, minute, _, _ in found} == {2, 4, 6}
+
+
 # -- definitions ---------------------------------------------------------------------------------------------------------
 
 
@@ -480,9 +519,13 @@ async def test_how_far_it_is_is_remembered_with_news_at_once_and_else_now_and_th
     await stage.publish(finaliser)
     first = stage.there.world.published["m"]
     assert first.vector == {0: stage.owner.base.version.number}
+    await stage.write(event("b", 0, x=4))
+    await stage.publish(finaliser)
+    second = stage.there.world.published["m"]
+    assert second.vector == {0: stage.owner.base.version.number}, "news at once"
     await stage.write(mark(0.5))
     await stage.publish(finaliser)
-    assert stage.there.world.published["m"] is first
+    assert stage.there.world.published["m"] is second, "else not so soon"
     stage.there.clock.advance(10_000)
     await stage.publish(finaliser)
     assert stage.there.world.published["m"] == Published(
