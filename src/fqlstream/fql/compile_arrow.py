@@ -257,11 +257,14 @@ class Engine:
         merged = {lane: [self._init[lane]] * pane_count for lane in work.places}
         step = max(_ROWS_MIN, min(_ROWS_MAX, _MASKED_MAX // max(1, len(work.segments))))
         table = table.select(sorted(work.program.columns))
-        for start in range(0, len(codes), step):
-            found = self._compute_some(table.slice(start, step), codes[start : start + step], work)
+        start = 0
+        while start < len(codes):
+            stop = _stop(codes, start, step)
+            found = self._compute_some(table.slice(start, stop - start), codes[start:stop], work)
             for code, states in found.items():
                 for lane, cells in states.items():
                     merged[lane][code] = self.merge(lane, merged[lane][code], cells)
+            start = stop
         return merged
 
     def _compute_some(self, table: pa.Table, codes: Codes, work: _Work) -> dict[int, dict[Lane, Cells]]:
@@ -325,6 +328,16 @@ class Engine:
                     make(of[count_at:count_to], total) for of, total in zip(counts, totals, strict=False)
                 ]
                 count_at, sum_at = count_to, sum_to
+
+
+def _stop(codes: Codes, start: int, step: int) -> int:
+    """Say where a part of at most `step` rows ends: between two panes if it can, which saves merging the halves of one."""
+    stop = start + step
+    if stop >= len(codes) or codes[stop - 1] != codes[stop]:
+        return min(stop, len(codes))
+    later = codes[start + step // 2 : stop]
+    ends = np.flatnonzero(later[1:] != later[:-1])
+    return start + step // 2 + int(ends[-1]) + 1 if len(ends) else stop
 
 
 def _decode_record(data: bytes) -> Mapping[str, Any]:

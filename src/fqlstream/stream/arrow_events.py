@@ -53,6 +53,8 @@ _END_MARKER: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _END_MARKERS: Final = (_END_MARKER, b"\0\0\0\0")
 #: Beginnings that are compared with a record's: more of them in one fetch are no producers but every record its own.
 _HEADS_MAX: Final = 16
+#: Texts are checked as the bytes that they are: which are UTF-8 is looked at later.
+_BYTES_OF: Final = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
 _ENVELOPE_HEADERS: Final = frozenset({"model", "version", "type"})
 
 
@@ -347,7 +349,7 @@ def _tabulate(fetch: Fetch, streams: list[_Stream], context: Context, found: Fin
     record_at = np.asarray(fetch.record_at_ms, np.int64)[at]
     ids = _ids(table)
     event_at, no_times = _times(table, record_at)
-    nameless = np.asarray(pc.equal(ids, "").to_numpy(zero_copy_only=False), np.bool_)
+    nameless = _are_empty(ids)
     bad = nameless | no_times | far_times(event_at, record_at, context.settings)
     if bad.any():
         for stream, start, count in zip(streams, starts.tolist(), counts, strict=False):
@@ -395,11 +397,8 @@ def _selected(streams: list[_Stream], names: list[str]) -> pa.Table:
 
 def _check_all(column: pa.ChunkedArray) -> None:
     """Raise ArrowInvalid where the buffers of any chunk contradict each other."""
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:  # perhaps only for a text that is not UTF-8
-        for chunk in column.chunks:
-            _check(chunk)
+    as_bytes = _BYTES_OF.get(column.type)
+    (column if as_bytes is None else column.cast(as_bytes)).validate(full=True)
 
 
 def _check(array: pa.Array) -> None:
@@ -407,13 +406,8 @@ def _check(array: pa.Array) -> None:
 
     Text that is not UTF-8 passes: it is one bad value and not a broken stream.
     """
-    kind = array.type
-    if pa.types.is_string(kind):
-        array.view(pa.binary()).validate(full=True)
-    elif pa.types.is_large_string(kind):
-        array.view(pa.large_binary()).validate(full=True)
-    else:
-        array.validate(full=True)
+    as_bytes = _BYTES_OF.get(array.type)
+    (array if as_bytes is None else array.view(as_bytes)).validate(full=True)
 
 
 def _ids(table: pa.Table) -> pa.StringArray:
@@ -434,6 +428,14 @@ def _ids(table: pa.Table) -> pa.StringArray:
     return ids.fill_null("") if ids.null_count else ids
 
 
+def _are_empty(texts: pa.StringArray) -> Mask:
+    """Say which texts, none of them null, are empty: their ends are their starts."""
+    if not len(texts):
+        return np.zeros(0, np.bool_)
+    ends = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return np.asarray(ends[1:] == ends[:-1])
+
+
 def _utf8(value: bytes | None) -> str:
     try:
         return "" if value is None else value.decode()
@@ -448,6 +450,8 @@ def _times(table: pa.Table, record_at: Ints) -> tuple[Ints, Mask]:
         return record_at, none
     times = _plain(table.column("event_at"))
     kind = times.type
+    if pa.types.is_int64(kind) and not times.null_count:
+        return np.asarray(times.to_numpy()), none
     missing = np.asarray(times.is_null().to_numpy(zero_copy_only=False), np.bool_)
     bad = none
     if pa.types.is_timestamp(kind):

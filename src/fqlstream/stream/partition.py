@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fqlstream.aggregates.masks import booleans
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import ModelDefinition, Role
 from fqlstream.fql.compile_arrow import Cells, Engine
@@ -71,6 +72,16 @@ class StagedEvents:
     sequence: np.ndarray
     chunk: int
     all_new: bool = False
+    _codes: list[PaneCodes] = field(default_factory=list, repr=False)
+
+    @property
+    def codes(self) -> PaneCodes:
+        """Sort the rows that count into panes, once."""
+        if not self._codes:
+            event_at = _int64(self.rows.table, "event_at")
+            event_at = event_at[self.counted] if self.duplicate.any() else event_at
+            self._codes.append(pane_codes(self.rows.model, self.rows.version, event_at, self.model.windows.pane_ms))
+        return self._codes[0]
 
     def counted_ids(self) -> Fingerprints:
         """Fingerprint the rows that count."""
@@ -220,7 +231,7 @@ class PartitionState:
         """Say what ClickHouse must be asked before `compute`; ask again until nothing is needed."""
         panes: set[PaneKey] = set()
         for events in staged.events:
-            panes.update(self._codes(events).keys)
+            panes.update(events.codes.keys)
         asked_events: dict[str, tuple[str, ...]] = {}
         for rows, ids in staged.labels:
             if not self._joins(rows.model):
@@ -402,15 +413,15 @@ class PartitionState:
 
     def _count_events(self, events: StagedEvents, update: Update) -> None:
         rows = events.rows
-        stored = rows.table.append_column("duplicate", pa.array(events.duplicate))
+        stored = rows.table.append_column("duplicate", booleans(events.duplicate))
         update.history.append((events.model, RowKind.INFERENCE, stored))
         update.count("events", len(rows.table))
-        update.count("duplicates", int(events.duplicate.sum()))
-        counted = events.counted
-        table = rows.table if len(counted) == len(rows.table) else rows.table.take(pa.array(counted))
+        duplicates_count = int(np.count_nonzero(events.duplicate))
+        update.count("duplicates", duplicates_count)
+        table = rows.table.take(pa.array(events.counted)) if duplicates_count else rows.table
         if not len(table):
             return
-        codes = self._codes(events)
+        codes = events.codes
         event_at = _int64(table, "event_at")
         offsets = _int64(table, "offset")
         self._count_late(events.model, event_at, update)
@@ -461,8 +472,9 @@ class PartitionState:
     def _count_late(self, model: ModelDefinition, event_at: np.ndarray, update: Update) -> None:
         watermark = self.watermarks.get(model.name)
         if watermark is not None:
-            closed = (event_at // model.windows.pane_ms + 1) * model.windows.pane_ms + model.windows.lateness_ms
-            update.count("late", int((closed <= watermark).sum()))
+            # the end of the newest pane that is closed for rows in time
+            closed_ms = (watermark - model.windows.lateness_ms) // model.windows.pane_ms * model.windows.pane_ms
+            update.count("late", int(np.count_nonzero(event_at < closed_ms)))
 
     # -- labels ----------------------------------------------------------------------------------------------------
 
@@ -644,12 +656,6 @@ class PartitionState:
     def _joins(self, model: str) -> bool:
         """Whether labels of the model change any state."""
         return any(definition.role(Role.TARGET) for definition in self.catalogue.models[model].versions.values())
-
-    def _codes(self, events: StagedEvents) -> PaneCodes:
-        event_at = _int64(events.rows.table, "event_at")
-        if events.duplicate.any():
-            event_at = event_at[events.counted]
-        return pane_codes(events.rows.model, events.rows.version, event_at, events.model.windows.pane_ms)
 
     def pruned(self, model: str, version: str, table: pa.Table) -> pa.Table:
         """Keep the columns that a later label's step reads."""
