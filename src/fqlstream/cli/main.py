@@ -23,6 +23,7 @@ class CommandRow:
     target: str
     help: str
     panel: str
+    takes_any_text: bool = False  # also one that begins with a minus sign
 
 
 RUN, DEFINE, SEND, READ, OPERATE = "Run", "Define", "Send events", "Read values", "Operate"
@@ -38,6 +39,7 @@ COMMANDS: Final[tuple[CommandRow, ...]] = (
     CommandRow("fql", "fqlstream.cli.fql:app", "Check and evaluate FQL; list its functions.", DEFINE),
     CommandRow("publish", "fqlstream.cli.publish:publish", "Send a file of events.", SEND),
     CommandRow("values", "fqlstream.cli.values:values", "Show the values of a metric.", READ),
+    CommandRow("snapshot", "fqlstream.cli.snapshot:snapshot", "Compute any metric over stored events, now.", READ, takes_any_text=True),
     CommandRow("sql", "fqlstream.cli.sql:sql", "Ask ClickHouse.", READ),
     CommandRow("topics", "fqlstream.cli.topics:app", "Compare topics with their declarations; apply them.", OPERATE),
     CommandRow("schema", "fqlstream.cli.schema:app", "Apply ClickHouse's tables; write the schemas of payloads.", OPERATE),
@@ -98,7 +100,8 @@ def _add(app: typer.Typer, row: CommandRow) -> None:
     if isinstance(target, typer.Typer):
         app.add_typer(target, name=row.name, help=row.help, rich_help_panel=row.panel)
     else:
-        app.command(row.name, rich_help_panel=row.panel)(target)
+        context = {"ignore_unknown_options": True} if row.takes_any_text else None
+        app.command(row.name, rich_help_panel=row.panel, context_settings=context)(target)
 
 
 def _listed() -> None:

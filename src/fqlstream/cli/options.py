@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fqlstream.settings import Settings, load
+from fqlstream.settings import Settings, StoreSettings, load
 
 DataOption = Annotated[
     Path | None,
@@ -15,6 +15,8 @@ DataOption = Annotated[
         "--data", metavar="DIR", help="Data directory of a running stack (`fqlstream up`); .fqlstream otherwise."
     ),
 ]
+#: A question a person asked may take its time.
+_TIMEOUT_S = 86_400.0
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
 
@@ -37,3 +39,8 @@ def settings_for(data: Path | None) -> Settings:
     return joined.model_copy(
         update={"kafka": kafka if kafka.bootstrap else joined.kafka, "store": store if store.url else joined.store}
     )
+
+
+def patient(settings: StoreSettings) -> StoreSettings:
+    """Give the settings of a store that is asked something by a person."""
+    return settings.model_copy(update={"timeout_s": max(settings.timeout_s, _TIMEOUT_S)})

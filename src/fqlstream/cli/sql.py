@@ -8,12 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fqlstream.cli.options import DataOption, settings_for
-from fqlstream.settings import StoreSettings
+from fqlstream.cli.options import DataOption, patient, settings_for
 from fqlstream.store.client import Store
-
-#: A question a person asked may take its time.
-_TIMEOUT_S = 86_400.0
 
 
 def sql(
@@ -30,7 +26,7 @@ def sql(
     text = sys.stdin.read() if statement == "-" else statement
     chosen = format_name or ("PrettyCompactMonoBlock" if sys.stdout.isatty() else "TabSeparated")
     settings = settings_for(data).store
-    with Store.connect(_patient(settings)) as store:
+    with Store.connect(patient(settings)) as store:
         try:
             for piece in store.stream_bytes(text, chosen):
                 sys.stdout.buffer.write(piece)
@@ -38,7 +34,3 @@ def sql(
         except BrokenPipeError:
             # whoever read us has seen enough; the interpreter must not complain when it flushes at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _patient(settings: StoreSettings) -> StoreSettings:
-    return settings.model_copy(update={"timeout_s": max(settings.timeout_s, _TIMEOUT_S)})
