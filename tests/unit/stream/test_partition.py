@@ -209,6 +209,15 @@ def test_a_repeated_id_is_kept_with_its_verdict_and_not_counted() -> None:
     assert state.counters["events"] == 4
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_horizon_counts_every_event_of_the_partition_repeated_ones_too(size: int) -> None:
+    state = new_state(duplicate_ids_max=3)
+    records = [event(name, x=1) for name in ("a", "b", "b", "b", "a")]
+    for first in range(0, len(records), size):
+        apply(state, first, *records[first : first + size])
+    assert reading(state)["traffic"] == 3, "the last one comes four events after the first"
+
+
 def test_the_same_id_of_another_model_is_another_event() -> None:
     other = DEFINITION.validate_python({**model(), "name": "n"})
     state = new_state(KNOWN.with_definition(other))
@@ -276,6 +285,13 @@ def test_a_label_that_came_before_its_event_counts_from_the_event(fence: int, co
     state.absorb_pane(pane(0), replace(fresh, fences=dict.fromkeys(LANES, fence)))
     apply(state, 10, event("a", s=0.9))
     assert reading(state)["cost"] == (FALSE_ALARM if counted else None)
+
+
+def test_a_label_right_before_its_event_in_one_fetch_counts_from_the_event() -> None:
+    """A fence between the two: the state has neither the event nor its label."""
+    state = fenced(events=10, labels=10)
+    apply(state, 10, label("a", 0), event("a", s=0.9))
+    assert reading(state)["cost"] == FALSE_ALARM
 
 
 def test_a_label_that_clickhouse_gives_counts_from_the_event_whatever_its_own_offset_is() -> None:
