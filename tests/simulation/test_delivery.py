@@ -318,7 +318,7 @@ class Simulation:
 
     def _hurt(self, workers: list[Worker]) -> Worker | None:
         """Choose whom trouble may befall: nobody whose end would be the last proof against an innocent record."""
-        able = [worker for worker in workers if not any(worker.stakes(p) for p in worker.sources)]
+        able = [worker for worker in workers if not any(map(worker.stakes, range(self.world.partitions)))]
         return self.rng.choice(able) if able else None
 
     def _replace(self, gone: Worker) -> None:

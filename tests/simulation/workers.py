@@ -47,7 +47,7 @@ class Store(MemoryStore):
 
     async def write_flushes(self, rows: Sequence[FlushRow]) -> None:
         worker = self.actor
-        if isinstance(worker, Worker) and worker.is_doomed:
+        if isinstance(worker, Worker) and worker.doomed.intersection(row.partition for row in rows):
             worker.kill()
         await super().write_flushes(rows)
 
@@ -96,7 +96,7 @@ class Worker:
         self.name = name
         self.rng = rng
         self.dead = False
-        self.is_doomed = False
+        self.doomed: set[int] = set()  # partitions of which a record has been applied that ends their flush
         self.paused = False
         self.fetching = True
         self.failure: BaseException | None = None
@@ -118,7 +118,7 @@ class Worker:
         """Decode, unless a record ends the whole process."""
         for value in fetch.values:
             if value is not None and LATE in value:
-                self.is_doomed = True
+                self.doomed.add(fetch.partition)
             elif value is not None and KILLER in value:
                 self.kill()
                 raise asyncio.CancelledError
