@@ -257,6 +257,11 @@ class Owner:
                 decoded, unknown = None, _UNREADABLE
             if unknown and not is_known:
                 return unknown
+            # what has been counted before comes alone: a predecessor's counters hold it
+            counted = int(np.searchsorted(fetch.offsets, self.counted_from))
+            if 0 < counted < len(fetch):
+                await self._apply_or_halve(fetch.part(0, counted), None)
+                fetch, decoded = fetch.part(counted, len(fetch)), None
             await self._apply_or_halve(fetch, decoded)
         self.state.next_offset = max(self.state.next_offset, fetch.next_offset)
         self.read_end = caught_up
