@@ -564,7 +564,6 @@ class Owner:
         self.writing = ()
         self.state.panes.writing = frozenset()
         self.flushed_offset = max(self.flushed_offset, cut.next_offset)
-        self.state.recent.evict(self.ports.settings.recent_bytes_max, self.flushed_offset - 1)
 
     def _label_lane_due(self, now_ms: int) -> bool:
         """Say whether to write the label lane: rarely, and when time moved on by a pane, as a window may wait to be final."""
@@ -638,6 +637,8 @@ async def flush(owners: Sequence[Owner], ports: Ports, *, labels: bool = False) 
     for owner, cut in cuts:
         owner.superseded = epochs.get(owner.partition, 0) > cut.row.version.epoch
         owner.flushed(cut)
+    for owner in owners:  # the setting is for all partitions of a worker
+        owner.state.recent.evict(ports.settings.recent_bytes_max // len(owners), owner.flushed_offset - 1)
     kept = [cut for owner, cut in cuts if not owner.superseded]
     await ports.log.send_notices([cut.row for cut in kept])
     for cut in kept:

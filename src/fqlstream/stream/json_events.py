@@ -321,8 +321,8 @@ def _examine_into(batch: _Batch, i: int) -> None:
             batch.found.marks.append(WatermarkMark(model.name, at_ms, int(batch.fetch.offsets[int(batch.places[i])])))
             return
         shape = batch.shape_of(model, row_kind(event.get("type")))
-        columns = _columns(event)
-        batch.events[i] = shape.event(_checked_id(event.get("event_id")), event.get("event_at"), shape.values(columns))
+        event_id, columns = _checked_id(event.get("event_id")), _columns(event)
+        batch.events[i] = shape.event(event_id, event.get("event_at"), shape.values(columns))
         if foreign := columns.keys() - {column.name for column in model.columns}:
             batch.found.foreign.add(model.name)
             _remember_foreign(model, foreign)

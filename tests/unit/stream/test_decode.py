@@ -442,6 +442,7 @@ def records(draw: st.DrawFn) -> bytes:
 @settings(max_examples=300, deadline=None)
 @given(values=st.lists(records(), max_size=12), usual=st.sampled_from([0, 0, 3, 60]))
 @example(values=[b'{"model": "churn", "event_id": "a", "columns": {}, "event_at": 1e999}'], usual=60)
+@example(values=[b'{"model": "churn", "event_id": [], "columns": null}'], usual=0)
 def test_any_records_decode_as_the_rules_say(values: list[bytes], usual: int) -> None:
     mixed: list[bytes | None] = [*values, *(encoded(event(event_id=f"r-{i}")) for i in range(usual))]
     random.Random(len(values)).shuffle(mixed)

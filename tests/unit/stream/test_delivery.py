@@ -651,6 +651,19 @@ async def test_a_pane_is_not_read_back_while_the_flush_that_writes_it_is_under_w
 
 
 @in_a_loop
+async def test_recent_rows_are_bounded_for_all_partitions_of_a_worker_together() -> None:
+    there = place(recent_bytes_max=4_000)
+    owners = [await there.take("a", partition) for partition in range(3)]
+    for number in range(30):
+        for owner in owners:
+            await there.apply(owner, number, event(f"e{number}"))
+    assert sum(owner.state.recent.bytes_count for owner in owners) > 4_000
+    await there.flush(*owners)
+    assert all(owner.state.recent.chunks for owner in owners)
+    assert sum(owner.state.recent.bytes_count for owner in owners) <= 4_000
+
+
+@in_a_loop
 async def test_a_label_finds_its_event_long_after_in_what_is_not_even_flushed() -> None:
     there = place(duplicate_ids_max=1)
     owner = await there.take()
