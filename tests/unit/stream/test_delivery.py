@@ -652,15 +652,15 @@ async def test_a_pane_is_not_read_back_while_the_flush_that_writes_it_is_under_w
 
 @in_a_loop
 async def test_recent_rows_are_bounded_for_all_partitions_of_a_worker_together() -> None:
-    there = place(recent_bytes_max=4_000)
+    there = place(recent_bytes_max=2**20)
     owners = [await there.take("a", partition) for partition in range(3)]
-    for number in range(30):
-        for owner in owners:
-            await there.apply(owner, number, event(f"e{number}"))
-    assert sum(owner.state.recent.bytes_count for owner in owners) > 4_000
+    for owner in owners:
+        for first in range(0, 10_000, 500):
+            await there.apply(owner, first, *(event(f"e{number}") for number in range(first, first + 500)))
+    assert sum(owner.state.recent.bytes_count for owner in owners) > 2**20
     await there.flush(*owners)
     assert all(owner.state.recent.chunks for owner in owners)
-    assert sum(owner.state.recent.bytes_count for owner in owners) <= 4_000
+    assert sum(owner.state.recent.bytes_count for owner in owners) <= 2**20
 
 
 @in_a_loop
