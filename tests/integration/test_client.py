@@ -261,7 +261,7 @@ def test_secrets_are_never_shown() -> None:
         security_protocol="SASL_PLAINTEXT",
         sasl_mechanism="PLAIN",
         sasl_username="u",
-        sasl_password="hush",  # noqa: S106
+        sasl_password="hush",  # noqa: S106  # no password of anything
     )
     producer = Producer(settings=settings_of(kafka, queue_wait_s=0.2))
     with pytest.raises(BrokerError) as caught:

@@ -484,10 +484,10 @@ def deviation(found: Any, wanted: Any) -> float:
 
 def main() -> None:
     """Print the table."""
-    print(f"| function | oracle | tables | with a value | worst deviation |\n|{'---|' * 5}")  # noqa: T201
+    print(f"| function | oracle | tables | with a value | worst deviation |\n|{'---|' * 5}")  # noqa: T201  # a script
     for item in ROWS:
         outcome = tried(item)
-        print(f"| {item.name} | {item.oracle_name} | {outcome.cases} | {outcome.values} | {outcome.deviation:.1e} |")  # noqa: T201
+        print(f"| {item.name} | {item.oracle_name} | {outcome.cases} | {outcome.values} | {outcome.deviation:.1e} |")  # noqa: T201  # a script
 
 
 if __name__ == "__main__":

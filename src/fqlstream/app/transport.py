@@ -499,7 +499,7 @@ class SourceConsumer(driver.Consumer):
 
     # --- commits -------------------------------------------------------------------------------------------------
 
-    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002  # as Faust calls it
         """Commit what is acknowledged. False where Kafka did not take it; the next commit will try again.
 
         Offsets in Kafka serve lag tools and operators: what was processed is known by the flush rows. So a commit that

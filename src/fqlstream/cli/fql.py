@@ -107,7 +107,7 @@ def check_command(
 
 def _lines() -> Iterable[str]:
     # bytes that are no UTF-8 become half surrogates, which the lexer reports with their place
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]  # standard input is a text stream
     return (line.rstrip("\r\n") for line in sys.stdin)
 
 

@@ -110,7 +110,7 @@ def test_watermarks() -> None:
         ({"event_id": 1.5}, "event_id"),
         ({"event_id": True}, "event_id"),
         ({"model": ""}, "model"),
-        ({"event_at": dt.datetime(2026, 11, 21)}, "time zone"),  # noqa: DTZ001
+        ({"event_at": dt.datetime(2026, 11, 21)}, "time zone"),  # noqa: DTZ001  # the mistake that is tested
         ({"event_at": 1.5}, "event_at"),
         ({"columns": {"a": object()}}, "object"),
         ({"columns": {"a": b"bytes"}}, "bytes"),

@@ -50,7 +50,7 @@ def test_jars_are_fetched_once_with_progress(tmp_path: Path, maven: Path) -> Non
 
 def test_processes_that_need_them_at_once_fetch_them_once(tmp_path: Path, maven: Path) -> None:
     found: list[Path] = []
-    fetch = lambda: found.append(kafka_jars(JAVA, Progress(), cache=tmp_path / "cache"))  # noqa: E731
+    fetch = lambda: found.append(kafka_jars(JAVA, Progress(), cache=tmp_path / "cache"))  # noqa: E731  # run by two threads
     threads = [threading.Thread(target=fetch) for _ in range(4)]
     for thread in threads:
         thread.start()

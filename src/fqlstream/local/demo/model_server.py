@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FqlstreamError as error:
         print(error, file=sys.stderr)  # noqa: T201  # its log file is what it has
         return error.exit_code
-    print(f"{given.model}: {sent}")  # noqa: T201
+    print(f"{given.model}: {sent}")  # noqa: T201  # its log file is what it has
     return 0
 
 

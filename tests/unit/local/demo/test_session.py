@@ -78,5 +78,5 @@ def test_a_store_that_restarts_is_waited_for() -> None:
     assert session._patiently(away) == "waiting for ClickHouse: nobody answers"
     with pytest.raises(StoreError):
         session._patiently(wrong)
-    nothing: Callable[[], str | None] = lambda: None  # noqa: E731
+    nothing: Callable[[], str | None] = lambda: None  # noqa: E731  # of a declared type
     assert session._patiently(nothing) is None
