@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -75,7 +75,11 @@ def specs_for(task: Task) -> tuple[FunctionSpec, ...]:
 class Expressions:
     """Makes expressions for one model."""
 
-    def __init__(self, rng: random.Random, model: ModelDefinition, baselines: Sequence[str]) -> None:
+    def __init__(
+        self, rng: random.Random, model: ModelDefinition, baselines: Sequence[str], seen: Mapping[str, int]
+    ) -> None:
+        """`seen` says how often each function was used so far: rarer ones are preferred."""
+        self.seen = seen
         self.rng = rng
         self.model = model
         self.baselines = baselines
@@ -87,7 +91,7 @@ class Expressions:
             term = self.call(spec, None, 2)
             wraps = 0
             while term.level is not AGG or wraps < 2:
-                term = self._wrapped(term)
+                term = self._wrapped(term, aggregated=term.level is not AGG and wraps > 2)
                 wraps += 1
             if term.dtype is STRING:
                 term = self._call_with(self._spec("length"), term, 0)
@@ -103,7 +107,7 @@ class Expressions:
     def value(self, dtype: DType, level: Level, depth: int) -> Term:
         """Make an expression of a type and level."""
         if level is AGG and (depth <= 0 or (dtype is NUMBER and self.rng.random() < 0.3)):
-            number = self.call(self.rng.choice(self._of_rule(LevelRule.AGGREGATE)), None, max(min(depth, 1), 0))
+            number = self.call(self._rarer(self._of_rule(LevelRule.AGGREGATE)), None, max(min(depth, 1), 0))
             if dtype is BOOLEAN:
                 return Term("", BOOLEAN, AGG, (("", number), ("", self.constant(NUMBER))), self._spec(">"))
             return number if dtype is NUMBER else Term("", STRING, AGG, (("", number),), self._spec("to_string"))
@@ -114,7 +118,7 @@ class Expressions:
             choices += [spec for spec in self._of_rule(LevelRule.ROW) if self._gives(spec, dtype)]
         if level is AGG and dtype is NUMBER:
             choices += self._of_rule(LevelRule.COMBINED)
-        return self.call(self.rng.choice(choices), level, depth - 1, dtype)
+        return self.call(self._rarer(choices), level, depth - 1, dtype)
 
     def leaf(self, dtype: DType, level: Level) -> Term:
         columns = [column for column in self.model.columns if DTYPE_OF_COLUMN[column.type] is dtype]
@@ -183,9 +187,10 @@ class Expressions:
             return self.column(self.rng.choice(self.model.columns))
         return self.value(dtype, of, depth)
 
-    def _wrapped(self, term: Term) -> Term:
-        """Put a term into a call of some function that takes it."""
-        choices = [spec for spec in self.specs if self._takes(spec, term)]
+    def _wrapped(self, term: Term, *, aggregated: bool) -> Term:
+        """Put a term into a call of some function that takes it; of an aggregate, if it is to be aggregated."""
+        of = self._of_rule(LevelRule.AGGREGATE) if aggregated else self.specs
+        choices = [spec for spec in of if self._takes(spec, term)]
         return self._call_with(self.rng.choice(choices), term, 1)
 
     def _call_with(self, spec: FunctionSpec, term: Term, depth: int) -> Term:
@@ -215,6 +220,10 @@ class Expressions:
         return level_fits and any(p.takes is Takes.VALUE and term.dtype in p.types for p in spec.params)
 
     # ---------------------------------------------------------------------------------------------- what rows say
+
+    def _rarer(self, specs: Sequence[FunctionSpec]) -> FunctionSpec:
+        """Draw a few, and take the one that was seen least."""
+        return min((self.rng.choice(specs) for _ in range(3)), key=lambda spec: self.seen[spec.name])
 
     def _of_rule(self, rule: LevelRule) -> list[FunctionSpec]:
         return [spec for spec in self.specs if spec.level is rule]
