@@ -22,6 +22,7 @@ from fqlstream.cli.definitions import apply as apply_command
 from fqlstream.cli.fql import app as fql_app
 from fqlstream.cli.publish import publish as publish_command
 from fqlstream.cli.snapshot import snapshot as snapshot_command
+from fqlstream.errors import DefinitionError, FqlError, UsageError
 from fqlstream.fql.evaluate import rfc3339
 from fqlstream.local.joining import join
 from fqlstream.local.ports import find_free_port
@@ -45,13 +46,11 @@ COMMON: list[dict[str, Any]] = [
     {"name": "seen", "type": "timestamp", "role": "metadata"},
     {"name": "l", "type": "vector", "n_dimensions": 2, "role": "metadata"},
 ]
-#: Of every task but llm.
+DRIFT = ("jsd(age, 'training')", "psi(t0, 'first')", "jsd(vip, 'before') + psi(age, 'before')")
 DATA_METRICS = (
     "traffic()",
     *(f"{kind}_violation_count({name})" for kind in ("null", "type", "range", "any") for name in ("age", "l")),
-    "jsd(age, 'training')",
-    "psi(t0, 'first')",
-    "jsd(vip, 'before') + psi(age, 'before')",
+    *DRIFT,
     "gini(actual=abs(e), predicted=age)",
 )
 ROW_METRICS = (
@@ -64,10 +63,9 @@ ROW_METRICS = (
     "quantile(log(abs(e)))",
     'greatest(sum(age), least(10, count(e)), average(length("a note")))',
     "sum(if(match(\"a note\", '^[a-z]+é?$') or startswith(substring(\"a note\", 2, 9), 'x'), e ^ 2, null))",
-    "average(if(is_null(t0) and not vip, 1, 0)) + 1 / count(nothing_here)",
+    "average(if(is_null(t0) and not vip, 1, 0)) + 1 / count(e)",
     "sum(if(to_string(age) == '41' or t0 != 'FR', 10, -2.5))",
 )
-MARK = "count(nothing_here)"  # stands for a count that is the same in every task
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,7 @@ class Subject:
 
     @property
     def expressions(self) -> dict[str, str]:
-        texts = [*self.metrics, *ROW_METRICS, *(() if self.task == "llm" else DATA_METRICS)]
-        if self.task == "llm":
-            texts = [text for text in texts if "vip" not in text]
-        return {f"m{place}": text.replace(MARK, "count(e)") for place, text in enumerate(texts)}
+        return {f"m{place}": text for place, text in enumerate(self.metrics)}
 
 
 def column(name: str, kind: str, role: str, **more: Any) -> dict[str, Any]:
@@ -106,6 +101,7 @@ BINARY = Subject(
         "recall(threshold=0.3)",
         "average(if(fn(), -40, if(fp(), -400, 250)))",
         "sum(if(tp() or tn(), 1, 0)) / traffic()",
+        *DRIFT,
     ),
     {"threshold": 0.5, "target_class_order": ["no", "yes"]},
 )
@@ -136,9 +132,14 @@ RANKING = Subject(
 LLM = Subject(
     "llm",
     [column("tokens", "int", "metadata", source="user", scope="span")],
-    ("sum(attribute('tokens'))", "quantile(attribute('tokens', type='user', scope='span'), 0.25)", "sum(1)"),
+    (
+        "sum(attribute('tokens'))",
+        "quantile(attribute('tokens', type='user', scope='span'), 0.25)",
+        "average(attribute('e') * length(attribute('a note')))",
+        "count(attribute('vip')) / sum(1)",
+    ),
 )
-NOT_SET = Subject("not_set", [column("cost", "float", "metadata")], ("sum(cost) / sum(1)",))
+NOT_SET = Subject("not_set", [column("cost", "float", "metadata")], ("sum(cost) / sum(1)", *ROW_METRICS, *DATA_METRICS))
 SUBJECTS = (BINARY, MULTICLASS, REGRESSION, RANKING, LLM, NOT_SET)
 SEGMENTS = {"": None, "part": 'age >= 41 or is_null("a note")'}
 
@@ -358,3 +359,24 @@ def test_streamed_snapshot_and_file_are_one_number(published: Stack, subject: Su
         if condition is None and text in subject.metrics:  # the differential test has all others
             by_sql = evaluated(published, subject, text, condition, "clickhouse")
             assert same(text, by_sql, item), (text, by_sql, item)
+
+
+def test_what_cannot_be_asked_is_told(published: Stack) -> None:
+    about = (published.data, "--json")
+    with pytest.raises(DefinitionError, match="no model 'nobody'"):
+        invoke(command(snapshot_command), "--data", *about, "nobody", "traffic()")
+    with pytest.raises(FqlError, match="did you mean age"):
+        invoke(command(snapshot_command), "--data", *about, BINARY.name, "sum(agee)")
+    with pytest.raises(FqlError):
+        invoke(command(snapshot_command), "--data", *about, "--segment", "sum(age) > 1", BINARY.name, "sum(age)")
+    with pytest.raises(UsageError, match="has no version 'v9'"):
+        invoke(command(snapshot_command), "--data", *about, "--version", "v9", BINARY.name, "sum(age)")
+    with pytest.raises(UsageError, match="is no time"):
+        invoke(command(snapshot_command), "--data", *about, "--from", "yesterday", BINARY.name, "sum(age)")
+
+
+def test_a_snapshot_needs_no_range_and_speaks_to_people(published: Stack) -> None:
+    said = published.run(snapshot_command, NOT_SET.name, "sum(1) * -1")
+    assert said == f"-{HOURS * EVENTS}.0  (exact, over {HOURS * EVENTS} rows)\n"
+    asked = published.snapshot("--from", rfc3339(LAST), "--version", "v1", NOT_SET.name, "sum(1)")
+    assert asked == {"value": EVENTS, "rows": EVENTS, "exact": True, "error_bound": None}
