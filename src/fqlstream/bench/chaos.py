@@ -147,7 +147,7 @@ def _round(stack: Stack, maker: Troublemaker, rng: random.Random, name: str, eve
     maker.run(draw(rng, _ROUND_S))
     sender.join()
     if not sent:
-        raise FqlstreamError("BEN006", f"the events of model {name} could not be sent", "see the messages above")
+        raise FqlstreamError("BEN007", f"the events of model {name} could not be sent", "see the messages above")
     begun_s = time.monotonic()
     wanted = _batch(sent[0])
     while True:
