@@ -73,6 +73,8 @@ def sql_aggregate(aggregates: Sequence[Aggregate]) -> SqlAggregate:
 
 #: 2^40 rows of so many bits add up to less than 2^53, below which doubles hold every whole number.
 _SMALL_BITS: Final = 13
+#: Doubles of so many bits are added and multiplied without rounding, as long as the result has no more.
+_EXACT_BITS: Final = 53
 #: Where nothing says how large a whole number may be; integers of 128 bits add 2^64 such rows.
 _WHOLE_BITS: Final = 64
 _WHOLE: Final = frozenset({"length", "class_index", "argmax", "bin_index"})
@@ -96,6 +98,12 @@ def whole_bits(expression: Expression) -> int | None:
             return None if sizes[0] is None or sizes[1] is None else max(sizes[0], sizes[1])
         case Apply(op="negate" | "abs", args=(value,)):
             return whole_bits(value)
+        case Apply(op="+" | "-" | "*" as op, args=(left, right)):
+            sizes = whole_bits(left), whole_bits(right)
+            if sizes[0] is None or sizes[1] is None:
+                return None
+            bits = sizes[0] + sizes[1] if op == "*" else max(sizes[0], sizes[1]) + 1
+            return bits if bits <= _EXACT_BITS else None
         case _:
             return None
 

@@ -135,6 +135,10 @@ def test_sums_of_whole_numbers_need_no_bands() -> None:
     small = compiled("binary", "average(if(tp(), 10, -3))")
     assert "sumIf(toInt64(" in small.sql
     assert "exact_ratio" not in small.sql
+    combined = compiled("binary", "sum(if(fp(), 10, 0) + if(fn(), 20, 0) * 3 - length(churned))")
+    assert "exact_term" in combined.sql, "nothing says how long a text is"
+    assert "exact" not in compiled("binary", "sum(if(fp(), 10, 0) + if(fn(), 20, 0) * 3 - 1)").sql
+    assert "exact_term" in compiled("binary", "sum(age + 1)").sql
     whole = compiled("binary", "average(age)")
     assert "sumIf(toInt128(" in whole.sql
     assert "(whole_number(a1), whole_number(a1n))" in whole.sql
