@@ -303,6 +303,8 @@ def _whole(term: Term) -> Term:
     if term.spec.level is LevelRule.ARGUMENTS:
         levels = {value.level for _, value in term.args}
         return replace(term, level=AGG if AGG in levels else ROW if ROW in levels else CONST)
+    if term.spec.level is LevelRule.COMBINED:
+        return replace(term, level=AGG if any(value.level is AGG for _, value in term.args) else CONST)
     return term
 
 
