@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from tests.commands import command, invoke
 
 from fqlstream.cli import definitions as cli
@@ -398,3 +398,31 @@ def test_a_baseline_that_metrics_read_is_kept(
     assert delete(settings, "baseline", "training", model="churn", topic=topic).keys == ("baseline/churn/training",)
     with pytest.raises(DefinitionError, match="window must lie on a whole pane"):
         applied("{kind: baseline, model: churn, name: before, type: rolling, window: 90s}\n")
+
+
+def test_a_partition_without_a_leader_is_asked_again_and_any_other_trouble_is_told(
+    applied: Callable[..., Applied], reader: DefinitionsReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied(model())
+    told = reader._told_log_end
+    troubles = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE]
+
+    def troubled() -> int:
+        if troubles:
+            raise KafkaException(KafkaError(troubles.pop()))
+        return told()
+
+    monkeypatch.setattr(reader, "_told_log_end", troubled)
+    reader.read_to_end()
+    assert "churn" in reader.catalogue.models
+    troubles.append(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    with pytest.raises(BrokerError, match="cannot be read") as caught:
+        reader.read_to_end()
+    assert caught.value.code == "DEF021"
+
+    def without_leader() -> int:
+        raise KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))
+
+    monkeypatch.setattr(reader, "_told_log_end", without_leader)
+    with pytest.raises(BrokerError, match="cannot be read"):
+        reader.read_to_end(0.5)

@@ -432,6 +432,32 @@ def test_a_client_that_goes_away_stops_its_query(store_process: StoreProcess, st
     _until(lambda: store.query_rows(running, {"q": marker[:40]}) == [(0,)])
 
 
+def test_a_client_that_goes_away_stops_nobody_elses_query(store_process: StoreProcess, store: Store) -> None:
+    """Nor that of whom its thread serves next: statements are stopped by the number of their request."""
+    slow = "SELECT 'slow', sum(sleepEachRow(0.002)) FROM numbers(1000) SETTINGS max_block_size = 10"
+    answers: list[list[tuple[Any, ...]]] = []
+    others = [threading.Thread(target=lambda: answers.append(store.query_rows(slow))) for _ in range(3)]
+    for other in others:
+        other.start()
+    running = "SELECT count() FROM system.processes WHERE startsWith(query, {q:String})"
+    _until(lambda: store.query_rows(running, {"q": slow[:14]}) == [(3,)])
+    numbers = store.query_rows(
+        "SELECT uniqExact(Settings['log_comment']) FROM system.processes WHERE startsWith(query, {q:String})",
+        {"q": slow[:14]},
+    )
+    assert numbers == [(3,)]
+
+    for _ in range(60):  # quick ones, that have often ended when it is noticed that nobody waits for them
+        connection = http.client.HTTPConnection(store_process.host, store_process.port, timeout=60)
+        connection.request("POST", "/", body="SELECT count() FROM numbers(100000)")
+        connection.close()
+        assert store.query_rows("SELECT number FROM numbers(3)") == [(0,), (1,), (2,)]
+
+    for other in others:
+        other.join(60)
+    assert answers == [[("slow", 0)]] * 3
+
+
 def _until(condition: Any, seconds: float = 20) -> None:
     deadline = threading.Event()
     timer = threading.Timer(seconds, deadline.set)

@@ -39,6 +39,12 @@ TOPIC: Final = "definitions"
 #: All definitions are read within a second; a cluster that takes longer to say so is not there.
 READ_S: Final = 30.0
 _ASK_S: Final = 10.0
+#: What a broker says while a partition has no leader that it knows of, and how long to wait before asking again.
+_PASSING: Final = frozenset({
+    KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE,
+})  # fmt: skip
+_PASSING_S: Final = 0.2
 _RECORDS_PER_CALL: Final = 1_000
 _FETCH_WAIT_S: Final = 0.05
 #: What the store's column holds, with room to count on.
@@ -281,7 +287,7 @@ class DefinitionsReader:
         Gives what was refused, each only once. Raises BrokerError where that does not come to an end in time.
         """
         deadline = time.monotonic() + timeout_s
-        end = self._log_end()
+        end = self._log_end(deadline)
         refused: list[DeadLetter] = []
         while self._end_at < end or self.folded.position < at_least:
             if time.monotonic() > deadline:
@@ -289,18 +295,25 @@ class DefinitionsReader:
             refused += self.poll(0.1)
         return tuple(refused)
 
-    def _log_end(self) -> int:
+    def _log_end(self, deadline: float) -> int:
+        while True:
+            try:
+                return self._told_log_end()
+            except KafkaException as error:
+                # a topic that was made a moment ago, or a broker that has just started: it passes
+                if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                    raise _unreadable(self._topic, error.args[0]) from error
+            time.sleep(_PASSING_S)
+
+    def _told_log_end(self) -> int:
         partition = TopicPartition(self._topic, 0)
-        try:
-            error = self._consumer.list_topics(self._topic, timeout=_ASK_S).topics[self._topic].error
-            if error is not None:
-                raise _unreadable(self._topic, error)
-            futures = self._admin.list_offsets(
-                {partition: OffsetSpec.latest()}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_ASK_S
-            )
-            return int(futures[partition].result(_ASK_S * 2).offset)
-        except KafkaException as error:
-            raise _unreadable(self._topic, error.args[0]) from error
+        error = self._consumer.list_topics(self._topic, timeout=_ASK_S).topics[self._topic].error
+        if error is not None:
+            raise KafkaException(error)
+        futures = self._admin.list_offsets(
+            {partition: OffsetSpec.latest()}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_ASK_S
+        )
+        return int(futures[partition].result(_ASK_S * 2).offset)
 
     def _take(self, records: Sequence[Record]) -> tuple[DeadLetter, ...]:
         if not records:

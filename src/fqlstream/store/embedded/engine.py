@@ -38,6 +38,8 @@ _IDLE_MAX = 64
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 #: The one scalar function that opens files of this machine without asking for a grant.
 _FILE_FUNCTION = b"file"
+#: The setting that tells whose statement it is. It changes nothing about one.
+_NAMED_BY = "log_comment"
 
 
 class Access(StrEnum):
@@ -112,9 +114,12 @@ class Engine:
             self._judge.close()
             self._base.close()
 
-    def interrupt(self, thread: int) -> None:
-        """Cancel the statement that a thread (its native id) is running, if any."""
-        self._kill(f"has(thread_ids, {int(thread)})")
+    def interrupt(self, request: int) -> None:
+        """Cancel the statement of a request, if it still runs.
+
+        By the request's own number: the thread that ran it may be at another one's statement by now.
+        """
+        self._kill(f"Settings['{_NAMED_BY}'] = '{_named(request)}'")
 
     def interrupt_all(self) -> None:
         """Cancel every statement that runs."""
@@ -192,9 +197,24 @@ class Engine:
         settings: Mapping[str, str] | None = None,
         database: str | None = None,
         session: SessionName | None = None,
+        request: int = 0,
     ) -> Lease:
-        """Take a connection with these rights and settings; with a session's name, the one that it kept."""
-        settings = settings or {}
+        """Take a connection with these rights and settings; with a session's name, the one that it kept.
+
+        Statements on it can be interrupted by the number of their request, unless that has a log_comment of its own.
+        """
+        lease = self._lease(access, settings or {}, database, session)
+        if _NAMED_BY not in (settings or {}):
+            try:
+                lease.run(f"SET {_NAMED_BY} = '{_named(request)}'".encode())
+            except EngineError:
+                lease.close()
+                raise
+        return lease
+
+    def _lease(
+        self, access: Access, settings: Mapping[str, str], database: str | None, session: SessionName | None
+    ) -> Lease:
         database = database or "default"
         kept = self._sessions.take(session.name) if session else None
         if session and kept is not None:
@@ -262,6 +282,10 @@ class Engine:
                 if not connections:
                     del self._idle[oldest]
         return gone
+
+
+def _named(request: int) -> str:
+    return f"fqlstream request {request}" if request else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import itertools
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,6 +54,7 @@ class HttpInterface:
         self._engine = engine
         self._key = key
         self._limits = limits
+        self._numbers = itertools.count(1)  # of requests, so that one can be told from all others
         self._threads = {
             access: ThreadPoolExecutor(limits.statements_max, thread_name_prefix=f"store-{access}") for access in Access
         }
@@ -120,13 +121,14 @@ class HttpInterface:
             request.protocol_version,
             # without the key there is nothing that a session could keep
             request.session if access is Access.WRITE else None,
+            next(self._numbers),
         )
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
     async def _read(self, request: Request, access: Access, sql: bytes, send: Send) -> Answer | None:
         call = self._call(request, access, sql)
-        reading: Reading = await self._interruptible(request, access, read, self._engine, call)
+        reading = await self._interruptible(request, call)
         headers = result_headers(reading.format, reading.counts, has_result=reading.has_result)
         if not reading.more:
             return encoded(request, reading.pieces, headers)
@@ -171,20 +173,14 @@ class HttpInterface:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads[access], lambda: function(*args, **keywords))
 
-    async def _interruptible(self, request: Request, access: Access, function: Callable[..., T], *args: object) -> T:
-        """Run a read in a thread; where the client goes away, interrupt it: nobody waits for it any more."""
-        place: list[int] = []
-
-        def run() -> T:
-            place.append(threading.get_native_id())
-            return function(*args)
-
-        work = asyncio.ensure_future(self._thread(access, run))
+    async def _interruptible(self, request: Request, call: Call) -> Reading:
+        """Read in a thread; where the client goes away, interrupt it: nobody waits for it any more."""
+        work = asyncio.ensure_future(self._thread(call.access, read, self._engine, call))
         gone = asyncio.ensure_future(request.body.gone())
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done() and place:
-                await self._thread(Access.WRITE, self._engine.interrupt, place[0])
+            if not work.done():
+                await self._thread(Access.WRITE, self._engine.interrupt, call.number)
             return await work
         finally:
             gone.cancel()

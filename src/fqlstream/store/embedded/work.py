@@ -28,6 +28,7 @@ class Call:
     held_bytes_max: int
     protocol_version: int = 0
     session: SessionName | None = None
+    number: int = 0  # which request this is
 
 
 class Reading:
@@ -152,7 +153,7 @@ def write(engine: Engine, call: Call, insert: Insert, data: bytes, *, whole: boo
 
 
 def _lease(engine: Engine, call: Call) -> Lease:
-    return engine.lease(call.access, call.settings, call.database, call.session)
+    return engine.lease(call.access, call.settings, call.database, call.session, call.number)
 
 
 def _added(left: Counts, right: Counts) -> Counts:
