@@ -31,7 +31,7 @@ from fqlstream.errors import FqlstreamError
 from fqlstream.events.columns import coerce_table
 from fqlstream.events.definitions import ModelDefinition
 from fqlstream.events.documents import read_documents
-from fqlstream.fql.evaluate import evaluate_table
+from fqlstream.fql.evaluate import Question, evaluate_table, window_of
 from fqlstream.local.progress import Progress
 from fqlstream.local.stack import Stack, running_stack
 from fqlstream.ops.definitions import apply
@@ -240,10 +240,8 @@ def _batch(sent: Sent) -> dict[_Key, _Answer]:
     wanted: dict[_Key, _Answer] = {}
     for metric, text in _METRICS.items():
         for segment, condition in _SEGMENTS.items():
-            found = evaluate_table(
-                sent.table, sent.model, text, segment=condition, window="1h", event_at_ms=sent.event_at_ms
-            )
-            assert isinstance(found, list)  # noqa: S101  # there is a window
+            question = Question(text, condition, window_of("1h"), sent.event_at_ms)
+            found = evaluate_table(sent.table, sent.model, question)
             for value in found:
                 wanted[metric, segment, value["window_start"]] = value["value"], value["rows"]
     return wanted

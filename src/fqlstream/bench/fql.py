@@ -193,7 +193,7 @@ def _duckdb(table: pa.Table, quantile: str = "quantile_cont({column}, {level})")
 
 
 def _chdb(  # chDB reads `table` out of this frame
-    table: pa.Table,  # noqa: ARG001  # every contender is given it
+    table: pa.Table,  # noqa: ARG001  # by its name: the SQL reads it
     quantile: str = "quantileExact<{level}>({column})",
 ) -> Callable[[], Answers]:
     from chdb.session import Session

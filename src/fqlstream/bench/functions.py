@@ -20,7 +20,7 @@ from fqlstream.events.columns import coerce_table
 from fqlstream.events.definitions import Column, ColumnType, ModelDefinition
 from fqlstream.fql.check import check
 from fqlstream.fql.compile_arrow import LANES, Cells, Engine, Result, compile_model
-from fqlstream.fql.evaluate import plan_evaluation
+from fqlstream.fql.evaluate import Question, plan_evaluation
 from fqlstream.fql.plan import Lane
 from fqlstream.functions.example_models import EXAMPLE_MODELS
 from fqlstream.functions.expression import DType
@@ -83,7 +83,7 @@ def _as_metric(example: Example, model: ModelDefinition, spec: FunctionSpec) -> 
 def _engine(expression: str, example: Example, model: ModelDefinition, tables: Mapping[str, pa.Table]) -> Engine:
     settings = FqlSettings()
     baselines = {} if example.baseline is None else {"training": tables[example.model].slice(0, 1_000)}
-    plan, _ = plan_evaluation(model, expression, None, baselines, settings)
+    plan, _ = plan_evaluation(model, Question(expression), baselines, settings)
     return compile_model(plan, settings)
 
 

@@ -27,7 +27,7 @@ from fqlstream.errors import BrokerError, UsageError
 from fqlstream.events.columns import coerce_table
 from fqlstream.events.definitions import ModelDefinition
 from fqlstream.events.documents import read_documents
-from fqlstream.fql.evaluate import evaluate_table
+from fqlstream.fql.evaluate import Question, evaluate_table
 from fqlstream.local.broker import provide_broker
 from fqlstream.local.progress import Progress
 from fqlstream.local.stack import running_stack
@@ -159,9 +159,7 @@ def differences(store: Store, workload: Workload) -> list[str]:
     wrong = []
     for metric in metrics:
         for segment, condition in segments.items():
-            batch = evaluate_table(table, model, metric["definition"], segment=condition)
-            if isinstance(batch, list):
-                continue
+            (batch,) = evaluate_table(table, model, Question(metric["definition"], condition))
             value, count, exact, bound = published.get((metric["name"], segment), (None, None, True, None))
             what = f"{metric['name']} of {segment or 'all rows'}: {value} over {count} rows, in memory {batch['value']} over {batch['rows']}"
             if count != batch["rows"] or value is None or batch["value"] is None:

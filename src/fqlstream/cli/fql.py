@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -107,8 +108,8 @@ def check_command(
 
 def _lines() -> Iterable[str]:
     # bytes that are no UTF-8 become half surrogates, which the lexer reports with their place
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]  # standard input is a text stream
-    return (line.rstrip("\r\n") for line in sys.stdin)
+    text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="surrogateescape", newline="\n")
+    return (line.rstrip("\r\n") for line in text)
 
 
 def _print_each(results: Iterable[CheckResult]) -> bool:
@@ -163,7 +164,7 @@ def eval_command(
     json: JsonOption = False,
 ) -> None:
     """Compute a metric over a data file, as streaming would."""
-    from fqlstream.fql.evaluate import count_left_out, evaluate_table
+    from fqlstream.fql.evaluate import Question, count_left_out, evaluate_table, window_of
     from fqlstream.ops.data_files import read_data
     from fqlstream.store.sql_evaluation import evaluate_in_clickhouse
 
@@ -182,29 +183,21 @@ def eval_command(
     read = read_data(data, file.model, event_at=event_at)
     for note in read.notes:
         print_note(f"note: {note}")
-    size: str | dict[str, str] | None = window if every is None or window is None else {"size": window, "every": every}
+    size = None if window is None else window_of(window if every is None else {"size": window, "every": every})
     rows = {name: read_data(path, file.model).table for name, path in paths.items() if _is_named(name, expression)}
+    question = Question(expression, segment, size, read.event_at_ms, rows, _periods(file, rows))
     evaluate = evaluate_in_clickhouse if engine is EngineName.CLICKHOUSE else evaluate_table
-    found = evaluate(
-        read.table,
-        file.model,
-        expression,
-        segment=segment,
-        window=size,
-        event_at_ms=read.event_at_ms,
-        baselines=rows,
-        periods=_periods(file, rows),
-        settings=settings,
-    )
-    for note in count_left_out(read.table, file.model, expression, segment=segment, baselines=known, settings=settings):
+    found = evaluate(read.table, file.model, question, settings)
+    for note in count_left_out(read.table, file.model, question, baselines=known, settings=settings):
         print_note(f"note: {note}")
     if json:
-        print_json(found)
-    elif isinstance(found, list):
+        print_json(found[0] if size is None else found)
+    elif size is not None:
         columns = ("window_start", "window_end", "value", "rows", "exact", "error_bound")
         print_table(columns, ([row.get(name) for name in columns] for row in found))
     else:
-        print_text(value_text(found["value"], found["rows"], found["error_bound"], exact=found["exact"]))
+        (value,) = found
+        print_text(value_text(value["value"], value["rows"], value["error_bound"], exact=value["exact"]))
 
 
 def _named_files(given: Iterable[str]) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -356,4 +356,4 @@ def _decode_record(data: bytes) -> Mapping[str, Any]:
             f"a stored state record has version {version}, this release reads up to {CELLS_VERSION}",
             "a newer release of fqlstream has written it: run that one, or rebuild the states with `fqlstream repair`",
         )
-    return encoded  # type: ignore[no-any-return]  # msgspec knows no more of it
+    return cast("Mapping[str, Any]", encoded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -117,72 +117,82 @@ def evaluate(
     table = _typed(columns, definition)
     periods = {name: rows for name, rows in (baselines or {}).items() if isinstance(rows, BaselineDefinition)}
     times = None if window is None and not periods else _times_of(frame, columns, event_at)
-    return evaluate_table(
-        table,
-        definition,
+    question = Question(
         expression,
-        segment=segment,
-        window=window,
-        event_at_ms=times,
-        baselines={
+        segment,
+        None if window is None else window_of(window),
+        times,
+        {
             name: _typed(_columns_of(rows), definition)
             for name, rows in (baselines or {}).items()
             if name not in periods
         },
-        periods=periods,
-        settings=settings,
+        periods,
     )
+    found = evaluate_table(table, definition, question, settings)
+    return found[0] if window is None else found
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a table: a metric, over which of its rows, in which windows, compared with what.
+
+    `event_at_ms` has one Unix time in milliseconds per row; a window and baselines that are `periods` of the table need it.
+    A baseline is either rows of its own or one of the `periods`.
+    """
+
+    expression: str
+    segment: str | None = None
+    window: Window | None = None
+    event_at_ms: npt.NDArray[np.int64] | None = None
+    baselines: Mapping[str, pa.Table] = field(default_factory=dict)
+    periods: Mapping[str, BaselineDefinition] = field(default_factory=dict)
+
+    def times(self, what: str) -> npt.NDArray[np.int64]:
+        """Give the time of every row. Raises UsageError where none are known; `what` needs them."""
+        if self.event_at_ms is None:
+            raise UsageError(
+                "USE031", f"{what} needs the time of every row", "name the column that holds it: event_at=..."
+            )
+        return self.event_at_ms
+
+    @property
+    def rolling(self) -> dict[str, BaselineDefinition]:
+        """The periods that move with the window."""
+        return {name: period for name, period in self.periods.items() if period.range_ms is None}
 
 
 def evaluate_table(
-    table: pa.Table,
-    model: ModelDefinition,
-    expression: str,
-    *,
-    segment: str | None = None,
-    window: str | Mapping[str, str] | Window | None = None,
-    event_at_ms: npt.NDArray[np.int64] | None = None,
-    baselines: Mapping[str, pa.Table] | None = None,
-    periods: Mapping[str, BaselineDefinition] | None = None,
-    settings: FqlSettings | None = None,
-) -> Evaluation | list[Evaluation]:
+    table: pa.Table, model: ModelDefinition, question: Question, settings: FqlSettings | None = None
+) -> list[Evaluation]:
     """Compute a metric over a table of typed columns, as `events.columns.coerce_table` gives them.
 
-    `event_at_ms` has one Unix time in milliseconds per row; a `window` and baselines that are `periods` of the table need it.
+    Gives one value, or one of each window that holds a row, in time order. Raises FqlError for a wrong expression.
     """
     limits = FqlSettings() if settings is None else settings
-    rows = {**(baselines or {}), **fixed_periods(table, event_at_ms, periods or {})}
-    rolling = {name: period for name, period in (periods or {}).items() if name not in rows}
-    plan, name = plan_evaluation(model, expression, segment, rows, limits, rolling)
+    rows = {**question.baselines, **fixed_periods(table, question)}
+    plan, name = plan_evaluation(model, question, rows, limits, question.rolling)
     engine = compile_model(plan, limits)
-    past = _Past(plan.compared, _counted(plan, rows, limits), rolling)
-    if window is None:
-        if past.periods:
-            raise UsageError(
-                "USE037",
-                f"baseline {past.periods[0].name!r} is the period before each window, and there are no windows",
-                "give a window: window=..., or --window",
-            )
-        cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
-        return _evaluation(engine.results({lane: cells[lane][0] for lane in LANES}, past.fixed), name)
-    return _windowed(engine, table, window_of(window), _known_times(event_at_ms, "a window"), name, past)
+    past = _Past(plan.compared, _counted(plan, rows, limits), question.rolling)
+    if question.window is not None:
+        return _windowed(engine, table, question.window, question.times("a window"), name, past)
+    if past.periods:
+        raise UsageError(
+            "USE037",
+            f"baseline {past.periods[0].name!r} is the period before each window, and there are no windows",
+            "give a window: window=..., or --window",
+        )
+    cells = engine.partials_both(table, np.zeros(table.num_rows, dtype=np.int64), 1)
+    return [_evaluation(engine.results({lane: cells[lane][0] for lane in LANES}, past.fixed), name)]
 
 
-def _known_times(event_at_ms: npt.NDArray[np.int64] | None, what: str) -> npt.NDArray[np.int64]:
-    if event_at_ms is None:
-        raise UsageError("USE031", f"{what} needs the time of every row", "name the column that holds it: event_at=...")
-    return event_at_ms
-
-
-def fixed_periods(
-    table: pa.Table, event_at_ms: npt.NDArray[np.int64] | None, periods: Mapping[str, BaselineDefinition]
-) -> dict[str, pa.Table]:
+def fixed_periods(table: pa.Table, question: Question) -> dict[str, pa.Table]:
     """Give the rows of baselines that are a stored time."""
     found = {}
-    for name, period in periods.items():
+    for name, period in question.periods.items():
         if period.range_ms is not None:
             start_ms, end_ms = period.range_ms
-            times = _known_times(event_at_ms, f"baseline {name!r}")
+            times = question.times(f"baseline {name!r}")
             found[name] = table.filter(pa.array((times >= start_ms) & (times < end_ms)))
     return found
 
@@ -192,21 +202,18 @@ _SEGMENT: Final = "segment"
 
 def plan_evaluation(
     model: ModelDefinition,
-    expression: str,
-    segment: str | None,
+    question: Question,
     baselines: Mapping[str, pa.Table],
     settings: FqlSettings,
     rolling: Mapping[str, BaselineDefinition] = _NONE,
 ) -> tuple[ModelPlan, str]:
-    """Plan one metric over all rows and, where there is one, a segment; give that segment's name in the plan, too.
+    """Plan a question's metric over all rows and, where there is one, a segment; give that segment's name in the plan, too.
 
     The counts of `baselines` become part of the plan; with `rolling` ones, all stay in it as `compared`. Raises FqlError for
     a wrong expression.
     """
-    metric = MetricDefinition.model_construct(model=model.name, name="metric", definition=expression)
-    segments = []
-    if segment is not None:
-        segments.append(SegmentDefinition.model_construct(model=model.name, name=_SEGMENT, definition=segment))
+    metric = MetricDefinition.model_construct(model=model.name, name="metric", definition=question.expression)
+    segments = _segments(model, question.segment)
     named = {name: BaselineDefinition(model=model.name, name=name, type="static", file=name) for name in baselines}
     named |= rolling
     rows = plan_model(model, [], segments, settings=settings).segments[-1]
@@ -223,15 +230,20 @@ def plan_evaluation(
         streamed=bool(rolling),
         settings=settings,
     )
-    return plan, "" if segment is None else _SEGMENT
+    return plan, "" if question.segment is None else _SEGMENT
+
+
+def _segments(model: ModelDefinition, text: str | None) -> list[SegmentDefinition]:
+    if text is None:
+        return []
+    return [SegmentDefinition.model_construct(model=model.name, name=_SEGMENT, definition=text)]
 
 
 def count_left_out(
     table: pa.Table,
     model: ModelDefinition,
-    expression: str,
+    question: Question,
     *,
-    segment: str | None = None,
     baselines: Mapping[str, BaselineDefinition] = _NONE,
     settings: FqlSettings | None = None,
 ) -> list[str]:
@@ -240,14 +252,11 @@ def count_left_out(
     Raises FqlError for a wrong expression.
     """
     limits = FqlSettings() if settings is None else settings
-    result = check(expression, model, "metric", baselines=baselines, settings=limits)
+    result = check(question.expression, model, "metric", baselines=baselines, settings=limits)
     result.require()
     if not result.left_out:
         return []
-    segments = (
-        [] if segment is None else [SegmentDefinition.model_construct(model=model.name, name="s", definition=segment)]
-    )
-    rows = plan_model(model, [], segments, settings=limits).segments[-1]
+    rows = plan_model(model, [], _segments(model, question.segment), settings=limits).segments[-1]
     metrics = tuple(MetricPlan(str(place), "", 1, item.count) for place, item in enumerate(result.left_out))
     counts = _over_all(compile_model(assemble(model, metrics, (rows,), limits), limits), table)
     return [
@@ -335,7 +344,7 @@ def _windowed(
     engine: Engine, table: pa.Table, window: Window, times: npt.NDArray[np.int64], segment: str, past: _Past
 ) -> list[Evaluation]:
     if len(times) != table.num_rows:
-        raise UsageError("USE031", f"{len(times)} times for {table.num_rows} rows")
+        raise UsageError("USE031", f"{len(times)} times for {table.num_rows} rows", "give one time for every row")
     if not len(times):
         return []
     size, every = window.size_ms, window.every_ms

@@ -18,7 +18,7 @@ import fqlstream
 from fqlstream.errors import FqlError, UsageError
 from fqlstream.events.columns import coerce_table
 from fqlstream.events.definitions import BaselineDefinition, ModelDefinition, Window
-from fqlstream.fql.evaluate import count_left_out, evaluate, evaluate_table
+from fqlstream.fql.evaluate import Question, count_left_out, evaluate, evaluate_table, window_of
 from fqlstream.functions.example_models import EXAMPLE_MODELS
 from fqlstream.settings import FqlSettings
 from fqlstream.stream.windows import spans_of
@@ -194,14 +194,11 @@ def test_windows_are_those_of_the_stream(rows: list[tuple[int, int]], shape: Any
 def test_a_typed_table_is_evaluated_as_it_is() -> None:
     model = ModelDefinition.model_validate({"name": "m", **MODEL})
     table = coerce_table(pa.table({"score": [0.9, 0.4], "label": [True, True]}), model)
-    assert evaluate_table(table, model, "recall()")["value"] == 0.5
-    times = np.array([0, 3_600_000])
-    assert [item["value"] for item in evaluate_table(table, model, "recall()", window="1h", event_at_ms=times)] == [
-        1,
-        0,
-    ]
-    with pytest.raises(UsageError, match="2 rows"):
-        evaluate_table(table, model, "recall()", window="1h", event_at_ms=times[:1])
+    assert [item["value"] for item in evaluate_table(table, model, Question("recall()"))] == [0.5]
+    hours = Question("recall()", window=window_of("1h"), event_at_ms=np.array([0, 3_600_000]))
+    assert [item["value"] for item in evaluate_table(table, model, hours)] == [1, 0]
+    with pytest.raises(UsageError, match="2 times for 1 rows"):
+        evaluate_table(table.slice(1), model, hours)
 
 
 def test_a_sketch_says_so() -> None:
@@ -302,10 +299,10 @@ def test_rows_that_a_function_leaves_out_are_counted() -> None:
         pa.table({"price": [0.0, 2.0, 0.0, None, 0.0, 5.0], "estimate": [1.0, 1.0, None, 1.0, 3.0, 4.0]}), model
     )
     said = "mape() leaves out 2 of 6 rows: rows whose target is 0"
-    assert count_left_out(table, model, "mape()") == [said]
-    assert count_left_out(table, model, "mape() / (1 + mape())") == [said]
-    assert count_left_out(table, model, "mape()", segment="estimate > 2") == [
+    assert count_left_out(table, model, Question("mape()")) == [said]
+    assert count_left_out(table, model, Question("mape() / (1 + mape())")) == [said]
+    assert count_left_out(table, model, Question("mape()", "estimate > 2")) == [
         "mape() leaves out 1 of 2 rows: rows whose target is 0"
     ]
-    assert count_left_out(table, model, "mape()", segment="price > 0") == []
-    assert count_left_out(table, model, "mae() + wmape()") == []
+    assert count_left_out(table, model, Question("mape()", "price > 0")) == []
+    assert count_left_out(table, model, Question("mae() + wmape()")) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from fqlstream.errors import UsageError
 from fqlstream.events.columns import coerce_values, violation_lists
 from fqlstream.events.definitions import BaselineDefinition
-from fqlstream.fql.evaluate import evaluate_table
+from fqlstream.fql.evaluate import Question, evaluate_table, window_of
 from fqlstream.functions.example_models import EXAMPLE_MODELS
 from fqlstream.store.sql_evaluation import evaluate_in_clickhouse
 
@@ -56,20 +57,10 @@ BEFORE = period("before", type="rolling", window="1m", offset="1m")
 )
 def test_the_engines_answer_alike(text: str, window: Any) -> None:
     baselines = {"file": table(x=[1.0, 2.0, 9.5])}
-    answers = [
-        evaluate(
-            ROWS,
-            MODEL,
-            text,
-            segment="s != 'b'",
-            window=window,
-            event_at_ms=TIMES,
-            baselines=baselines,
-            periods={"first": FIRST},
-        )
-        for evaluate in (evaluate_table, evaluate_in_clickhouse)
-    ]
-    left, right = (answer if isinstance(answer, list) else [answer] for answer in answers)
+    size = None if window is None else window_of(window)
+    question = Question(text, "s != 'b'", size, TIMES, baselines, {"first": FIRST})
+    left, right = (evaluate(ROWS, MODEL, question) for evaluate in (evaluate_table, evaluate_in_clickhouse))
+    assert len(left) == 1 if window is None else len(left) > 1
     assert [{**item, "value": None} for item in left] == [{**item, "value": None} for item in right]
     for a, b in zip(left, right, strict=True):
         # drift reads logarithms, whose last digit is a matter of the library
@@ -79,21 +70,22 @@ def test_the_engines_answer_alike(text: str, window: Any) -> None:
 
 def test_no_rows_are_an_answer_and_no_windows() -> None:
     nothing = ROWS.slice(0, 0)
-    assert evaluate_in_clickhouse(nothing, MODEL, "sum(x)") == {
-        "value": None, "rows": 0, "exact": True, "error_bound": None,
-    }  # fmt: skip
-    assert evaluate_in_clickhouse(nothing, MODEL, "sum(x)", window="1h", event_at_ms=TIMES[:0]) == []
+    assert evaluate_in_clickhouse(nothing, MODEL, Question("sum(x)")) == [
+        {"value": None, "rows": 0, "exact": True, "error_bound": None}
+    ]
+    assert evaluate_in_clickhouse(nothing, MODEL, Question("sum(x)", None, window_of("1h"), TIMES[:0])) == []
 
 
 def test_a_baseline_that_moves_with_the_window_is_refused_where_it_is_read() -> None:
-    given: dict[str, Any] = {"window": "1m", "event_at_ms": TIMES, "periods": {"first": FIRST, "before": BEFORE}}
+    minutes = window_of("1m")
+    moving = Question("psi(b, 'before')", None, minutes, TIMES, periods={"first": FIRST, "before": BEFORE})
     with pytest.raises(UsageError, match="another period for each window") as raised:
-        evaluate_in_clickhouse(ROWS, MODEL, "psi(b, 'before')", **given)
+        evaluate_in_clickhouse(ROWS, MODEL, moving)
     assert raised.value.code == "USE038"
-    text = "psi(b, 'first')"
-    assert evaluate_in_clickhouse(ROWS, MODEL, text, **given) == evaluate_table(ROWS, MODEL, text, **given)
+    fixed = replace(moving, expression="psi(b, 'first')")
+    assert evaluate_in_clickhouse(ROWS, MODEL, fixed) == evaluate_table(ROWS, MODEL, fixed)
 
 
 def test_windows_need_times() -> None:
     with pytest.raises(UsageError, match="time of every row"):
-        evaluate_in_clickhouse(ROWS, MODEL, "sum(x)", window="1h")
+        evaluate_in_clickhouse(ROWS, MODEL, Question("sum(x)", window=window_of("1h")))
