@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from tests.commands import command, invoke
 from tests.integration import test_crash
 from tests.integration.test_crash import TOPIC, Stack, lag
+from tests.waiting import wait_until
 
 from fqlstream import evaluate
 from fqlstream.cli import definitions, values
@@ -268,15 +269,18 @@ def await_equal(
     seconds: float = DEADLINE_S,
 ) -> list[Row]:
     """Wait until values are what they must be, and over; gives them."""
-    deadline = time.monotonic() + seconds
-    while True:
-        rows = found()
-        wrong = differences(rows, expected, loose)
-        wrong += [f"{key_of(row)} is {row['status']}" for row in rows if row["status"] not in statuses]
-        if not wrong:
-            return list(rows)
-        assert time.monotonic() < deadline, f"{len(wrong)} values are wrong: {sorted(wrong)[:8]}"
-        time.sleep(0.2)
+    rows: list[Row] = []
+    wrong: list[str] = []
+
+    def equal() -> bool:
+        rows[:] = found()
+        wrong[:] = differences(rows, expected, loose)
+        wrong.extend(f"{key_of(row)} is {row['status']}" for row in rows if row["status"] not in statuses)
+        return not wrong
+
+    what = "values that are what they must be, and over"
+    wait_until(equal, what, seconds, saw=lambda: (f"{len(wrong)} are not", sorted(wrong)[:8]), look_s=0.2)
+    return rows
 
 
 def same(left: float | None, right: float | None) -> bool:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,15 +20,6 @@ from fqlstream.settings import KafkaSettings, Settings, StreamSettings, load
 from fqlstream.stream.batches import Fetch
 
 DEADLINE_S = 40.0
-
-
-async def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
-    """Wait until the condition holds; fail by name when it never does."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline_s} s: {what}")
-        await asyncio.sleep(0.02)
 
 
 def worker_settings(

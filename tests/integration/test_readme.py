@@ -3,121 +3,73 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import clickhouse_connect
 import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 from tests.readme_blocks import blocks
-
-from fqlstream.local.ports import find_free_port
+from tests.running_stack import RunningStack
+from tests.waiting import wait_equal
 
 DEADLINE_S = 120.0
 #: What the README says where nothing else uses the port.
 STORE_URL = "http://127.0.0.1:8123"
 
 
-class Terminal:
-    """A directory in which a stack runs, and a shell in it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {
-            **os.environ,
-            "PATH": path,
-            "FQLSTREAM_LOCAL__KAFKA_PORT": str(find_free_port()),
-            "FQLSTREAM_STORE__PORT": str(find_free_port()),
-        }
-        self.words = (directory / "words").open("ab")
-        self.up = subprocess.Popen(
-            ["fqlstream", "up", "--json"],
-            cwd=directory,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=self.words,
-        )
-        assert self.up.stdout is not None
-        line = self.up.stdout.readline()
-        assert line, (directory / "words").read_text()
-        self.store_url = str(json.loads(line)["store_url"])
-
-    def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a block of the README; the store's address is the one that it has here."""
-        return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script.replace(STORE_URL, self.store_url)],
-            cwd=self.directory,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=DEADLINE_S,
-        )
-
-    def close(self) -> None:
-        """End the stack."""
-        self.up.terminate()
-        self.up.wait(35)
-        assert self.up.stdout is not None
-        self.up.stdout.close()
-        self.words.close()
+def run(stack: RunningStack, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a block of the README; the store's address is the one that it has here."""
+    return stack.shell(script.replace(STORE_URL, stack.store_url))
 
 
 @pytest.fixture(scope="module")
-def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
-    opened = Terminal(tmp_path_factory.mktemp("readme"))
-    yield opened
-    opened.close()
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    running = RunningStack.start(tmp_path_factory.mktemp("readme"))
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="module")
-def churn(terminal: Terminal) -> Terminal:
+def churn(stack: RunningStack) -> RunningStack:
     """The README's minute, as far as the values are there."""
     define, publish, _ = blocks("run", "churn")
     for script in (define, publish):
-        done = terminal.run(script)
+        done = run(stack, script)
         assert done.returncode == 0, done.stderr
-    deadline = time.monotonic() + DEADLINE_S
     expected = {("recall", ""): 0.5, ("recall", "seniors"): 0.5, ("cost", ""): 210.0, ("cost", "seniors"): 200.0}
-    while (found := _days(terminal)) != expected:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
-    return terminal
+    wait_equal(lambda: _days(stack), expected, "the day's values", DEADLINE_S, look_s=0.2)
+    return stack
 
 
-def _days(terminal: Terminal) -> dict[tuple[str, str], float]:
+def _days(stack: RunningStack) -> dict[tuple[str, str], float]:
     query = (
         "SELECT metric, segment, value FROM metric_latest"
         " WHERE model = 'churn' AND version = 'all' AND window_s = 86400 AND labelled_rows > 0"
     )
-    rows = terminal.run(f'fqlstream sql "{query}" --format JSONCompactEachRow').stdout.splitlines()
+    rows = run(stack, f'fqlstream sql "{query}" --format JSONCompactEachRow').stdout.splitlines()
     return {(metric, segment): value for metric, segment, value in map(json.loads, rows)}
 
 
-def test_the_minute_ends_with_values(churn: Terminal) -> None:
+def test_the_minute_ends_with_values(churn: RunningStack) -> None:
     (_, _, ask) = blocks("run", "churn")
-    done = churn.run(ask)
+    done = run(churn, ask)
     assert done.returncode == 0, done.stderr
     for told in ("0.5", "recall\tseniors", "r-3"):
         assert told in done.stdout
 
 
 @pytest.mark.parametrize("name", ["fql", "mistake"])
-def test_output_is_what_the_readme_shows(churn: Terminal, name: str) -> None:
+def test_output_is_what_the_readme_shows(churn: RunningStack, name: str) -> None:
     (script,), (output,) = blocks("run", name), blocks("output", name)
-    done = churn.run(script)
+    done = run(churn, script)
     assert (done.stdout + done.stderr).strip() == output.strip()
 
 
-def test_drift_is_computed_for_stored_history_and_history_again(churn: Terminal) -> None:
+def test_drift_is_computed_for_stored_history_and_history_again(churn: RunningStack) -> None:
     define, repair = blocks("run", "drift")
-    defined, repaired = churn.run(define), churn.run(repair)
+    defined, repaired = run(churn, define), run(churn, repair)
     assert defined.returncode == repaired.returncode == 0, defined.stderr + repaired.stderr
     assert "back-filled" in defined.stderr
     assert "rebuilt" in repaired.stderr
@@ -128,7 +80,7 @@ def test_drift_is_computed_for_stored_history_and_history_again(churn: Terminal)
 
 
 @pytest.mark.parametrize("query", blocks("sql"), ids=lambda text: text.splitlines()[0].removeprefix("-- "))
-def test_queries_run_in_an_unmodified_client(churn: Terminal, query: str) -> None:
+def test_queries_run_in_an_unmodified_client(churn: RunningStack, query: str) -> None:
     host, port = churn.store_url.removeprefix("http://").split(":")
     client = clickhouse_connect.get_client(host=host, port=int(port))
     try:

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.commands import command, invoke
+from tests.running_stack import RunningStack
+from tests.waiting import wait_equal
 
 from fqlstream.cli.definitions import apply as apply_command
 from fqlstream.cli.fql import app as fql_app
@@ -24,10 +22,7 @@ from fqlstream.cli.publish import publish as publish_command
 from fqlstream.cli.snapshot import snapshot as snapshot_command
 from fqlstream.errors import DefinitionError, FqlError, UsageError
 from fqlstream.fql.evaluate import rfc3339
-from fqlstream.local.joining import join
-from fqlstream.local.ports import find_free_port
-from fqlstream.settings import load
-from fqlstream.store.client import Store, rows_of
+from fqlstream.store.client import rows_of
 
 DEADLINE_S = 180.0
 HOUR_MS = 3_600_000
@@ -206,69 +201,44 @@ def events_of(subject: Subject, hour: int) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------ the stack
 
 
-class Stack:
-    """`fqlstream up` in a directory of its own, and commands in it, in processes or in this one."""
+def run(stack: RunningStack, function: Callable[..., None], *arguments: object) -> str:
+    """Run a command in this process: it is asked hundreds of times."""
+    result = invoke(command(function), "--data", stack.data, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.data = directory / ".fqlstream"
-        self.environment = {
-            **os.environ,
-            "FQLSTREAM_LOCAL__KAFKA_PORT": str(find_free_port()),
-            "FQLSTREAM_STORE__PORT": str(find_free_port()),
-        }
-        self.words = (directory / "words").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fqlstream.cli", "up", "--json", "--workers", "1"],
-            cwd=directory,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=self.words,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline(), (directory / "words").read_text()
 
-    def run(self, function: Callable[..., None], *arguments: object) -> str:
-        result = invoke(command(function), "--data", self.data, *arguments)
-        assert result.exit_code == 0, result.output
-        return result.stdout
+def asked(stack: RunningStack, *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(stack, snapshot_command, "--json", *arguments))
+    return found
 
-    def snapshot(self, *arguments: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.run(snapshot_command, "--json", *arguments))
-        return found
 
-    def streamed(self, model: str) -> dict[tuple[str, str], dict[str, Any]]:
-        """Give the last hour's newest values."""
-        query = (
-            "SELECT metric, segment, value, rows, exact, error_bound FROM metric_series"
-            f" WHERE model = '{model}' AND version = 'all' AND window_s = 3600"
-            f" AND toUnixTimestamp64Milli(window_start) = {LAST}"
-        )
-        with Store.connect(join(self.data, load()).store) as store:
-            rows = rows_of(store.query_arrow(query))
-        return {(row.pop("metric"), row.pop("segment")): row for row in rows}
+def streamed(stack: RunningStack, model: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Give the last hour's newest values."""
+    query = (
+        "SELECT metric, segment, value, rows, exact, error_bound FROM metric_series"
+        f" WHERE model = '{model}' AND version = 'all' AND window_s = 3600"
+        f" AND toUnixTimestamp64Milli(window_start) = {LAST}"
+    )
+    with stack.store() as store:
+        rows = rows_of(store.query_arrow(query))
+    return {(row.pop("metric"), row.pop("segment")): row for row in rows}
 
-    def define(self, name: str, *documents: Mapping[str, Any]) -> None:
-        path = self.directory / f"{name}.yaml"
-        path.write_text("\n---\n".join(map(json.dumps, documents)))
-        self.run(apply_command, "-f", path)
 
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(35)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        self.words.close()
+def define(stack: RunningStack, name: str, *documents: Mapping[str, Any]) -> None:
+    path = stack.directory / f"{name}.yaml"
+    path.write_text("\n---\n".join(map(json.dumps, documents)))
+    run(stack, apply_command, "-f", path)
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    opened = Stack(tmp_path_factory.mktemp("snapshots"))
-    yield opened
-    opened.close()
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    running = RunningStack.start(tmp_path_factory.mktemp("snapshots"), "--workers", "1")
+    yield running
+    running.stop()
 
 
-def written(stack: Stack, name: str, events: Sequence[Mapping[str, Any]]) -> str:
+def written(stack: RunningStack, name: str, events: Sequence[Mapping[str, Any]]) -> str:
     (stack.directory / name).write_text("".join(json.dumps(event) + "\n" for event in events))
     return name
 
@@ -294,22 +264,24 @@ def documents(subject: Subject) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def published(stack: Stack) -> Stack:
+def published(stack: RunningStack) -> RunningStack:
     """Every model with three hours of events and their labels."""
     for subject in SUBJECTS:
         training = [event for event in events_of(subject, 7) if event["type"] == "inference"]
         written(stack, f"{subject.task}-training.jsonl", training)
-        stack.define(subject.task, *documents(subject))
+        define(stack, subject.task, *documents(subject))
         hours = [events_of(subject, hour) for hour in range(HOURS)]
         for hour, events in enumerate(hours):
             written(stack, f"{subject.task}-{hour}.jsonl", events)
         everything = [event for events in hours for event in events]
         path = stack.directory / written(stack, f"{subject.task}.jsonl", everything)
-        stack.run(publish_command, "--model", subject.name, path, "--finish")
+        run(stack, publish_command, "--model", subject.name, path, "--finish")
     return stack
 
 
-def evaluated(stack: Stack, subject: Subject, text: str, segment: str | None, engine: str = "arrow") -> dict[str, Any]:
+def evaluated(
+    stack: RunningStack, subject: Subject, text: str, segment: str | None, engine: str = "arrow"
+) -> dict[str, Any]:
     """Give what `fql eval` makes of the last hour's file."""
     arguments = ["eval", "--model", stack.directory / f"{subject.task}.yaml", "--engine", engine, "--json"]
     arguments += ["--data", stack.directory / f"{subject.task}-{HOURS - 1}.jsonl"]
@@ -336,7 +308,7 @@ def same(text: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.task)
-def test_streamed_snapshot_and_file_are_one_number(published: Stack, subject: Subject) -> None:
+def test_streamed_snapshot_and_file_are_one_number(published: RunningStack, subject: Subject) -> None:
     wanted = {
         (name, segment): evaluated(published, subject, text, condition)
         for name, text in subject.expressions.items()
@@ -344,24 +316,22 @@ def test_streamed_snapshot_and_file_are_one_number(published: Stack, subject: Su
     }
     present = sum(item["value"] is not None for item in wanted.values())
     assert present > 0.9 * len(wanted), [key for key, item in wanted.items() if item["value"] is None]
-    deadline = time.monotonic() + DEADLINE_S
-    while (streamed := published.streamed(subject.name)) != wanted:
-        differing = {key: (streamed.get(key), item) for key, item in wanted.items() if streamed.get(key) != item}
-        assert time.monotonic() < deadline, {(subject.expressions[key[0]], key[1]): of for key, of in differing.items()}
-        time.sleep(0.3)
+    wait_equal(
+        lambda: streamed(published, subject.name), wanted, f"values of {subject.expressions}", DEADLINE_S, look_s=0.3
+    )
     between = ("--from", rfc3339(LAST), "--to", rfc3339(LAST + HOUR_MS))
     for (name, segment), item in wanted.items():
         text, condition = subject.expressions[name], SEGMENTS[segment]
-        asked = published.snapshot(
-            *between, *(() if condition is None else ("--segment", condition)), "--", subject.name, text
+        answer = asked(
+            published, *between, *(() if condition is None else ("--segment", condition)), "--", subject.name, text
         )
-        assert same(text, asked, item), (text, segment, asked, item)
+        assert same(text, answer, item), (text, segment, answer, item)
         if condition is None and text in subject.metrics:  # the differential test has all others
             by_sql = evaluated(published, subject, text, condition, "clickhouse")
             assert same(text, by_sql, item), (text, by_sql, item)
 
 
-def test_what_cannot_be_asked_is_told(published: Stack) -> None:
+def test_what_cannot_be_asked_is_told(published: RunningStack) -> None:
     about = (published.data, "--json")
     with pytest.raises(DefinitionError, match="no model 'nobody'"):
         invoke(command(snapshot_command), "--data", *about, "nobody", "traffic()")
@@ -375,8 +345,8 @@ def test_what_cannot_be_asked_is_told(published: Stack) -> None:
         invoke(command(snapshot_command), "--data", *about, "--from", "yesterday", BINARY.name, "sum(age)")
 
 
-def test_a_snapshot_needs_no_range_and_speaks_to_people(published: Stack) -> None:
-    said = published.run(snapshot_command, NOT_SET.name, "sum(1) * -1")
+def test_a_snapshot_needs_no_range_and_speaks_to_people(published: RunningStack) -> None:
+    said = run(published, snapshot_command, NOT_SET.name, "sum(1) * -1")
     assert said == f"-{HOURS * EVENTS}.0  (exact, over {HOURS * EVENTS} rows)\n"
-    asked = published.snapshot("--from", rfc3339(LAST), "--version", "v1", NOT_SET.name, "sum(1)")
-    assert asked == {"value": EVENTS, "rows": EVENTS, "exact": True, "error_bound": None}
+    answer = asked(published, "--from", rfc3339(LAST), "--version", "v1", NOT_SET.name, "sum(1)")
+    assert answer == {"value": EVENTS, "rows": EVENTS, "exact": True, "error_bound": None}

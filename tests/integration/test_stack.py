@@ -13,23 +13,17 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from tests.running_stack import RunningStack
+from tests.waiting import wait_until
 
 from fqlstream.errors import UsageError
 from fqlstream.local.joining import join
-from fqlstream.local.ports import find_free_port
 from fqlstream.ops.kafka_options import librdkafka_options, producer_options
 from fqlstream.settings import Settings, load
 from fqlstream.store.client import Store
 
-START_S = 120.0
 STOP_S = 30.0
-
-
-def await_true(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
+RESTART_S = 120.0
 
 
 def runs(pid: int) -> bool:
@@ -39,52 +33,28 @@ def runs(pid: int) -> bool:
         return False
 
 
-class Up:
-    """One `fqlstream up` that has said it is ready."""
+def parts(stack: RunningStack) -> dict[str, Any]:
+    """Read what the stack's file says of it."""
+    content: dict[str, Any] = json.loads((stack.data / "stack.json").read_text())
+    return content
 
-    def __init__(self, data: Path, *arguments: str) -> None:
-        self.data = data
-        self.words = (data.parent / "words").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fqlstream.cli", "up", "--data", str(data), "--json", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=self.words,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"up ended: {(data.parent / 'words').read_text()}"
-        self.said: dict[str, Any] = json.loads(line)
 
-    def file(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((self.data / "stack.json").read_text())
-        return content
-
-    def pids(self) -> list[int]:
-        pids = self.file()["pids"]
-        return [pid for pid in (pids["broker"], pids["store"], *pids["workers"]) if pid is not None]
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        self.words.close()
+def pids_of(stack: RunningStack) -> list[int]:
+    pids = parts(stack)["pids"]
+    return [pid for pid in (pids["broker"], pids["store"], *pids["workers"]) if pid is not None]
 
 
 @pytest.fixture
-def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Up]]:
-    # other stacks may run on this machine: ask for ports that are free now
-    monkeypatch.setenv("FQLSTREAM_LOCAL__KAFKA_PORT", str(find_free_port()))
-    monkeypatch.setenv("FQLSTREAM_STORE__PORT", str(find_free_port()))
-    started: list[Up] = []
+def up(tmp_path: Path) -> Iterator[Callable[..., RunningStack]]:
+    started: list[RunningStack] = []
 
-    def start(*arguments: str) -> Up:
-        started.append(Up(tmp_path / "data", *arguments))
+    def start(*arguments: str) -> RunningStack:
+        started.append(RunningStack.start(tmp_path, *arguments))
         return started[-1]
 
     yield start
     for each in started:
-        each.end()
+        each.kill()
 
 
 def send(settings: Settings, count: int) -> None:
@@ -114,12 +84,12 @@ def members(settings: Settings) -> set[str]:
     return {member.member_id for member in admin.describe_consumer_groups([group])[group].result(10).members}
 
 
-def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[..., Up]) -> None:
+def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[..., RunningStack]) -> None:
     first = up("--workers", "1")
-    assert first.said == first.file()
+    assert first.said == parts(first)
     assert first.said["pids"]["api"] is first.said["api_url"] is first.said["api_key"] is None
-    assert all(runs(pid) for pid in first.pids())
-    assert len(first.pids()) == 3
+    assert all(runs(pid) for pid in pids_of(first))
+    assert len(pids_of(first)) == 3
 
     again = subprocess.run(
         [sys.executable, "-m", "fqlstream.cli", "up", "--data", str(first.data)],
@@ -140,12 +110,10 @@ def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[...
 
     (worker,) = first.said["pids"]["workers"]
     os.kill(worker, signal.SIGKILL)
-    await_true(
-        lambda: first.file()["pids"]["workers"] not in ([], [worker]), START_S, "the worker is not started again"
-    )
+    wait_until(lambda: parts(first)["pids"]["workers"] not in ([], [worker]), "a worker in its place", RESTART_S)
 
     killed = members(joined)
-    pids = first.pids()
+    pids = pids_of(first)
     began = time.monotonic()
     first.process.send_signal(signal.SIGTERM)
     assert first.process.wait(STOP_S) == 0
@@ -169,6 +137,6 @@ def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[...
     with Store.connect(joined.store) as store:
         assert store.query_rows("SELECT n FROM kept") == [(42,)]
 
-    pids = second.pids()
+    pids = pids_of(second)
     second.process.kill()
-    await_true(lambda: not any(runs(pid) for pid in pids), 15.0, "children outlive a killed stack")
+    wait_until(lambda: not any(runs(pid) for pid in pids), "the end of a killed stack's children", 15)

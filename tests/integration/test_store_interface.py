@@ -33,6 +33,7 @@ from clickhouse_driver.bufferedreader import BufferedReader
 from clickhouse_driver.streams.compressed import CompressedBlockInputStream
 from clickhouse_driver.streams.native import BlockInputStream
 from tests.store_process import StoreProcess
+from tests.waiting import wait_equal
 
 from fqlstream.store.client import Store
 
@@ -425,11 +426,11 @@ def test_a_client_that_goes_away_stops_its_query(store_process: StoreProcess, st
     connection = http.client.HTTPConnection(store_process.host, store_process.port, timeout=60)
     connection.request("POST", "/", body=marker)
     running = "SELECT count() FROM system.processes WHERE startsWith(query, {q:String})"
-    _until(lambda: store.query_rows(running, {"q": marker[:40]}) == [(1,)])
+    wait_equal(lambda: store.query_rows(running, {"q": marker[:40]}), [(1,)], "the query to run")
 
     connection.close()
 
-    _until(lambda: store.query_rows(running, {"q": marker[:40]}) == [(0,)])
+    wait_equal(lambda: store.query_rows(running, {"q": marker[:40]}), [(0,)], "the query to end")
 
 
 def test_a_client_that_goes_away_stops_nobody_elses_query(store_process: StoreProcess, store: Store) -> None:
@@ -440,7 +441,7 @@ def test_a_client_that_goes_away_stops_nobody_elses_query(store_process: StorePr
     for other in others:
         other.start()
     running = "SELECT count() FROM system.processes WHERE startsWith(query, {q:String})"
-    _until(lambda: store.query_rows(running, {"q": slow[:14]}) == [(3,)])
+    wait_equal(lambda: store.query_rows(running, {"q": slow[:14]}), [(3,)], "three queries to run")
     numbers = store.query_rows(
         "SELECT uniqExact(Settings['log_comment']) FROM system.processes WHERE startsWith(query, {q:String})",
         {"q": slow[:14]},
@@ -456,15 +457,6 @@ def test_a_client_that_goes_away_stops_nobody_elses_query(store_process: StorePr
     for other in others:
         other.join(60)
     assert answers == [[("slow", 0)]] * 3
-
-
-def _until(condition: Any, seconds: float = 20) -> None:
-    deadline = threading.Event()
-    timer = threading.Timer(seconds, deadline.set)
-    timer.start()
-    while not condition():
-        assert not deadline.wait(0.02), "it did not happen in time"
-    timer.cancel()
 
 
 # ---- ClickHouse's own blocks, read by a driver that is not ours ----------------------------------------------------

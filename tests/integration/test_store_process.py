@@ -10,25 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from tests.store_process import StoreProcess
+from tests.waiting import wait_equal, wait_until
 
 from fqlstream.errors import StoreError
 from fqlstream.store.client import Store
 
 ROWS = 500
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -51,6 +44,25 @@ def write_until_it_breaks(store: Store, who: int, acknowledged: list[tuple[int, 
         acknowledged.append((who, number))
 
 
+def kill_amid_writes(
+    process: StoreProcess, stores: Sequence[Store], first_writer: int, acknowledged: list[tuple[int, int]]
+) -> None:
+    """Let every client write on its own thread, and kill the store once thirty more batches were acknowledged."""
+    writers = [
+        threading.Thread(target=write_until_it_breaks, args=(store, first_writer + number, acknowledged))
+        for number, store in enumerate(stores)
+    ]
+    goal = len(acknowledged) + 30
+    for writer in writers:
+        writer.start()
+    wait_until(lambda: len(acknowledged) >= goal, "thirty more batches", saw=lambda: len(acknowledged))
+    process.kill()
+    for writer in writers:
+        writer.join(60)
+    for store in stores:
+        store.close()
+
+
 def test_a_killed_store_keeps_what_it_acknowledged(process: StoreProcess, tmp_path: Path) -> None:
     acknowledged: list[tuple[int, int]] = []
     stores = [process.connect() for _ in range(4)]
@@ -58,20 +70,7 @@ def test_a_killed_store_keeps_what_it_acknowledged(process: StoreProcess, tmp_pa
         "CREATE TABLE t (who Int32, id Int64, text String) ENGINE = ReplacingMergeTree ORDER BY (who, id)"
     )
     for round_number in range(3):
-        writers = [
-            threading.Thread(target=write_until_it_breaks, args=(store, who + 10 * round_number, acknowledged))
-            for who, store in enumerate(stores)
-        ]
-        for writer in writers:
-            writer.start()
-        goal = len(acknowledged) + 30
-        until(lambda goal=goal: len(acknowledged) >= goal)  # type: ignore[misc]
-        process.kill()
-        for writer in writers:
-            writer.join(60)
-        for store in stores:
-            store.close()
-
+        kill_amid_writes(process, stores, 10 * round_number, acknowledged)
         process = StoreProcess.start(tmp_path)
         stores = [process.connect() for _ in range(4)]
         found = stores[0].query_rows(f"SELECT who, intDiv(id, {ROWS}) AS n, uniqExact(id) FROM t GROUP BY who, n")
@@ -119,11 +118,8 @@ def test_sigterm_ends_it_in_time_whatever_runs(process: StoreProcess) -> None:
     slow.request("POST", "/", body="SELECT number, repeat('x', 1000) FROM numbers(100000000)")
     slow.getresponse().read(100)
     with process.connect() as store:
-        until(
-            lambda: (
-                store.query_rows("SELECT count() FROM system.processes WHERE query LIKE '%sleepEachRow(1)%'") >= [(1,)]
-            )
-        )
+        running = "SELECT count() FROM system.processes WHERE query LIKE '%sleepEachRow(1)%'"
+        wait_until(lambda: store.query_rows(running)[0][0] >= 1, "the slow query to run")
 
     start = time.monotonic()
     code = process.stop()
@@ -150,7 +146,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     parent.wait(10)
     parent.stdout.close()
 
-    until(lambda: not _lives(int(child)), 15)
+    wait_until(lambda: not _lives(int(child)), "the end of the store whose parent is dead", 15)
 
 
 def _lives(pid: int) -> bool:
@@ -174,8 +170,8 @@ def test_parts_are_merged_and_old_rows_removed_behind_the_statements(process: St
         store.command("INSERT INTO old SELECT number, now() FROM numbers(100)")
 
         parts = "SELECT count() FROM system.parts WHERE table = 't' AND active"
-        until(lambda: store.query_rows(parts)[0][0] < 20, 60)
-        until(lambda: store.query_rows("SELECT count() FROM old") == [(0,)], 60)
+        wait_until(lambda: store.query_rows(parts)[0][0] < 20, "parts to be merged", 60)
+        wait_equal(lambda: store.query_rows("SELECT count() FROM old"), [(0,)], "rows that are too old to go", 60)
         assert store.query_rows("SELECT a, v FROM t FINAL ORDER BY a") == [(1, 39), (2, 39)]
 
 

@@ -20,10 +20,10 @@ from tests.integration.source_workers import (
     log_ends,
     produce,
     running,
-    until,
     worker_process,
     worker_settings,
 )
+from tests.waiting import wait_in_loop, wait_until
 
 from fqlstream.errors import BrokerError
 from fqlstream.local.broker import provide_broker
@@ -59,7 +59,7 @@ def test_every_record_arrives_once_in_order_in_every_codec(
     async def main() -> None:
         settings = worker_settings(kafka_settings, group, fetch_bytes_max=2**18)
         async with running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path):
-            await until(lambda: seen.count() >= 40_000, "all records")
+            await wait_in_loop(lambda: seen.count() >= 40_000, "all records")
 
     asyncio.run(main())
     assert [seen.values(part) for part in range(4)] == expected
@@ -87,7 +87,7 @@ def test_aborted_transactions_are_not_delivered_and_the_commit_reaches_the_logs_
     async def main() -> None:
         settings = worker_settings(kafka_settings, group)
         async with running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path):
-            await until(lambda: seen.fetches and seen.fetches[-1].next_offset == end, "the log's end")
+            await wait_in_loop(lambda: seen.fetches and seen.fetches[-1].next_offset == end, "the log's end")
             await seen.partitions[0].commit()
             progress = seen.partitions[0].progress()
             assert progress is not None
@@ -115,10 +115,10 @@ def test_an_open_transaction_holds_back_what_follows_it(
     async def main() -> None:
         settings = worker_settings(kafka_settings, group)
         async with running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path):
-            await until(lambda: seen.count() == 1, "the record before the transaction")
+            await wait_in_loop(lambda: seen.count() == 1, "the record before the transaction")
             assert await seen.partitions[0].log_end() == 1
             producer.commit_transaction(20)
-            await until(lambda: seen.count() == 3, "the rest")
+            await wait_in_loop(lambda: seen.count() == 3, "the rest")
 
     asyncio.run(main())
     assert seen.values(0) == [b"before", b"inside", b"after"]
@@ -139,7 +139,7 @@ def test_a_compacted_topic_is_read_to_its_end(
         seen = Seen()
         settings = worker_settings(kafka_settings, f"g-{uuid.uuid4().hex[:8]}")
         async with running(settings, topic, lambda partition: Recorder(partition, seen), data_dir):
-            await until(lambda: seen.fetches and seen.fetches[-1].next_offset == end, "the log's end")
+            await wait_in_loop(lambda: seen.fetches and seen.fetches[-1].next_offset == end, "the log's end")
         return seen
 
     deadline_s = time.monotonic() + 40
@@ -180,9 +180,9 @@ def test_reading_begins_after_the_fence_whatever_kafka_has_committed(
     async def main() -> None:
         settings = worker_settings(kafka_settings, group)
         async with running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path):
-            await until(lambda: seen.partitions, "takeover")
+            await wait_in_loop(lambda: seen.partitions, "takeover")
             produce(kafka_settings, topic, [(0, {"value": b"100"})])
-            await until(lambda: seen.fences[0] == 100, "the last record")
+            await wait_in_loop(lambda: seen.fences[0] == 100, "the last record")
 
     asyncio.run(main())
     assert seen.offsets(0) == list(range(fence + 1, 101))
@@ -209,7 +209,7 @@ def test_an_offset_that_the_log_does_not_hold_ends_the_worker(
         settings = worker_settings(kafka_settings, group)
         seen = Seen(fences={0: fence})
         async with running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path) as app:
-            await until(lambda: app.crashed, "the worker gives up")
+            await wait_in_loop(lambda: app.crashed, "the worker gives up")
 
     with pytest.raises(BrokerError, match="the log now holds 50 to 100") as caught:
         asyncio.run(main())
@@ -226,12 +226,12 @@ def test_records_deleted_before_they_were_read_end_the_worker(
     async def main() -> None:
         settings = worker_settings(kafka_settings, group)
         async with running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path) as app:
-            await until(lambda: seen.count() == 10, "the first records")
+            await wait_in_loop(lambda: seen.count() == 10, "the first records")
             seen.partitions[0].pause()
             produce(kafka_settings, topic, [(0, {"value": b"x"}) for _ in range(50_000)])
             delete_before(kafka_settings, topic, 50_005)
             seen.partitions[0].resume()
-            await until(lambda: app.crashed, "the worker gives up")
+            await wait_in_loop(lambda: app.crashed, "the worker gives up")
 
     with pytest.raises(BrokerError, match="deleted") as caught:
         asyncio.run(main())
@@ -250,7 +250,7 @@ def test_what_is_committed_is_what_was_acknowledged(
         async with running(
             settings, topic, lambda partition: Recorder(partition, seen, acknowledge=False), tmp_path
         ) as app:
-            await until(lambda: seen.count() == 100, "all records")
+            await wait_in_loop(lambda: seen.count() == 100, "all records")
             source = seen.partitions[0]
             assert await source.commit()
             assert committed(kafka_settings, group, topic, 1)[0] < 0
@@ -284,7 +284,7 @@ def test_headers_keys_timestamps_and_tombstones_arrive(
     async def main() -> None:
         settings = worker_settings(kafka_settings, group)
         async with running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path):
-            await until(lambda: seen.count() == 4, "all records")
+            await wait_in_loop(lambda: seen.count() == 4, "all records")
 
     asyncio.run(main())
     assert seen.values(0) == [b"plain", large, None, b""]
@@ -306,7 +306,7 @@ def test_a_record_larger_than_a_fetch_arrives_and_holds_up_nobody(
     async def main() -> None:
         settings = worker_settings(kafka_settings, group, fetch_bytes_max=2**18)
         async with running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path):
-            await until(lambda: seen.count() == 4, "all records")
+            await wait_in_loop(lambda: seen.count() == 4, "all records")
 
     asyncio.run(main())
     assert seen.values(0) == [b"a", huge, b"c"]
@@ -332,7 +332,7 @@ def test_queued_bytes_stay_bounded_and_a_paused_partition_stays_ours(
 
     async def main() -> None:
         async with running(settings, topic, lambda partition: Recorder(partition, seen, wait), tmp_path) as app:
-            await until(lambda: app.consumer.ledger.queued_bytes >= 0.7 * 2**20, "full queues")
+            await wait_in_loop(lambda: app.consumer.ledger.queued_bytes >= 0.7 * 2**20, "full queues")
             generation = app.consumer.ledger.generation
             started_s = time.monotonic()
 
@@ -340,13 +340,15 @@ def test_queued_bytes_stay_bounded_and_a_paused_partition_stays_ours(
                 queued.append(app.consumer.ledger.queued_bytes)
                 return time.monotonic() - started_s > settings.kafka.session_timeout_ms / 1000 + 1
 
-            await until(waited, "a session time-out to pass")
+            await wait_in_loop(waited, "a session time-out to pass")
             seen.partitions[3].pause()
             go_on.set()
-            await until(lambda: seen.count() >= 12_000 and all(len(seen.offsets(p)) == 4_000 for p in range(3)), "rest")
+            await wait_in_loop(
+                lambda: seen.count() >= 12_000 and all(len(seen.offsets(p)) == 4_000 for p in range(3)), "rest"
+            )
             assert len(seen.offsets(3)) < 4_000
             seen.partitions[3].resume()
-            await until(lambda: seen.count() == 16_000, "the paused partition's rest")
+            await wait_in_loop(lambda: seen.count() == 16_000, "the paused partition's rest")
             assert app.consumer.ledger.generation == generation
             assert app.consumer.ledger.queued_bytes == 0
 
@@ -372,7 +374,7 @@ def test_workers_come_and_go_and_nothing_is_lost_or_given_twice(
         sent += 500
 
     async def caught_up() -> None:
-        await until(lambda: all(first.fences.get(part) == sent - 1 for part in range(4)), f"{sent} records each")
+        await wait_in_loop(lambda: all(first.fences.get(part) == sent - 1 for part in range(4)), f"{sent} records each")
 
     async def main() -> None:
         settings = worker_settings(kafka_settings, group)
@@ -381,7 +383,7 @@ def test_workers_come_and_go_and_nothing_is_lost_or_given_twice(
             await caught_up()
             async with running(settings, topic, lambda partition: Recorder(partition, second), tmp_path / "2"):
                 more()
-                await until(lambda: len(second.partitions) == 2, "the second worker's share")
+                await wait_in_loop(lambda: len(second.partitions) == 2, "the second worker's share")
                 await caught_up()
                 more()
                 await caught_up()
@@ -417,12 +419,12 @@ def test_partitions_may_go_while_they_are_still_being_taken_over(
     async def main() -> None:
         settings = worker_settings(kafka_settings, group)
         async with running(settings, topic, lambda partition: Slow(partition, first), tmp_path / "1"):
-            await until(lambda: len(first.takeovers) == 4, "all takeovers")
+            await wait_in_loop(lambda: len(first.takeovers) == 4, "all takeovers")
             async with running(settings, topic, lambda partition: Slow(partition, second), tmp_path / "2"):
-                await until(lambda: len(first.drops) == 2, "the loss of two that were not taken over yet")
-                await until(lambda: len(second.takeovers) == 2, "the second worker's share")
+                await wait_in_loop(lambda: len(first.drops) == 2, "the loss of two that were not taken over yet")
+                await wait_in_loop(lambda: len(second.takeovers) == 2, "the second worker's share")
                 goes_on.set()
-                await until(lambda: first.count() + second.count() == 400, "all records")
+                await wait_in_loop(lambda: first.count() + second.count() == 400, "all records")
 
     asyncio.run(main())
     for part in range(4):
@@ -440,13 +442,13 @@ def test_a_static_member_that_restarts_disturbs_nobody(
         two = worker_settings(kafka_settings, group, instance_id="two")
         async with running(one, topic, lambda partition: Recorder(partition, first), tmp_path / "1") as stays:
             async with running(two, topic, lambda partition: Recorder(partition, second), tmp_path / "2"):
-                await until(lambda: len(second.partitions) == 2, "the second worker's share")
-                await until(lambda: len(stays.consumer.ledger.all_held()) == 2, "the first worker's new share")
+                await wait_in_loop(lambda: len(second.partitions) == 2, "the second worker's share")
+                await wait_in_loop(lambda: len(stays.consumer.ledger.all_held()) == 2, "the first worker's new share")
             generation = stays.consumer.ledger.generation
             async with running(two, topic, lambda partition: Recorder(partition, again), tmp_path / "3"):
-                await until(lambda: set(again.partitions) == set(second.partitions), "the same share")
+                await wait_in_loop(lambda: set(again.partitions) == set(second.partitions), "the same share")
                 produce(kafka_settings, topic, [(part, {"value": b"x"}) for part in range(4)])
-                await until(lambda: first.count() + again.count() == 4, "all records")
+                await wait_in_loop(lambda: first.count() + again.count() == 4, "all records")
             assert stays.consumer.ledger.generation == generation
             assert stays.crash_reason is None
 
@@ -491,7 +493,9 @@ def test_a_storm_of_rebalances_loses_and_repeats_nothing(
         await writing
         last = tmp_path / "last"
         async with running(settings, topic, lambda partition: Recorder(partition, everything, work), last):
-            await until(lambda: all(everything.fences.get(part) == sent - 1 for part in range(4)), "the logs' ends")
+            await wait_in_loop(
+                lambda: all(everything.fences.get(part) == sent - 1 for part in range(4)), "the logs' ends"
+            )
 
     asyncio.run(main())
     for part in range(4):
@@ -513,15 +517,15 @@ def test_a_killed_worker_is_succeeded_and_every_record_is_taken_in(
     ):
 
         async def main() -> None:
-            await until(lambda: heir.said("take_over") >= 2 and victim.said("take_over") >= 2, "both at work")
+            await wait_in_loop(lambda: heir.said("take_over") >= 2 and victim.said("take_over") >= 2, "both at work")
             victim.process.kill()
-            await until(lambda: heir.said("take_over") >= 4, "the heir's takeover")
+            await wait_in_loop(lambda: heir.said("take_over") >= 4, "the heir's takeover")
             produce(kafka_settings, topic, [(part, {"value": b"y"}) for part in range(4) for _ in range(10)])
-            await until(
+            await wait_in_loop(
                 lambda: all(set(rows) == set(range(5_010)) for rows in heir.rows().values()) and len(heir.rows()) == 4,
                 "every record",
             )
-            await until(lambda: committed(kafka_settings, group, topic, 4) == [5_010] * 4, "commits")
+            await wait_in_loop(lambda: committed(kafka_settings, group, topic, 4) == [5_010] * 4, "commits")
 
         asyncio.run(main())
         heir.process.send_signal(signal.SIGTERM)
@@ -537,16 +541,18 @@ def test_a_worker_that_slept_through_its_session_changes_no_commit_and_takes_ove
     with worker_process(kafka_settings, topic, group, tmp_path, slow_ms=100) as sleeper:
 
         async def main() -> None:
-            await until(lambda: sleeper.rows(), "the first rows")
+            await wait_in_loop(lambda: sleeper.rows(), "the first rows")
             sleeper.process.send_signal(signal.SIGSTOP)
             with worker_process(kafka_settings, topic, group, tmp_path) as heir:
-                await until(lambda: committed(kafka_settings, group, topic, 1) == [3_000], "the heir's commit")
+                await wait_in_loop(lambda: committed(kafka_settings, group, topic, 1) == [3_000], "the heir's commit")
                 sleeper.process.send_signal(signal.SIGCONT)
-                await until(lambda: sleeper.said("drop") == 1, "the sleeper notices")
+                await wait_in_loop(lambda: sleeper.said("drop") == 1, "the sleeper notices")
                 assert committed(kafka_settings, group, topic, 1) == [3_000]
                 heir.process.kill()
             produce(kafka_settings, topic, [(0, {"value": b"y"}) for _ in range(10)])
-            await until(lambda: committed(kafka_settings, group, topic, 1) == [3_010], "the sleeper's second turn")
+            await wait_in_loop(
+                lambda: committed(kafka_settings, group, topic, 1) == [3_010], "the sleeper's second turn"
+            )
             assert set(sleeper.rows()[0]) == set(range(3_010))
 
         asyncio.run(main())
@@ -572,7 +578,7 @@ def test_a_worker_stops_in_bounded_time_when_the_broker_is_away(tmp_path: Path, 
         client.create_topics([NewTopic("t", 1, 1)])["t"].result(20)
         produce(kafka, "t", [(0, {"value": b"x"})])
         with worker_process(kafka, "t", group, tmp_path) as worker:
-            asyncio.run(until(lambda: worker.rows(), "the first row"))
+            wait_until(worker.rows, "the first row")
             broker.stop()
             worker.process.send_signal(signal.SIGTERM)
             worker.process.wait(25)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.unit.stream.one_partition import (
     place,
     reading,
 )
+from tests.waiting import let_others_run, wait_in_loop
 
 from fqlstream.app.aggregate import AggregateAgent
 from fqlstream.app.ledger import Partition
@@ -108,13 +109,6 @@ def worker(known: Catalogue | None = None, *, first: Catalogue | None = None, **
     return Worker(there, agent, definitions, failures, commits)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another task brings about."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # the production code has no event for it
-            await asyncio.sleep(0.01)
-
-
 # -- which fetches count -------------------------------------------------------------------------------------------------
 
 
@@ -188,8 +182,8 @@ async def test_consumption_pauses_while_too_much_is_unwritten_and_goes_on_after_
     await mine.take()
     await mine.apply(0, b"x" * (MEBIBYTE + 1))
     waiting = asyncio.create_task(mine.apply(1, event("a")))
-    done, _ = await asyncio.wait([waiting], timeout=0.05)
-    assert not done
+    await let_others_run()
+    assert not waiting.done()
     assert mine.values()["traffic"] is None or mine.values()["traffic"] == 0
     await mine.agent.flush()
     await asyncio.wait_for(waiting, 5)
@@ -202,15 +196,50 @@ async def test_a_flush_begins_early_when_much_is_unwritten() -> None:
     await mine.take()
     running = asyncio.create_task(mine.agent.run())
     await mine.apply(0, b"x" * 1_000)
-    await asyncio.sleep(0.02)
+    await let_others_run()
     assert mine.there.log.letters == []
     await mine.apply(1, b"x" * 2**16)
-    await until(lambda: len(mine.there.log.letters) == 2)
+    await wait_in_loop(lambda: len(mine.there.log.letters) == 2, "both letters")
     running.cancel()
     await asyncio.wait([running])
 
 
 # -- flushes -------------------------------------------------------------------------------------------------------------
+
+
+WriteStates = Callable[[Any], Awaitable[None]]
+
+
+@dataclass
+class HeldBack:
+    """A write of states that waits for the test."""
+
+    write: WriteStates
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, records: Any) -> None:
+        self.reached.set()
+        await self.opened.wait()
+        await self.write(records)
+
+
+async def refused(_records: Any) -> None:
+    raise StoreError("STO002", "refused")
+
+
+def replace_step(mine: Worker, write: WriteStates) -> None:
+    store: Any = mine.there.ports.store
+    store.write_states = write
+
+
+async def cancelled_while_writing(mine: Worker, gate: HeldBack) -> asyncio.Task[None]:
+    """Ask for a flush, and give up waiting for it in the middle."""
+    replace_step(mine, gate)
+    asking = asyncio.create_task(mine.agent.flush())
+    await asyncio.wait_for(gate.reached.wait(), 5)
+    asking.cancel()
+    return asking
 
 
 @in_a_loop
@@ -229,21 +258,12 @@ async def test_who_waits_for_a_flush_may_be_cancelled_and_the_flush_goes_to_its_
     mine = worker()
     await mine.take()
     await mine.apply(0, event("a"))
-    gate = asyncio.Event()
-    real = mine.there.ports.store.write_states
-
-    async def slow(records: Any) -> None:
-        await gate.wait()
-        await real(records)
-
-    mine.there.ports.store.write_states = slow  # type: ignore[method-assign]
-    asking = asyncio.create_task(mine.agent.flush())
-    await asyncio.sleep(0.01)
-    asking.cancel()
+    gate = HeldBack(mine.there.ports.store.write_states)
+    asking = await cancelled_while_writing(mine, gate)
     with pytest.raises(asyncio.CancelledError):
         await asking
-    gate.set()
-    await until(lambda: bool(mine.commits))
+    gate.opened.set()
+    await wait_in_loop(lambda: mine.commits, "the commit")
     assert mine.there.log.acknowledged == [(0, 1)]
     assert mine.failures == []
 
@@ -253,19 +273,10 @@ async def test_a_flush_that_fails_when_nobody_waits_for_it_any_more_ends_the_wor
     mine = worker()
     await mine.take()
     await mine.apply(0, event("a"))
-    gate = asyncio.Event()
-
-    async def refused(_records: Any) -> None:
-        await gate.wait()
-        raise StoreError("STO002", "refused")
-
-    mine.there.ports.store.write_states = refused  # type: ignore[method-assign]
-    asking = asyncio.create_task(mine.agent.flush())
-    await asyncio.sleep(0.01)
-    asking.cancel()
-    await asyncio.wait([asking])
-    gate.set()
-    await until(lambda: bool(mine.failures))
+    gate = HeldBack(refused)
+    await asyncio.wait([await cancelled_while_writing(mine, gate)])
+    gate.opened.set()
+    await wait_in_loop(lambda: mine.failures, "the worker to be told")
     assert isinstance(mine.failures[0], StoreError)
 
 
@@ -274,11 +285,7 @@ async def test_a_last_flush_that_fails_is_left_to_the_next_owner() -> None:
     mine = worker()
     await mine.take()
     await mine.apply(0, event("a"))
-
-    async def refused(_records: Any) -> None:
-        raise StoreError("STO002", "refused")
-
-    mine.there.ports.store.write_states = refused  # type: ignore[method-assign]
+    replace_step(mine, refused)
     await mine.agent.stop()
     assert mine.there.log.acknowledged == []
 
@@ -294,7 +301,7 @@ async def test_a_partition_that_somebody_claimed_is_taken_over_again_and_read_fr
     await mine.agent.flush()
     await mine.apply(2, event("c"))  # to be read again: nothing is counted into what is given up
     assert mine.agent.owners[0].state.next_offset == 2
-    await until(lambda: bool(source.begun))
+    await wait_in_loop(lambda: source.begun, "the partition to be read again")
     assert source.begun == [1]
     await mine.apply(1, event("b"), event("c"))
     await mine.agent.flush()

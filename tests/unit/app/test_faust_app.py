@@ -63,7 +63,7 @@ def test_nothing_is_sent_through_fausts_own_producer(app: SourceApp) -> None:
 
 
 def test_a_process_that_does_not_stop_is_ended() -> None:
-    code = "import time; from fqlstream.app import faust_app; faust_app._end_process_after(0.1); time.sleep(600)"
+    code = "import signal; from fqlstream.app import faust_app; faust_app._end_process_after(0.1); signal.pause()"
     ended = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
     assert ended.returncode == 1
     assert "has not stopped within" in ended.stderr

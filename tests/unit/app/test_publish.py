@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.simulation.world import TOPIC
 from tests.unit.stream.one_partition import Place, event, in_a_loop, place
+from tests.waiting import wait_in_loop
 
 from fqlstream.app.publish import FinaliseAgent
 from fqlstream.errors import StoreError
@@ -25,6 +26,17 @@ class Publisher:
     owner: Owner
     agent: FinaliseAgent
     failures: list[BaseException]
+    looks: list[str]
+
+    async def look(self) -> None:
+        """Have the running agent look at the model; returns when it has, for it begins the next look then."""
+        for _ in range(2):
+            goal = len(self.looks) + 1
+            self.agent.notice("m")
+            await self._looked(goal)
+
+    async def _looked(self, times: int) -> None:
+        await wait_in_loop(lambda: len(self.looks) >= times, "a look at the model")
 
     async def write(self, first: int, *records: bytes) -> None:
         await self.there.apply(self.owner, first, *records)
@@ -44,11 +56,13 @@ class Publisher:
 async def publisher() -> Publisher:
     there = place()
     failures: list[BaseException] = []
+    looks: list[str] = []
 
     async def send_values(_values: Sequence[MetricValue]) -> None:
         return
 
-    async def partition_of(_model: str) -> int:
+    async def partition_of(model: str) -> int:
+        looks.append(model)
         return 3
 
     log: Any = there.log
@@ -58,14 +72,7 @@ async def publisher() -> Publisher:
     agent = FinaliseAgent(
         TOPIC, store, log, there.clock, settings, lambda: there.engines, partition_of, failures.append
     )  # fmt: skip
-    return Publisher(there, await there.take(), agent, failures)
-
-
-async def until(condition: Any) -> None:
-    """Wait for what another task brings about."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # the production code has no event for it
-            await asyncio.sleep(0.01)
+    return Publisher(there, await there.take(), agent, failures, looks)
 
 
 @in_a_loop
@@ -74,19 +81,17 @@ async def test_a_model_is_published_by_whoever_holds_its_partition_and_by_nobody
     running = asyncio.create_task(mine.agent.run())
     await mine.write(0, event("a", x=1))
     mine.agent.take([0, 1, 2])
-    mine.agent.notice("m")
-    await asyncio.sleep(0.05)
+    await mine.look()
     assert mine.sums() == []
     mine.agent.take([3])
-    mine.agent.notice("m")
-    await until(lambda: mine.sums() == [1.0])
+    await mine.look()
+    assert mine.sums() == [1.0]
     assert mine.agent.published("m") == {0: mine.owner.base.version.number}
     assert mine.agent.published("nobodys") == {}
     mine.agent.lose([3])
     assert mine.agent.published("m") == {}
     await mine.write(1, event("b", x=2))
-    mine.agent.notice("m")
-    await asyncio.sleep(0.05)
+    await mine.look()
     assert mine.sums() == [1.0]
     mine.agent.stop()
     await asyncio.wait_for(running, 5)
@@ -99,9 +104,9 @@ async def test_it_looks_without_a_notice_too() -> None:
     mine.agent.take([3])
     running = asyncio.create_task(mine.agent.run())
     await mine.write(0, event("a", x=1))
-    await until(lambda: mine.sums() == [1.0])
+    await wait_in_loop(lambda: mine.sums() == [1.0], "the first value", saw=mine.sums)
     await mine.write(1, event("b", x=2))
-    await until(lambda: mine.sums() == [3.0])
+    await wait_in_loop(lambda: mine.sums() == [3.0], "the second value", saw=mine.sums)
     mine.agent.stop()
     await asyncio.wait_for(running, 5)
 
@@ -138,7 +143,8 @@ async def test_what_cannot_go_on_ends_the_worker() -> None:
     async def refused(_topic: str) -> Any:
         raise StoreError("STO002", "refused")
 
-    mine.there.ports.store.newest_flushes = refused  # type: ignore[method-assign]
+    store: Any = mine.there.ports.store
+    store.newest_flushes = refused
     running = asyncio.create_task(mine.agent.run())
     await asyncio.wait([running], timeout=5)
     assert isinstance(running.exception(), StoreError)

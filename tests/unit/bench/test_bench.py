@@ -82,6 +82,6 @@ def test_a_contender_that_fails_is_an_error_with_its_last_words(
 
 
 def test_a_contender_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = contender(tmp_path, monkeypatch, "import time; time.sleep(600)")
+    module = contender(tmp_path, monkeypatch, "import signal; signal.pause()")
     with pytest.raises(FqlstreamError, match="did not end within 1 s"):
         run_contender(module, TASK, 1)

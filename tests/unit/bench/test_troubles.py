@@ -26,10 +26,9 @@ def test_the_same_seed_draws_the_same_troubles_in_the_order_in_which_they_happen
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    yield process
-    process.kill()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
 
 
 def maker(tmp_path: Path, *, worker: int | None = None, store: int | None = None) -> Troublemaker:

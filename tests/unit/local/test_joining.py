@@ -64,7 +64,7 @@ def test_where_no_stack_runs_it_says_how_to_start_one(tmp_path: Path) -> None:
 
 
 def test_a_directory_has_one_owner_and_is_free_when_that_is_killed(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from fqlstream.local.joining import hold\nwith hold(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
+    code = "import signal, sys; from pathlib import Path; from fqlstream.local.joining import hold\nwith hold(Path(sys.argv[1])): print('held', flush=True); signal.pause()"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "held\n"
