@@ -14,6 +14,7 @@ from fqlstream.app.producer import OutboxProducer
 from fqlstream.app.transport import SourcePartition
 from fqlstream.clock import SystemClock
 from fqlstream.errors import BrokerError
+from fqlstream.events.refusals import ORIGINAL_HEADER
 from fqlstream.ops.topic_ids import partitions_count, topic_ids
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import DeadLetter, Headers
@@ -174,6 +175,7 @@ def _value_key(value: MetricValue) -> bytes:
 
 
 def _letter_headers(letter: DeadLetter, seen_at: str) -> list[tuple[str, bytes]]:
+    """Say why and where from; the record's own headers come after that, each under its name with a prefix."""
     texts = {
         "code": letter.code,
         "reason": letter.reason,
@@ -182,7 +184,9 @@ def _letter_headers(letter: DeadLetter, seen_at: str) -> list[tuple[str, bytes]]
         "offset": str(letter.offset),
         "row": letter.row,
         "seen_at": seen_at,
+        "record_at": str(letter.record_at_ms),
     }
     if letter.content_type is not None:
         texts["content-type"] = letter.content_type
-    return [(name, text.encode()) for name, text in texts.items()]
+    told = [(name, text.encode()) for name, text in texts.items()]
+    return told + [(f"{ORIGINAL_HEADER}{name}", value) for name, value in letter.headers]

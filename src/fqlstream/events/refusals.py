@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+#: Before the names of the refused record's own headers, in those of its dead letter.
+ORIGINAL_HEADER: Final = "original."
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -86,7 +86,8 @@ class WatermarkMark:
 class DeadLetter:
     """What was refused: original bytes, a stable code, a reason a person can act on, and where it came from.
 
-    `row` is "0" for a JSON record and the comma-separated row numbers for a batch.
+    `row` is "0" for a JSON record and the comma-separated row numbers for a batch. `headers` are the record's own: with key,
+    value, partition and time they make it the same record again.
     """
 
     code: str
@@ -99,6 +100,36 @@ class DeadLetter:
     value: bytes | None
     record_at_ms: int
     content_type: str | None = None
+    headers: Headers = ()
+
+    @classmethod
+    def of(
+        cls,
+        fetch: Fetch,
+        at: int,
+        code: str,
+        reason: str,
+        content_type: str | None,
+        rows: tuple[str, bytes] | None = None,
+    ) -> DeadLetter:
+        """Set a record of a fetch aside; `rows` are the numbers and bytes of those rows of a batch that are refused alone."""
+        headers = tuple(fetch.headers.get(at, ()))
+        if rows is not None:
+            count = str(rows[0].count(",") + 1).encode()
+            headers = tuple((name, count if name == "rows" else value) for name, value in headers)
+        return cls(
+            code,
+            reason,
+            fetch.topic,
+            fetch.partition,
+            int(fetch.offsets[at]),
+            "0" if rows is None else rows[0],
+            fetch.keys[at],
+            fetch.values[at] if rows is None else rows[1],
+            int(fetch.record_at_ms[at]),
+            content_type,
+            headers,
+        )
 
     @property
     def origin(self) -> str:

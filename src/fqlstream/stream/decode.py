@@ -6,6 +6,7 @@ Pure: what is decoded depends on the records and the catalogue alone, never on w
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -86,16 +87,7 @@ def _in_order(tables: list[pa.Table]) -> pa.Table:
 
 
 def _dead_letter(fetch: Fetch, refused: Refused, content_type: str | None) -> DeadLetter:
-    at = refused.at
-    return DeadLetter(
-        code=refused.refusal.code,
-        reason=refused.reason,
-        topic=fetch.topic,
-        partition=fetch.partition,
-        offset=int(fetch.offsets[at]),
-        row=refused.row,
-        key=fetch.keys[at],
-        value=fetch.values[at] if refused.value is None else refused.value,
-        record_at_ms=int(fetch.record_at_ms[at]),
-        content_type=content_type,
-    )
+    rows = None if refused.value is None else (refused.row, refused.value)
+    letter = DeadLetter.of(fetch, refused.at, refused.refusal.code, refused.reason, content_type, rows)
+    # a batch whose rows are all bad is kept as it came
+    return letter if rows else replace(letter, row=refused.row)

@@ -800,15 +800,5 @@ def _from_offset(fetch: Fetch, offset: int) -> Fetch:
 
 
 def _poison(fetch: Fetch, error: Exception) -> DeadLetter:
-    return DeadLetter(
-        POISON.code,
-        f"{type(error).__name__}: {shown(str(error))}",
-        fetch.topic,
-        fetch.partition,
-        int(fetch.offsets[0]),
-        "0",
-        fetch.keys[0],
-        fetch.values[0],
-        int(fetch.record_at_ms[0]),
-        content_types(fetch).get(0),
-    )
+    reason = f"{type(error).__name__}: {shown(str(error))}"
+    return DeadLetter.of(fetch, 0, POISON.code, reason, content_types(fetch).get(0))

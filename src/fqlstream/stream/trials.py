@@ -66,17 +66,4 @@ async def _set_aside(owner: Owner, part: Fetch) -> None:
         await owner.ports.store.forget_record(owner.partition, offset)
         owner.state.next_offset = part.next_offset
         await owner.rebuild(await owner.ports.store.panes_beyond(owner.partition, offset - 1))
-        owner.dead_letters.append(
-            DeadLetter(
-                KILLER.code,
-                reason,
-                part.topic,
-                part.partition,
-                offset,
-                "0",
-                part.keys[0],
-                part.values[0],
-                int(part.record_at_ms[0]),
-                content_types(part).get(0),
-            )
-        )
+        owner.dead_letters.append(DeadLetter.of(part, 0, KILLER.code, reason, content_types(part).get(0)))

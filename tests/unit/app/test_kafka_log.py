@@ -87,16 +87,18 @@ def test_values_of_one_series_have_one_key_so_that_they_keep_their_order() -> No
 def test_a_dead_letter_has_its_bytes_and_says_in_headers_why_and_where_from() -> None:
     made, outbox = log()
     letter = DeadLetter(
-        "DLQ005", "no JSON: é", "t", 3, 41, "1,5", b"k", b"\xff", 0, "application/vnd.apache.arrow.stream"
-    )
+        "DLQ005", "no JSON: é", "t", 3, 41, "1,5", b"k", b"\xff", 17, "application/vnd.apache.arrow.stream",
+        (("model", b"churn"), ("code", b"\xfe"), ("model", b"")),
+    )  # fmt: skip
     asyncio.run(made.send_dead_letters([letter, replace(letter, content_type=None)]))
     topic, value, key, headers, partition = outbox.records[0]
     assert (topic, value, key, partition) == ("dead-letters", b"\xff", b"k", None)
-    told = {name: text.decode() for name, text in headers}
+    assert headers[-3:] == [("original.model", b"churn"), ("original.code", b"\xfe"), ("original.model", b"")]
+    told = {name: text.decode() for name, text in headers[:-3]}
     assert told.pop("seen_at").endswith("Z")
     assert told == {
         "code": "DLQ005", "reason": "no JSON: é", "topic": "t", "partition": "3", "offset": "41", "row": "1,5",
-        "content-type": "application/vnd.apache.arrow.stream",
+        "content-type": "application/vnd.apache.arrow.stream", "record_at": "17",
     }  # fmt: skip
     assert "content-type" not in dict(outbox.records[1][3])
 
