@@ -263,6 +263,11 @@ class StreamSettings(_Group):
         ge=1_000,
         description="`repair` and `apply --backfill` wait no longer than this without any progress: no worker runs, and the requests stay.",
     )
+    replays_max: int = Field(
+        5,
+        ge=1,
+        description="A dead letter that came back from so many replays is only replayed with --again: what goes round in a circle must be seen.",
+    )
 
 
 class ClientSettings(_Group):

@@ -15,13 +15,14 @@ from tests.running_stack import RunningStack
 from tests.waiting import wait_equal
 
 DEADLINE_S = 120.0
-#: What the README says where nothing else uses the port.
+#: What the README says where nothing else uses the ports.
 STORE_URL = "http://127.0.0.1:8123"
+BOOTSTRAP = "localhost:9092"
 
 
 def run(stack: RunningStack, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a block of the README; the store's address is the one that it has here."""
-    return stack.shell(script.replace(STORE_URL, stack.store_url))
+    """Run a block of the README; the addresses are those that the stack has here."""
+    return stack.shell(script.replace(STORE_URL, stack.store_url).replace(BOOTSTRAP, stack.bootstrap))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,20 @@ def test_drift_is_computed_for_stored_history_and_history_again(churn: RunningSt
         np.histogram(scores, 10, (0, 1))[0] for scores in ((0.91, 0.73, 0.18, 0.08), (0.10, 0.35, 0.55, 0.80))
     )
     assert f"{jensenshannon(sent, trained, base=2):.6f}" in defined.stdout
+
+
+def test_what_was_refused_is_counted_and_counts_after_a_replay(churn: RunningStack) -> None:
+    send, look, replay = blocks("run", "letters")
+    sent = run(churn, send)
+    assert sent.returncode == 0, sent.stderr
+    wait_equal(
+        lambda: run(churn, look).stdout.count("DLQ009"), 2, "the letter is counted and listed", DEADLINE_S, look_s=0.2
+    )
+    replayed = run(churn, replay)
+    assert replayed.returncode == 0, replayed.stderr
+    assert "would replay 1 letters" in replayed.stderr
+    query = 'fqlstream sql "SELECT event_id FROM events_upsell"'
+    wait_equal(lambda: run(churn, query).stdout, "u-1\n", "the event is there", DEADLINE_S, look_s=0.2)
 
 
 @pytest.mark.parametrize("query", blocks("sql"), ids=lambda text: text.splitlines()[0].removeprefix("-- "))

@@ -225,6 +225,16 @@ def partitions_count(settings: KafkaSettings, topic: str) -> int:
     return len(metadata.partitions)
 
 
+def retention_ms(settings: KafkaSettings, topic: str) -> int | None:
+    """Ask for how long a topic keeps records at least; None where it keeps them for ever.
+
+    Raises BrokerError where the cluster does not answer or has no such topic.
+    """
+    config = _describe(AdminClient(librdkafka_options(settings)), [topic])[topic]
+    kept = int(config.get("retention.ms", "-1"))
+    return kept if kept >= 0 and "delete" in config.get("cleanup.policy", "delete") else None
+
+
 def _describe(admin: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:
     if not topics:
         return {}
