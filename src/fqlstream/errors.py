@@ -69,7 +69,11 @@ class UsageError(FqlstreamError):
 
 
 class BrokerError(FqlstreamError):
-    """Kafka cannot be had, reached or used as asked."""
+    """Kafka cannot be had, reached or used as asked; `retryable` says whether the same call may succeed later."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None, *, retryable: bool = False) -> None:
+        super().__init__(code, message, hint)
+        self.retryable = retryable
 
 
 class StoreError(FqlstreamError):

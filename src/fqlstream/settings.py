@@ -68,7 +68,7 @@ class KafkaSettings(_Group):
     delivery_timeout_ms: int = Field(
         120_000,
         ge=1_000,
-        description="A record that Kafka has not taken for so long has failed: the worker ends, and starts again from its fences.",
+        description="A record that Kafka has not taken for so long is sent anew, and the log says so; what depends on it waits.",
     )
     send_queue_bytes_max: int = Field(
         64 * 2**20,

@@ -9,11 +9,9 @@ from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from fqlstream.app.producer import OutboxProducer
 from fqlstream.errors import BrokerError
-from fqlstream.ops.topic_ids import topic_ids
 from fqlstream.settings import KafkaSettings
 
 MakeTopic = Callable[..., str]
@@ -149,19 +147,24 @@ def test_a_producer_that_was_not_started_says_so(kafka_settings: KafkaSettings) 
     asyncio.run(main())
 
 
-def test_a_recreated_topic_has_another_id(kafka_settings: KafkaSettings, make_topic: MakeTopic) -> None:
-    topic, other = make_topic(1), make_topic(1)
-    before = topic_ids(kafka_settings, [topic, other, "never-made"])
-    assert set(before) == {topic, other}
-    assert len(set(before.values())) == 2
-    assert topic_ids(kafka_settings, [topic]) == {topic: before[topic]}
-    client = AdminClient({"bootstrap.servers": kafka_settings.bootstrap})
-    client.delete_topics([topic])[topic].result(20)
-    deadline_s = time.monotonic() + 60
-    while topic_ids(kafka_settings, [topic]):
-        assert time.monotonic() < deadline_s
-    client.create_topics([NewTopic(topic, 1, 1)])[topic].result(20)
-    while topic not in (after := topic_ids(kafka_settings, [topic])):
-        assert time.monotonic() < deadline_s
-    assert after[topic] != before[topic]
-    assert topic_ids(kafka_settings, []) == {}
+def test_a_missing_topic_is_told_as_such_and_may_be_sent_to_again(
+    kafka_settings: KafkaSettings, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(3)
+
+    async def main() -> None:
+        async with OutboxProducer(kafka_settings) as outbox:
+            assert await asyncio.to_thread(outbox.partitions_count, topic) == 3
+            with pytest.raises(BrokerError) as missing:
+                await asyncio.to_thread(outbox.partitions_count, "never-made")
+            assert (missing.value.code, missing.value.retryable) == ("KFK121", False)
+            lost = await outbox.send("never-made", b"x")
+            with pytest.raises(BrokerError, match="never-made") as caught:
+                await lost
+            assert (caught.value.code, caught.value.retryable) == ("KFK110", True)
+            outbox.hint("never-made", b"x", None, 0)
+            outbox.hint(topic, b"hint", None, 1)
+            outbox.hint(topic, b"beyond", None, 9)
+
+    asyncio.run(main())
+    assert read(kafka_settings, topic, 1, partition=1)[0].value() == b"hint"

@@ -11,8 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka import Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 from tests.integration.source_workers import (
     Recorder,
     Seen,
@@ -584,3 +591,31 @@ def test_a_worker_stops_in_bounded_time_when_the_broker_is_away(tmp_path: Path, 
             worker.process.wait(25)
     finally:
         broker.stop()
+
+
+def test_a_recreated_topic_has_another_id_and_one_that_is_missing_is_told(
+    kafka_settings: KafkaSettings, make_topic: MakeTopic, group: str, tmp_path: Path
+) -> None:
+    topic, others = make_topic(1), [make_topic(1) for _ in range(8)]
+    client = admin(kafka_settings)
+    told = {
+        name: str(found.result(20).topic_id) for name, found in client.describe_topics(TopicCollection(others)).items()
+    }
+    seen = Seen()
+
+    async def main() -> None:
+        settings = worker_settings(kafka_settings, group)
+        async with running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path):
+            await wait_in_loop(lambda: seen.partitions, "an assignment")
+            source = seen.partitions[0]
+            assert {name: await source._consumer.topic_id(name) for name in others} == told
+            other = others[0]
+            await asyncio.to_thread(client.delete_topics([other])[other].result, 20)
+            await wait_in_loop(lambda: other not in client.list_topics(timeout=20).topics, "the topic is gone")
+            with pytest.raises(BrokerError) as missing:
+                await source._consumer.topic_id(other)
+            assert (missing.value.code, missing.value.retryable) == ("KFK021", False)
+            await asyncio.to_thread(client.create_topics([NewTopic(other, 1, 1)])[other].result, 20)
+            assert await source._consumer.topic_id(other) != told[other]
+
+    asyncio.run(main())

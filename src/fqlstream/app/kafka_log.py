@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import msgspec
 
 from fqlstream.app.producer import OutboxProducer
+from fqlstream.app.retries import patiently, persist
 from fqlstream.app.transport import SourcePartition
 from fqlstream.clock import SystemClock
 from fqlstream.errors import BrokerError
 from fqlstream.events.refusals import ORIGINAL_HEADER
-from fqlstream.ops.topic_ids import partitions_count, topic_ids
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import DeadLetter, Headers
 from fqlstream.stream.protocol import FlushRow, MetricValue
@@ -38,10 +38,10 @@ class KafkaLog:
 
     async def topic_id(self, topic: str) -> str:
         """Identify the topic, asking the broker each time: between two takeovers it may have been recreated."""
-        ids = await asyncio.to_thread(topic_ids, self.settings, [topic])
-        if topic not in ids:
-            raise BrokerError("KFK021", f"the topic {topic} does not exist", "make it: fqlstream topics apply")
-        return ids[topic]
+        source = next((source for source in self.sources.values() if not source.lost), None)
+        if source is None:
+            raise BrokerError("KFK020", f"every partition of {topic} was given to another worker meanwhile")
+        return await source.topic_id()
 
     async def offset_range(self, topic: str, partition: int) -> tuple[int, int]:
         """Give the first offset in the log and the next one to be written."""
@@ -53,7 +53,7 @@ class KafkaLog:
     async def partitions_count(self, topic: str) -> int:
         """Count the partitions of a topic; asked once, because a topic never shrinks and growth restarts the workers."""
         if topic not in self._counts:
-            self._counts[topic] = await asyncio.to_thread(partitions_count, self.settings, topic)
+            self._counts[topic] = await patiently(f"topic {topic}", partial(self.outbox.partitions_count, topic))
         return self._counts[topic]
 
     async def model_partition(self, model: str) -> int:
@@ -68,8 +68,8 @@ class KafkaLog:
         )
 
     async def send_notices(self, rows: Sequence[FlushRow]) -> None:
-        """Tell the finalisers which panes changed. They look anyway, so a failure here is none."""
-        records = []
+        """Tell the finalisers which panes changed. They look anyway: nobody waits for it, and losing one loses nothing."""
+        notices: list[tuple[str, bytes]] = []
         for row in rows:
             models: dict[str, list[list[object]]] = {
                 name: [] for name in row.watermarks.get(next(iter(row.fences)), {})
@@ -85,12 +85,9 @@ class KafkaLog:
                     "model": model,
                     "panes": panes[:_NOTICE_PANES_MAX],
                 }
-                value = msgspec.json.encode(notice)
-                records.append(_Record(PANE_UPDATES, value, model.encode(), (), await self.model_partition(model)))
-        try:
-            await self._send_all(records)
-        except BrokerError:
-            return
+                notices.append((model, msgspec.json.encode(notice)))
+        for model, value in notices:
+            self.outbox.hint(PANE_UPDATES, value, model.encode(), await self.model_partition(model))
 
     async def send_values(self, values: Sequence[MetricValue]) -> None:
         """Write published values to the metric-values topic."""
@@ -122,13 +119,33 @@ class KafkaLog:
             self._durable.pop(source.partition, None)
 
     async def _send_all(self, records: Sequence[_Record]) -> None:
-        """Send records; returns when all have arrived, raises BrokerError where one has not."""
-        deliveries = [
-            await self.outbox.send(record.topic, record.value, record.key, record.headers, record.partition)
-            for record in records
-        ]
-        for delivery in deliveries:
-            await delivery
+        """Send records; returns when all have arrived, however long Kafka is away or a topic is missing.
+
+        Raises BrokerError where one never will.
+        """
+        left = list(records)
+
+        async def attempt() -> None:
+            nonlocal left
+            sent = [
+                (
+                    record,
+                    await self.outbox.send(record.topic, record.value, record.key, record.headers),
+                )
+                for record in left
+            ]
+            failed: list[tuple[_Record, BrokerError]] = []
+            for record, delivery in sent:
+                try:
+                    await delivery
+                except BrokerError as error:
+                    failed.append((record, error))
+            left = [record for record, _ in failed]
+            if failed:  # what will never arrive before what may
+                raise min((refused for _, refused in failed), key=lambda refused: refused.retryable)
+
+        if records:
+            await persist(f"records for {records[0].topic}", attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +154,6 @@ class _Record:
     value: bytes | None
     key: bytes | None
     headers: Headers = ()
-    partition: int | None = None
 
 
 #: A notice is a hint: a longer list would only be a larger hint.

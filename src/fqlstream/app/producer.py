@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from confluent_kafka import KafkaException, Producer
 
 from fqlstream.errors import BrokerError
+from fqlstream.ops.kafka_errors import NO_SUCH_TOPIC, NOT_KNOWN_HERE, may_pass
 from fqlstream.ops.kafka_options import producer_options
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import Headers
@@ -28,6 +29,10 @@ LOG = logging.getLogger("fqlstream.producer")
 
 #: How long librdkafka may wait for events in one call of its polling thread: bounds how long stopping takes.
 _POLL_S: Final = 0.1
+#: One question: a worker that stops waits no longer for a broker that is away.
+_ASK_S: Final = 5.0
+#: A topic that the broker does not know for so long is missing: all that are sent to were made before the worker started.
+_NEW_TOPIC_MS: Final = 5_000
 #: How long records gather into a batch.
 _LINGER_MS: Final = 5
 
@@ -35,7 +40,8 @@ _LINGER_MS: Final = 5
 class OutboxProducer:
     """An idempotent producer on the event loop: acks=all, lz4, Kafka's own partitioner, bounded in memory.
 
-    Retries are the library's; a record that fails has failed for good (`kafka.delivery_timeout_ms`).
+    Retries within `kafka.delivery_timeout_ms` are the library's; the error of a record that has failed then says whether
+    sending it again may help.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -56,6 +62,7 @@ class OutboxProducer:
                 acks="all",
                 linger_ms=_LINGER_MS,
                 message_timeout_ms=self._settings.delivery_timeout_ms,
+                topic_metadata_propagation_max_ms=_NEW_TOPIC_MS,
                 queue_buffering_max_kbytes=self._settings.send_queue_bytes_max // 2**10,
             )
         )
@@ -103,32 +110,64 @@ class OutboxProducer:
         """
         self._require()
         future: asyncio.Future[int] = self._loop.create_future()
-        place: dict[str, Any] = {}
-        if partition is not None:
-            place["partition"] = partition
-        if timestamp_ms is not None:
-            place["timestamp"] = timestamp_ms
         while True:
             self._room.clear()
             try:
-                self._require().produce(
+                self._produce(
                     topic,
-                    value=value,
-                    key=key,
-                    headers=list(headers) or None,
-                    on_delivery=lambda error, record: self._delivered(future, error, record),
-                    **place,
+                    value,
+                    key,
+                    headers,
+                    partition,
+                    timestamp_ms,
+                    lambda error, record: self._delivered(future, error, record),
                 )
             except BufferError:
                 # Woken by the next delivery. The time-out is for the one that came between the two lines above.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._room.wait(), _POLL_S)
-            except KafkaException as error:
-                raise _refused(topic, error.args[0]) from error
             else:
                 break
         self._pending.add(future)
         return future
+
+    def hint(self, topic: str, value: bytes | None, key: bytes | None, partition: int) -> None:
+        """Queue one record that may as well be lost; a full queue leaves it out. What becomes of it is not told."""
+        with suppress(BufferError, BrokerError):
+            self._produce(topic, value, key, (), partition, None, None)
+
+    def partitions_count(self, topic: str) -> int:
+        """Ask how many partitions a topic has; blocks. Raises BrokerError KFK121 where there is none, KFK122 without an answer."""
+        try:
+            found = self._require().list_topics(topic, timeout=_ASK_S).topics[topic]
+        except KafkaException as error:
+            raise _uncounted(topic, error.args[0]) from error
+        if found.error is not None:
+            raise _uncounted(topic, found.error)
+        return len(found.partitions)
+
+    def _produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        headers: Headers,
+        partition: int | None,
+        timestamp_ms: int | None,
+        on_delivery: Callable[[Any, Any], None] | None,
+    ) -> None:
+        """Queue a record. Raises BufferError where there is no room, BrokerError KFK111 for one that Kafka would never take."""
+        place: dict[str, Any] = {}
+        if partition is not None:
+            place["partition"] = partition
+        if timestamp_ms is not None:
+            place["timestamp"] = timestamp_ms
+        if on_delivery is not None:
+            place["on_delivery"] = on_delivery
+        try:
+            self._require().produce(topic, value=value, key=key, headers=list(headers) or None, **place)
+        except KafkaException as error:
+            raise _refused(topic, error.args[0]) from error
 
     async def flush(self) -> None:
         """Wait until everything sent so far has arrived.
@@ -164,14 +203,31 @@ class OutboxProducer:
         if error is None:
             future.set_result(offset if offset is not None else -1)
             return
-        failed = BrokerError(
-            "KFK110",
-            f"a record for {topic} was not delivered: {error.str()}",
-            "nothing was committed that depends on it; the worker reads on from its last flush",
-        )
+        failed = _undelivered(topic, error)
         self._failed = self._failed or failed
         future.set_exception(failed)
         future.exception()  # marks it as seen: flush raises it
+
+
+def _uncounted(topic: str, error: Any) -> BrokerError:
+    if error.code() in NO_SUCH_TOPIC:
+        return BrokerError("KFK121", f"the topic {topic} does not exist", "make it: fqlstream topics apply")
+    return BrokerError(
+        "KFK122",
+        f"the partitions of topic {topic} cannot be counted: {error.str()}",
+        "is the broker up, and may this user Describe the topic?",
+        retryable=may_pass(error),
+    )
+
+
+def _undelivered(topic: str, error: Any) -> BrokerError:
+    missing = error.code() in NO_SUCH_TOPIC | NOT_KNOWN_HERE
+    return BrokerError(
+        "KFK110",
+        f"a record for {topic} was not delivered: {error.str()}",
+        "make the topic: fqlstream topics apply" if missing else "is Kafka up, and may this user Write to the topic?",
+        retryable=missing or may_pass(error),
+    )
 
 
 def _refused(topic: str, error: Any) -> BrokerError:

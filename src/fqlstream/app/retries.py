@@ -1,43 +1,139 @@
-"""Trouble at the store is waited out: the same call again, later and later, until it works or nobody wants it any more."""
+"""Trouble outside is waited out: the same call again, later and later, until it works or nobody wants it any more.
+
+What is in trouble is said once for all that waits for it, again every half minute, and when it is over. The watchdog asks here
+too: whoever waits for something outside is patient, not stuck.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable
-from typing import TypeVar
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
-from fqlstream.errors import StoreError
+from fqlstream.errors import BrokerError, StoreError
 
 T = TypeVar("T")
 
-log = logging.getLogger("fqlstream.store")
+log = logging.getLogger("fqlstream.outside")
 
-_FIRST_WAIT_S = 0.1
-#: Longer waits would only delay the recovery; shorter ones would hammer a store that is down.
-_WAIT_MAX_S = 5.0
+_FIRST_WAIT_S: Final = 0.1
+#: Longer waits would only delay the recovery; shorter ones would hammer what is down.
+_WAIT_MAX_S: Final = 5.0
+#: What stays down is said so often, and what comes and goes no more often.
+_SAID_EVERY_S: Final = 30.0
+#: A call without an answer for so long is trouble, though it may still come.
+_SLOW_S: Final = 1.0
 
 
-async def patiently(what: str, call: Callable[[], T]) -> T:
-    """Run a blocking store call in a thread, again and again while the failure may pass.
+@dataclass(slots=True)
+class _Outage:
+    since_s: float
+    failures: int = 0
+    said: bool = False
+    waiting: dict[int, str] = field(default_factory=dict)
 
-    Raises StoreError at once where trying again cannot help. Cancelling ends the waiting.
+
+class Outside:
+    """What this process waits for outside: which parts are in trouble, since when, and when that was last so."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._outages: dict[str, _Outage] = {}
+        self._next_line_s: dict[str, float] = {}
+        self._running: dict[int, float] = {}  # calls that have no answer yet, and when they began
+        self._calls = 0
+        self._trouble_s = -1e9
+
+    def trouble_s(self) -> float:
+        """Say when something outside was last in trouble, as a monotonic time: failing, or slow to answer. Safe from any thread."""
+        now_s = self._now_s()
+        slow = any(now_s - since_s > _SLOW_S for since_s in list(self._running.values()))
+        return now_s if self._outages or slow else self._trouble_s
+
+    @contextmanager
+    def asked(self) -> Iterator[int]:
+        """Mark a call as under way; gives its number."""
+        self._calls += 1
+        number = self._calls
+        self._running[number] = self._now_s()
+        try:
+            yield number
+        finally:
+            took_s = self._now_s() - self._running.pop(number)
+            if took_s > _SLOW_S:
+                self._trouble_s = self._now_s()
+
+    def failed(self, part: str, call: int, what: str, error: str) -> None:
+        """Note that a call failed and is made again; says so, not too often."""
+        now_s = self._now_s()
+        outage = self._outages.setdefault(part, _Outage(now_s))
+        outage.failures += 1
+        outage.waiting[call] = what
+        if now_s < self._next_line_s.get(part, now_s):
+            return
+        self._next_line_s[part] = now_s + _SAID_EVERY_S
+        waiting = ", ".join(sorted(set(outage.waiting.values())))
+        if not outage.said:
+            outage.said = True
+            log.warning("%s is in trouble (%s): %s; trying again until it works, nothing is lost", part, waiting, error)
+        else:
+            away_s = now_s - outage.since_s
+            log.warning(
+                "%s is still in trouble after %.0f s and %d failures; waiting: %s; last: %s",
+                part,
+                away_s,
+                outage.failures,
+                waiting,
+                error,
+            )
+
+    def over(self, part: str, call: int) -> None:
+        """Note that a call that had failed needs no more tries; the trouble is over with the last of them."""
+        outage = self._outages.get(part)
+        if outage is None or outage.waiting.pop(call, None) is None or outage.waiting:
+            return
+        del self._outages[part]
+        now_s = self._trouble_s = self._now_s()
+        if outage.said:
+            log.warning("%s works again after %.1f s and %d failures", part, now_s - outage.since_s, outage.failures)
+
+
+#: One for the process: messages are bounded for all of its parts together.
+OUTSIDE: Final = Outside()
+
+
+async def persist(what: str, attempt: Callable[[], Awaitable[T]], *, outside: Outside = OUTSIDE) -> T:
+    """Await an attempt at something outside, a new one again and again while the failure may pass.
+
+    Raises StoreError or BrokerError at once where trying again cannot help. Cancelling ends the waiting.
     """
     wait_s = _FIRST_WAIT_S
-    failures_count = 0
-    while True:
-        try:
-            result = await asyncio.to_thread(call)
-        except StoreError as error:
-            if not error.retryable:
-                raise
-            failures_count += 1
-            level = logging.WARNING if failures_count in (1, 2, 4, 8) or failures_count % 16 == 0 else logging.DEBUG
-            log.log(level, "%s: %s; trying again in %.1f s (failure %d)", what, error.message, wait_s, failures_count)
+    failed: tuple[str, int] | None = None
+    try:
+        while True:
+            with outside.asked() as number:
+                call = number if failed is None else failed[1]
+                try:
+                    return await attempt()
+                except (StoreError, BrokerError) as error:
+                    if not error.retryable:
+                        raise
+                    part = "ClickHouse" if isinstance(error, StoreError) else "Kafka"
+                    failed = part, call
+                    hint = f" ({error.hint})" if error.hint else ""
+                    outside.failed(part, call, what, f"{error.code} {error.message}{hint}")
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
             wait_s = min(2 * wait_s, _WAIT_MAX_S)
-            continue
-        if failures_count:
-            log.warning("%s: works again after %d failures", what, failures_count)
-        return result
+    finally:
+        if failed is not None:
+            outside.over(*failed)
+
+
+async def patiently(what: str, call: Callable[[], T], *, outside: Outside = OUTSIDE) -> T:
+    """Run a blocking call in a thread, again and again while the failure may pass; as `persist`."""
+    return await persist(what, lambda: asyncio.to_thread(call), outside=outside)

@@ -27,7 +27,9 @@ from aiokafka.errors import (
     CorruptRecordException,
     IllegalStateError,
     KafkaError,
+    NodeNotReadyError,
     OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
 )
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
@@ -36,6 +38,8 @@ from mode.threads import QueueServiceThread
 
 from fqlstream.app.fetcher import SourceFetcher
 from fqlstream.app.ledger import Held, Ledger, Partition, Verdict
+from fqlstream.app.retries import persist
+from fqlstream.app.topic_metadata import TopicsRequest, id_in
 from fqlstream.errors import BrokerError
 from fqlstream.ops.kafka_options import aiokafka_options
 from fqlstream.settings import Settings
@@ -140,12 +144,23 @@ class SourcePartition:
         return await self._consumer.commit()
 
     async def log_start(self) -> int:
-        """Ask for the first offset that the log still holds."""
+        """Ask for the first offset that the log still holds, however long Kafka is away."""
         return await self._consumer.log_start(self._held.partition)
 
     async def log_end(self) -> int:
-        """Ask for the offset after the last committed record of the log."""
+        """Ask for the offset after the last committed record of the log, however long Kafka is away."""
         return await self._consumer.log_end(self._held.partition)
+
+    async def log_end_now(self) -> int:
+        """Ask once. Raises BrokerError KFK102 where Kafka does not answer."""
+        return await self._consumer.log_end_now(self._held.partition)
+
+    async def topic_id(self) -> str:
+        """Ask which topic the name means now, however long Kafka is away.
+
+        Raises BrokerError KFK021 where there is none.
+        """
+        return await self._consumer.topic_id(self._held.partition.topic)
 
 
 class SourceListener(driver.ConsumerRebalanceListener):
@@ -294,6 +309,17 @@ class SourceThread(driver.AIOKafkaConsumerThread):
         answer = await (consumer.end_offsets([tp]) if end else consumer.beginning_offsets([tp]))
         return int(answer[tp])
 
+    async def topic_id_of(self, topic: str) -> str:
+        """Ask the broker which topic a name means; nothing where it is too old to know (before Kafka 2.8)."""
+        client = self._ensure_consumer()._client
+        node = client.get_random_node()
+        if node is None:
+            raise NodeNotReadyError("no broker is known")
+        try:
+            return id_in(await client.send(node, TopicsRequest([topic])), topic)
+        except NotImplementedError:
+            return ""
+
     async def seek_others_to_committed(self) -> Mapping[Any, int]:
         """Move every partition that is not a source's to its committed offset, as Faust does with all."""
         consumer = self._ensure_consumer()
@@ -320,7 +346,7 @@ class SourceConsumer(driver.Consumer):
         self._assigned = asyncio.Event()
         self._resumed: dict[Partition, asyncio.Event] = {}
         self._subscribed: frozenset[str] = frozenset()
-        self._commits_open = False
+        self._commits_open = self._commit_failed = False
         self._commit_lock = asyncio.Lock()
         super().__init__(transport, *args, **kwargs)
 
@@ -385,11 +411,15 @@ class SourceConsumer(driver.Consumer):
         return Progress(held.position, state.lso, state.timestamp)
 
     async def log_start(self, partition: Partition) -> int:
-        """Ask for the first offset that the log holds."""
-        return await self._ask_offset(partition, end=False)
+        """Ask for the first offset that the log holds, until Kafka answers."""
+        return await persist("ends of the log", lambda: self._ask_offset(partition, end=False))
 
     async def log_end(self, partition: Partition) -> int:
-        """Ask for the end of the log that a read_committed reader sees."""
+        """Ask for the end of the log that a read_committed reader sees, until Kafka answers."""
+        return await persist("ends of the log", lambda: self._ask_offset(partition, end=True))
+
+    async def log_end_now(self, partition: Partition) -> int:
+        """Ask for the end of the log once."""
         return await self._ask_offset(partition, end=True)
 
     async def _ask_offset(self, partition: Partition, *, end: bool) -> int:
@@ -400,6 +430,26 @@ class SourceConsumer(driver.Consumer):
                 "KFK102",
                 f"the broker did not say how far {partition} reaches: {error!r}",
                 "is it up, and may this user Describe and Read the topic?",
+                retryable=_may_pass(error),
+            ) from error
+
+    async def topic_id(self, topic: str) -> str:
+        """Ask which topic a name means, until Kafka answers."""
+        return await persist("the topic's id", lambda: self._ask_topic_id(topic))
+
+    async def _ask_topic_id(self, topic: str) -> str:
+        try:
+            return str(await self._thread.run(self._thread.topic_id_of(topic)))
+        except UnknownTopicOrPartitionError:
+            raise BrokerError(
+                "KFK021", f"the topic {topic} does not exist", "make it: fqlstream topics apply"
+            ) from None
+        except (KafkaError, ConsumerStoppedError) as error:
+            raise BrokerError(
+                "KFK120",
+                f"the id of topic {topic} cannot be had: {error!r}",
+                "the worker needs it to notice a topic that was deleted and made again; is the broker up, and Describe allowed?",
+                retryable=_may_pass(error),
             ) from error
 
     # --- fetching ------------------------------------------------------------------------------------------------
@@ -514,8 +564,13 @@ class SourceConsumer(driver.Consumer):
             try:
                 done = await asyncio.wait_for(work, self.settings.kafka.commit_wait_ms / 1000)
             except (TimeoutError, KafkaError, ConsumerStoppedError) as error:
-                LOG.warning("offsets not committed now: %r", error)
+                # said once: the commits that follow find the same
+                LOG.log(
+                    logging.DEBUG if self._commit_failed else logging.WARNING, "offsets not committed now: %r", error
+                )
+                self._commit_failed = True
                 return False
+            self._commit_failed = False
             if done:
                 self.ledger.committed(offsets)
             return bool(done)
@@ -616,6 +671,11 @@ class SourceTransport(driver.Transport):
         super().__init__(url, app)
         self.settings = settings
         self.source_topics = frozenset(source_topics)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Say whether the same request may succeed later. One that ended with this consumer will not."""
+    return isinstance(error, KafkaError) and not isinstance(error, ConsumerStoppedError) and bool(error.retriable)
 
 
 def _left_log(partition: Partition, offset: int, now: str) -> BrokerError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from fqlstream.app.aggregate import AggregateAgent
 from fqlstream.app.definitions import DefinitionsFollower
 from fqlstream.app.faust_app import SourceApp, build_app, run_worker, serve_source
 from fqlstream.app.kafka_log import PANE_UPDATES, KafkaLog
+from fqlstream.app.logs import configure_logging
 from fqlstream.app.producer import OutboxProducer
 from fqlstream.app.publish import FinaliseAgent
 from fqlstream.app.store_port import StoreAdapter
@@ -168,15 +168,6 @@ class _Finalising:
 
     def drop(self) -> None:
         self.worker.finalise.lose([self.source.partition])
-
-
-def configure_logging() -> None:
-    """Write logs to standard error, one line an event."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
-    for noisy in ("aiokafka", "faust", "mode"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def main(settings: Settings) -> int:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from pydantic import ValidationError
 
 from fqlstream.errors import BrokerError
@@ -31,6 +30,7 @@ from fqlstream.events.definitions import (
     parse_key,
 )
 from fqlstream.ops.expressions import cells_count, check_expression
+from fqlstream.ops.kafka_errors import AWAY, LEADERLESS, NO_SUCH_TOPIC, may_pass
 from fqlstream.ops.kafka_options import librdkafka_options
 from fqlstream.settings import FqlSettings, Settings
 from fqlstream.stream.batches import DeadLetter
@@ -38,12 +38,9 @@ from fqlstream.stream.batches import DeadLetter
 TOPIC: Final = "definitions"
 #: All definitions are read within a second; a cluster that takes longer to say so is not there.
 READ_S: Final = 30.0
-_ASK_S: Final = 10.0
-#: What a broker says while a partition has no leader that it knows of, and how long to wait before asking again.
-_PASSING: Final = frozenset({
-    KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.REPLICA_NOT_AVAILABLE,
-    KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE,
-})  # fmt: skip
+#: One question: a worker that stops waits no longer for a broker that is away.
+_ASK_S: Final = 5.0
+#: Between two questions, where the answer was that it may be another one soon.
 _PASSING_S: Final = 0.2
 _RECORDS_PER_CALL: Final = 1_000
 _FETCH_WAIT_S: Final = 0.05
@@ -222,10 +219,13 @@ class DefinitionsReader:
         self.catalogue = Catalogue()
         self._refused_at: set[tuple[int, str]] = set()
         self._end_at = 0  # the end of the log when it was last reached
-        options = librdkafka_options(settings.kafka)
-        self._admin = AdminClient(options)
+        # read, and not folded, or refused, and not told: a failure in between must lose neither
+        self._unfolded: list[Record] = []
+        self._untold: list[DeadLetter] = []
+        self._away: KafkaError | None = None  # what the client has said since a broker last answered
         self._consumer = Consumer({
-            **options,
+            **librdkafka_options(settings.kafka),
+            "error_cb": self._note,
             # librdkafka wants a group even from a reader that never joins or commits
             "group.id": "fqlstream-definitions", "enable.auto.commit": False, "enable.partition.eof": True,
             # several definitions that are applied together are seen together
@@ -250,31 +250,45 @@ class DefinitionsReader:
     def poll(self, timeout_s: float = 0.0) -> tuple[DeadLetter, ...]:
         """Take in what has come, waiting so long for a first record; gives what was refused, each only once.
 
-        Raises BrokerError where the topic is missing or may not be read.
+        Raises BrokerError where the topic is missing or may not be read, or no broker answers.
         """
-        records: list[Record] = []
+        self._poll(timeout_s)
+        return self._told()
+
+    def _note(self, error: KafkaError) -> None:
+        """Remember that brokers are away: reading would only find nothing new."""
+        if error.code() in AWAY:
+            self._away = error
+
+    def _poll(self, timeout_s: float) -> None:
+        if self._away is not None:
+            self._ask()
         deadline = time.monotonic() + READ_S
         messages = self._receive(timeout_s)
         at_end = not messages
         while not at_end and time.monotonic() < deadline:
             # what was applied together is taken in together: read on until the log's end
-            at_end = self._sort(messages, records)
+            at_end = self._sort(messages)
             messages = [] if at_end else self._receive(_FETCH_WAIT_S * 4)
-        return self._take(records)
+        self._take()
+
+    def _told(self) -> tuple[DeadLetter, ...]:
+        told, self._untold = tuple(self._untold), []
+        return told
 
     def _receive(self, timeout_s: float) -> list[Any]:
         """Wait for one message, then take what else is there: `consume` alone would wait until it has as many as it may."""
         message = self._consumer.poll(timeout_s)
         return [] if message is None else [message, *self._consumer.consume(_RECORDS_PER_CALL, timeout=0)]
 
-    def _sort(self, messages: Sequence[Any], records: list[Record]) -> bool:
+    def _sort(self, messages: Sequence[Any]) -> bool:
         """Keep records, note the end of the log; says whether it was the last thing seen."""
         at_end = False
         for message in messages:
             error = message.error()
             at_end = error is not None
             if error is None:
-                records.append(_record(message))
+                self._unfolded.append(_record(message))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._end_at = message.offset()
             else:
@@ -288,12 +302,16 @@ class DefinitionsReader:
         """
         deadline = time.monotonic() + timeout_s
         end = self._log_end(deadline)
-        refused: list[DeadLetter] = []
         while self._end_at < end or self.folded.position < at_least:
             if time.monotonic() > deadline:
-                raise BrokerError("DEF022", f"topic {self._topic} could not be read to its end in {timeout_s:.0f} s")
-            refused += self.poll(0.1)
-        return tuple(refused)
+                raise BrokerError(
+                    "DEF022",
+                    f"topic {self._topic} could not be read to its end in {timeout_s:.0f} s",
+                    "is Kafka up, and may you read it?",
+                    retryable=True,
+                )
+            self._poll(0.1)
+        return self._told()
 
     def _log_end(self, deadline: float) -> int:
         while True:
@@ -301,24 +319,38 @@ class DefinitionsReader:
                 return self._told_log_end()
             except KafkaException as error:
                 # a topic that was made a moment ago, or a broker that has just started: it passes
-                if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                if error.args[0].code() not in LEADERLESS or time.monotonic() > deadline:
                     raise _unreadable(self._topic, error.args[0]) from error
             time.sleep(_PASSING_S)
 
-    def _told_log_end(self) -> int:
-        partition = TopicPartition(self._topic, 0)
-        error = self._consumer.list_topics(self._topic, timeout=_ASK_S).topics[self._topic].error
-        if error is not None:
-            raise KafkaException(error)
-        futures = self._admin.list_offsets(
-            {partition: OffsetSpec.latest()}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_ASK_S
-        )
-        return int(futures[partition].result(_ASK_S * 2).offset)
+    def _ask(self) -> None:
+        """See whether a broker answers again. Raises BrokerError where none does."""
+        try:
+            error = self._metadata_error()
+        except KafkaException as away:
+            raise _unreadable(self._topic, away.args[0]) from away
+        if error is not None and error.code() not in LEADERLESS:
+            raise _unreadable(self._topic, error)
+        self._away = None
 
-    def _take(self, records: Sequence[Record]) -> tuple[DeadLetter, ...]:
-        if not records:
-            return ()
-        self.folded, touched, refused = fold(self.folded, records, topic=self._topic)
+    def _metadata_error(self) -> KafkaError | None:
+        return self._consumer.list_topics(self._topic, timeout=_ASK_S).topics[self._topic].error
+
+    def _told_log_end(self) -> int:
+        """Ask for the end that a read_committed reader sees.
+
+        Not by an AdminClient: its requests can end the process when the broker dies under them.
+        """
+        if (error := self._metadata_error()) is not None:
+            raise KafkaException(error)
+        return int(self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), _ASK_S, cached=False)[1])
+
+    def _take(self) -> None:
+        """Fold what was read."""
+        if not self._unfolded:
+            return
+        self.folded, touched, refused = fold(self.folded, self._unfolded, topic=self._topic)
+        self._unfolded = []
         models = dict(self.catalogue.models)
         not_adopted: list[DeadLetter] = []
         for name in touched:
@@ -330,7 +362,7 @@ class DefinitionsReader:
         self.catalogue = Catalogue(models, self.folded.position)
         new = [letter for letter in not_adopted if (letter.offset, letter.code) not in self._refused_at]
         self._refused_at.update((letter.offset, letter.code) for letter in new)
-        return (*refused, *new)
+        self._untold += (*refused, *new)
 
 
 def _record(message: Any) -> Record:
@@ -339,10 +371,13 @@ def _record(message: Any) -> Record:
 
 
 def _unreadable(topic: str, error: KafkaError) -> BrokerError:
-    if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}:
+    if error.code() in NO_SUCH_TOPIC:
         return BrokerError("DEF020", f"the topic {topic} does not exist", "make it: fqlstream topics apply")
     return BrokerError(
-        "DEF021", f"the topic {topic} cannot be read: {error.str()}", "is Kafka up, and may you read it?"
+        "DEF021",
+        f"the topic {topic} cannot be read: {error.str()}",
+        "is Kafka up, and may you read it?",
+        retryable=may_pass(error),
     )
 
 

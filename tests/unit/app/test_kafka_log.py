@@ -29,14 +29,20 @@ class Outbox:
     records: list[tuple[Any, ...]] = field(default_factory=list)
     failure: BrokerError | None = None
 
+    failures_left: int = 1_000
+
     async def send(self, *record: Any) -> asyncio.Future[int]:
         delivery: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        if self.failure is not None:
+        if self.failure is not None and self.failures_left:
+            self.failures_left -= 1
             delivery.set_exception(self.failure)
         else:
             self.records.append(record)
             delivery.set_result(len(self.records))
         return delivery
+
+    def hint(self, topic: str, value: bytes, key: bytes, partition: int) -> None:
+        self.records.append((topic, value, key, (), partition))
 
 
 @dataclass
@@ -91,8 +97,8 @@ def test_a_dead_letter_has_its_bytes_and_says_in_headers_why_and_where_from() ->
         (("model", b"churn"), ("code", b"\xfe"), ("model", b"")),
     )  # fmt: skip
     asyncio.run(made.send_dead_letters([letter, replace(letter, content_type=None)]))
-    topic, value, key, headers, partition = outbox.records[0]
-    assert (topic, value, key, partition) == ("dead-letters", b"\xff", b"k", None)
+    topic, value, key, headers = outbox.records[0]
+    assert (topic, value, key) == ("dead-letters", b"\xff", b"k")
     assert headers[-3:] == [("original.model", b"churn"), ("original.code", b"\xfe"), ("original.model", b"")]
     told = {name: text.decode() for name, text in headers[:-3]}
     assert told.pop("seen_at").endswith("Z")
@@ -129,14 +135,21 @@ def test_each_model_gets_its_notice_where_its_finaliser_listens() -> None:
         assert partition == asyncio.run(made.model_partition(model.decode()))
 
 
-def test_a_notice_is_a_hint_of_bounded_length_and_losing_it_is_no_failure() -> None:
+def test_a_notice_is_a_hint_of_bounded_length_that_nobody_waits_for() -> None:
     made, outbox = log()
     many = flush_row(*(PaneKey("a", "v1", start) for start in range(2_000)))
     asyncio.run(made.send_notices([many]))
     assert len(json.loads(outbox.records[0][1])["panes"]) == 1_000
-    outbox.failure = BrokerError("KFK110", "gone")
-    asyncio.run(made.send_notices([many]))
-    with pytest.raises(BrokerError):
+
+
+def test_values_that_kafka_did_not_take_are_sent_again_until_it_does_and_only_those() -> None:
+    made, outbox = log()
+    outbox.failure, outbox.failures_left = BrokerError("KFK110", "gone", retryable=True), 3
+    asyncio.run(made.send_values([VALUE, replace(VALUE, version="v2")]))
+    assert outbox.failures_left == 0
+    assert sorted(json.loads(record[1])["version"] for record in outbox.records) == ["all", "v2"]
+    outbox.failure, outbox.failures_left = BrokerError("KFK110", "too large"), 1
+    with pytest.raises(BrokerError, match="too large"):
         asyncio.run(made.send_values([VALUE]))
 
 
