@@ -210,17 +210,34 @@ class StreamSettings(_Group):
         description="At the latest after so long again: most labels that wait so long belong to nothing.",
     )
     panes_max: int = Field(
-        20_000, ge=10, description="Panes of a partition kept in memory; cold ones are loaded on demand."
+        20_000,
+        ge=10,
+        description="Panes of a partition kept in memory, however small; cold ones are loaded on demand, many by one query.",
+    )
+    panes_bytes_max: int = Field(
+        512 * 2**20,
+        ge=1,
+        description="States of panes that a worker keeps in memory, all its partitions together. Those that wait for a flush are at most half of it: the flush comes early.",
+    )
+    blocks_bytes_max: int = Field(
+        256 * 2**20,
+        ge=1,
+        description="Merged panes, hours and days that a worker keeps for publishing, all its models together: what was let go of is merged anew.",
+    )
+    load_bytes_max: int = Field(
+        32 * 2**20,
+        ge=1,
+        description="States that one query reads, and that are merged at once, about: many panes where they are small, few where they are large.",
     )
     windows_max: int = Field(
         2_000,
         ge=10,
-        description="Windows of a model whose published values are kept in memory, to publish only changes.",
+        description="Windows whose published values a worker keeps in memory, to publish only changes.",
     )
     values_max: int = Field(
         500_000,
         ge=1_000,
-        description="Published values of a model kept in memory, about 300 bytes each: older windows are read again when they change.",
+        description="Published values that a worker keeps in memory, about 300 bytes each: older windows are read again when they change.",
     )
     published_ms: int = Field(
         10_000,

@@ -20,6 +20,9 @@ from fqlstream.aggregates.protocol import Masks, Reading
 
 Counts = npt.NDArray[np.int64]
 _GRID: Final = Grid("relative")
+#: Memory of a state without its predictions, and of one prediction: three Python integers.
+_HEAD_BYTES: Final = 300
+_PREDICTION_BYTES: Final = 3 * 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,10 @@ class Gini:
         # within a bin the order is unknown: each value's rank may be off by half the bin
         bound = within / (n * total)
         return Reading(value, exact=False, error_bound=bound, low=value - bound, high=value + bound)
+
+    def bytes_of(self, state: GiniState) -> int:
+        """Say about how many bytes of memory a state takes."""
+        return _HEAD_BYTES + _PREDICTION_BYTES * len(state.keys)
 
     def encode(self, state: GiniState) -> list[Any]:
         """Give [version, level, predictions, counts, sums, exponent, negatives].

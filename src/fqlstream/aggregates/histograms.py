@@ -20,6 +20,11 @@ from fqlstream.aggregates.protocol import Addends, Masks, Reading
 _COLUMNS_MAX: Final = 64
 
 
+#: Memory of a state without its bins, and of one bin: Python's integers.
+_HEAD_BYTES: Final = 100
+_BIN_BYTES: Final = 36
+
+
 @dataclass(frozen=True, slots=True)
 class HistogramState:
     """Rows per bin: underflow, the interior bins, overflow."""
@@ -74,6 +79,10 @@ class Histogram:
         if name == "total":
             return Reading(float(sum(state.counts)))
         return Reading(float(state.counts[int(params["index"])]))
+
+    def bytes_of(self, state: HistogramState) -> int:
+        """Say about how many bytes of memory a state takes."""
+        return _HEAD_BYTES + _BIN_BYTES * len(state.counts)
 
     def encode(self, state: HistogramState) -> list[Any]:
         """Give [version, counts]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import pyarrow as pa
 
@@ -25,6 +25,9 @@ from fqlstream.aggregates.exact import (
 from fqlstream.aggregates.inputs import Argument, all_numbers_and_valid, everything, joined, selected
 from fqlstream.aggregates.protocol import Addends, Masks, Reading
 from fqlstream.aggregates.sums import given
+
+#: Memory of four exact sums, about.
+_STATE_BYTES: Final = 700
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,10 @@ class Moments:
             return Reading((top * below_unit) / (below * top_unit))
         except OverflowError:
             return Reading(None)
+
+    def bytes_of(self, state: MomentsState) -> int:
+        """Say about how many bytes of memory a state takes."""
+        return _STATE_BYTES if state.n else 0
 
     def encode(self, state: MomentsState) -> list[Any]:
         """Give [version, n, then m and e of the sums of y, y*y, y*f, f*f]."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,11 @@ from fqlstream.aggregates.exact import ExactNumber, Room, Slices
 from fqlstream.aggregates.inputs import Argument
 
 S = TypeVar("S")
+
+#: What a state of an aggregator that does not grow takes at most, about: an exact sum with its count, measured. An array's own
+#: head is a little more than half of it.
+SMALL_STATE_BYTES: Final = 200
+ARRAY_HEAD_BYTES: Final = 112
 Masks = npt.NDArray[np.bool_]
 
 
@@ -121,6 +126,15 @@ class MergesMany(Protocol):
 
     def merge_many(self, states: Sequence[Any]) -> Any:
         """Give the state of all sets of rows; there are at least two."""
+        ...
+
+
+@runtime_checkable
+class Grows(Protocol):
+    """An aggregator whose states take more memory the more they have seen; those of all others take a few hundred bytes."""
+
+    def bytes_of(self, state: Any) -> int:
+        """Say about how many bytes of memory a state takes."""
         ...
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from fqlstream.aggregates.encoding import ForeignStateError, body
 from fqlstream.aggregates.inputs import everything, numbers_and_valid, selected
-from fqlstream.aggregates.protocol import Masks, Reading
+from fqlstream.aggregates.protocol import ARRAY_HEAD_BYTES, Masks, Reading
 from fqlstream.aggregates.sketches import Sketch, SketchKind, merged
 
 Doubles = npt.NDArray[np.float64]
@@ -52,6 +52,15 @@ class Sketched:
         if not self._data:
             self._data.append(self.sketch.to_data())
         return self._data[0]
+
+    def encoded(self) -> Any:
+        """Give the same without keeping it: a pane is encoded once, and its sketches would take twice the memory."""
+        return self._data[0] if self._data else self.sketch.to_data()
+
+    @property
+    def bytes_count(self) -> int:
+        """About how many bytes of memory it takes."""
+        return self.sketch.bytes_count * (1 + len(self._data))
 
     def __eq__(self, other: object) -> bool:
         return self.data == other.data if isinstance(other, Sketched) else NotImplemented
@@ -150,11 +159,17 @@ class Quantile:
         low, high = state.sketch.quantile(max(level - error, 0.0)), state.sketch.quantile(min(level + error, 1.0))
         return Reading(value, exact=False, error_bound=error, low=low, high=high)
 
+    def bytes_of(self, state: QuantileState) -> int:
+        """Say about how many bytes of memory a state takes."""
+        if isinstance(state, ExactValues):
+            return 2 * ARRAY_HEAD_BYTES + state.values.nbytes + state.counts.nbytes
+        return state.bytes_count
+
     def encode(self, state: QuantileState) -> list[Any]:
         """Give [version, "exact", values, counts] or [version, sketch name, the sketch's own form]."""
         if isinstance(state, ExactValues):
             return [self.state_version, "exact", state.values.tolist(), state.counts.tolist()]
-        return [self.state_version, self.sketch.name, state.data]
+        return [self.state_version, self.sketch.name, state.encoded()]
 
     def decode(self, data: Any) -> QuantileState:
         """Give the state back."""

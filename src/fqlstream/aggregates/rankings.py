@@ -14,7 +14,7 @@ import xxhash
 from fqlstream.aggregates.encoding import body
 from fqlstream.aggregates.inputs import both, everything, numbers_and_valid
 from fqlstream.aggregates.masks import Mask
-from fqlstream.aggregates.protocol import Masks, Reading
+from fqlstream.aggregates.protocol import ARRAY_HEAD_BYTES, Masks, Reading
 
 Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -170,6 +170,10 @@ class Queries:
         measure = average_precisions if name == "map" else normalised_gains
         values = measure(per_query, relevance, int(params["top_k"]))
         return Reading(float(np.mean(values)), exact=state.level == 0)
+
+    def bytes_of(self, state: QueriesState) -> int:
+        """Say about how many bytes of memory a state takes."""
+        return sum(ARRAY_HEAD_BYTES + column.nbytes for column in state.columns)
 
     def encode(self, state: QueriesState) -> list[Any]:
         """Give [version, level, hashes, scores, relevance, counts]."""

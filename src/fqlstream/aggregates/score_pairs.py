@@ -14,7 +14,7 @@ from fqlstream.aggregates.encoding import body
 from fqlstream.aggregates.grids import Grid, Keys, keys_of, values_of
 from fqlstream.aggregates.inputs import both, everything, numbers_and_valid
 from fqlstream.aggregates.masks import flags, valid_mask
-from fqlstream.aggregates.protocol import Masks, Reading
+from fqlstream.aggregates.protocol import ARRAY_HEAD_BYTES, Masks, Reading
 
 Counts = npt.NDArray[np.int64]
 _GRID: Final = Grid("unit")
@@ -119,6 +119,10 @@ class ScorePairs:
             return _auroc(state, positives, negatives)
         gain = _f1 if name == "f1_threshold" else _youden(positives, negatives)
         return _threshold(state, positives, gain)
+
+    def bytes_of(self, state: ScorePairsState) -> int:
+        """Say about how many bytes of memory a state takes."""
+        return 3 * (ARRAY_HEAD_BYTES + state.keys.nbytes)
 
     def encode(self, state: ScorePairsState) -> list[Any]:
         """Give [version, level, scores, positive, negative]; above level 0 bin numbers stand in place of scores."""

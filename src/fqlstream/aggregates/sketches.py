@@ -42,6 +42,11 @@ class Sketch(Protocol):
         """Normalised rank error at 99 % confidence; None where the method guarantees none."""
         ...
 
+    @property
+    def bytes_count(self) -> int:
+        """About how many bytes of memory it takes."""
+        ...
+
     def update(self, x: float) -> Self:
         """Take one finite number in."""
         ...
@@ -93,6 +98,11 @@ class KllSketch:
     def rank_error(self) -> float:
         """Normalised rank error of a single quantile at 99 % confidence; it follows from k alone."""
         return float(self._sketch.normalized_rank_error(False))
+
+    @property
+    def bytes_count(self) -> int:
+        """About how many bytes of memory it takes: room for k numbers, and half as much again as those it keeps."""
+        return _KLL_HEAD_BYTES + 8 * (self.k + 3 * int(self._sketch.num_retained) // 2)
 
     def update(self, x: float) -> Self:
         """Take one finite number in."""
@@ -166,6 +176,10 @@ class KllSketch:
         return sketch
 
 
+#: The library's object and ours, without the numbers.
+_KLL_HEAD_BYTES: Final = 300
+#: A bin of river's histogram is a Python object with two or three floats.
+_RIVER_BIN_BYTES: Final = 200
 #: KLL's smallest level, part of its serialised form.
 _KLL_M: Final = 8
 #: From so many times k numbers on, a batch is compacted at once; below, taking them in singly costs as little.
@@ -244,6 +258,11 @@ class RiverHistogram:
     def rank_error(self) -> None:
         """None: the method guarantees nothing."""
         return
+
+    @property
+    def bytes_count(self) -> int:
+        """About how many bytes of memory it takes."""
+        return _RIVER_BIN_BYTES * (1 + len(self._histogram))
 
     def update(self, x: float) -> Self:
         """Take one finite number in."""

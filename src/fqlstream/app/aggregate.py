@@ -195,11 +195,21 @@ class AggregateAgent:
         held = self._held.get(fetch.partition)
         if held is None or not held.reading or fetch.start > held.owner.state.next_offset:
             return  # lost, or to be read again from an earlier offset: what lies before would be missing
-        await self._room()
-        if held.owner.caution is not None:
-            await self._apply_carefully(held, fetch)
+        while True:
+            await self._room()
+            if held.owner.caution is not None:
+                await self._apply_carefully(held, fetch)
             if not self._is_current(held):
                 return
+            await self._apply(held, fetch)
+            if held.owner.state.next_offset >= fetch.next_offset:
+                break  # else its panes do not fit the memory at once
+        self.meter.records += len(fetch)
+        self.meter.bytes += fetch.bytes_count
+        self.meter.fetches += 1
+
+    async def _apply(self, held: _Held, fetch: Fetch) -> None:
+        """Apply as much of a fetch as its owner takes at once."""
         is_known = held.owner.needs_news
         if is_known:  # now, so that it is decoded once
             await self.adopt(await self.definitions.refresh())
@@ -214,11 +224,8 @@ class AggregateAgent:
             async with held.lock:
                 await held.owner.apply(fetch, caught_up=caught_up, is_known=True)
         self.meter.apply_s += time.process_time() - started_s
-        self.meter.records += len(fetch)
-        self.meter.bytes += fetch.bytes_count
-        self.meter.fetches += 1
         self.progressed_at_s = time.monotonic()
-        if self._unwritten_bytes() >= self.settings.stream.flush_bytes_max:
+        if self._unwritten_bytes() >= self.settings.stream.flush_bytes_max or held.owner.is_full:
             self._wake.set()
 
     async def _apply_carefully(self, held: _Held, fetch: Fetch) -> None:
@@ -250,9 +257,14 @@ class AggregateAgent:
     async def _room(self) -> None:
         """Wait until the store has taken enough of what is unwritten: consumption pauses, nothing is lost."""
         async with self._flushed:
-            while self._unwritten_bytes() >= self.settings.stream.sink_backlog_bytes_max:
+            while self._is_full():
                 self._wake.set()
                 await self._flushed.wait()
+
+    def _is_full(self) -> bool:
+        too_many_rows = self._unwritten_bytes() >= self.settings.stream.sink_backlog_bytes_max
+        # one that was superseded is not flushed any more: it is about to be taken over again
+        return too_many_rows or any(o.is_full for o in self.owners if not o.superseded)
 
     def _unwritten_bytes(self) -> int:
         return sum(held.owner.unwritten_bytes for held in self._held.values())
@@ -347,14 +359,17 @@ class AggregateAgent:
         requests = sorted(
             (request for request in waiting if request.applied_offset < owner.state.next_offset), key=lambda r: r.pane
         )
-        for start in range(0, len(requests), _PANES_AT_ONCE):
-            part = requests[start : start + _PANES_AT_ONCE]
+        done = 0
+        while done < len(requests):
+            ahead = requests[done : done + _PANES_AT_ONCE]
             async with held.lock:
+                part = ahead[: owner.fitting(request.pane for request in ahead)]
                 await owner.rebuild(dict.fromkeys(request.pane for request in part))
             await self.flush(labels=True)
             if owner.superseded or not self._is_current(held):
-                return start  # what was written may have lost against the next owner's states: it is asked again
+                return done  # what was written may have lost against the next owner's states: it is asked again
             await self.repairs.finish_repairs(part)
+            done += len(part)
         if requests:
             log.info("rebuilt %d panes of %s[%d]", len(requests), self.topic, owner.partition)
         return len(requests)

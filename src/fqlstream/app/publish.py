@@ -11,7 +11,7 @@ from contextlib import suppress
 from fqlstream.clock import Clock
 from fqlstream.settings import Settings
 from fqlstream.stream.engines import Engines
-from fqlstream.stream.finalise import FinalStorePort, ModelFinaliser, ValueLogPort
+from fqlstream.stream.finalise import FinalMemory, FinalStorePort, ModelFinaliser, ValueLogPort
 
 log = logging.getLogger("fqlstream.finalise")
 
@@ -44,6 +44,7 @@ class FinaliseAgent:
         self.finalise_s = 0.0
         self.values_count = 0
         self._partitions: set[int] = set()
+        self.memory = FinalMemory(settings.stream)
         self._finalisers: dict[str, ModelFinaliser] = {}
         self._noticed: set[str] = set()
         self._wake = asyncio.Event()
@@ -57,7 +58,8 @@ class FinaliseAgent:
     def lose(self, partitions: Collection[int]) -> None:
         """Forget models."""
         self._partitions -= set(partitions)
-        self._finalisers.clear()  # what is still ours is read again on the next look
+        self._finalisers.clear()
+        self.memory = FinalMemory(self.settings.stream)  # what is still ours is read again on the next look
 
     def published(self, model: str) -> Mapping[int, int]:
         """Say up to which flush of each partition this worker has published a model; nothing where it does not."""
@@ -104,13 +106,13 @@ class FinaliseAgent:
             return
         if finaliser is None:
             finaliser = ModelFinaliser(
-                model, self.source_topic, self.store, self.log_port, self.clock, self.settings.stream
+                model, self.source_topic, self.store, self.log_port, self.clock, self.settings.stream, self.memory
             )
             self._finalisers[model] = finaliser
         started_s = time.process_time()
-        values = await finaliser.refresh(engines.catalogue, engines)
+        async for values in finaliser.look(engines.catalogue, engines):
+            self.values_count += len(values)
         self.finalise_s += time.process_time() - started_s
-        self.values_count += len(values)
 
     def stop(self) -> None:
         """End the loop."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 from itertools import repeat
+from operator import is_not
 from typing import Any, Final, cast
 
 import msgspec
@@ -21,7 +22,15 @@ from fqlstream.aggregates.encoding import ForeignStateError
 from fqlstream.aggregates.exact import Room
 from fqlstream.aggregates.index import make_aggregator
 from fqlstream.aggregates.masks import pack
-from fqlstream.aggregates.protocol import Addends, Additive, Aggregator, MergesMany, OfNumbers
+from fqlstream.aggregates.protocol import (
+    SMALL_STATE_BYTES,
+    Addends,
+    Additive,
+    Aggregator,
+    Grows,
+    MergesMany,
+    OfNumbers,
+)
 from fqlstream.errors import FqlstreamError
 from fqlstream.fql.batch import Batch, Codes, Counted, Pane, panes_of
 from fqlstream.fql.plan import Cell, Lane, ModelPlan
@@ -39,6 +48,7 @@ _ROWS_MAX: Final = 2**15
 _ROWS_MIN: Final = 2**12
 #: Segments times rows of one pass: bounds the memory of masks to a few dozen megabytes.
 _MASKED_MAX: Final = 2**22
+_POINTER_BYTES: Final = 8
 #: Additive aggregates of one matrix product: bounds the memory of slices.
 _ADDED_AT_ONCE: Final = 32
 
@@ -114,6 +124,11 @@ class Engine:
         }
         self._work = {lane: self._work_of(builder, (lane,)) for lane in LANES}
         self._work_both = self._work_of(builder, LANES)
+        grows = {index: it for index, it in enumerate(self._aggregators) if isinstance(it, Grows)}
+        self._growing = {
+            lane: tuple((at, grows[of.aggregate]) for at, of in enumerate(places) if of.aggregate in grows)
+            for lane, places in self._places.items()
+        }
         self._init = {
             lane: tuple(self._aggregators[place.aggregate].init() for place in self._places[lane]) for lane in LANES
         }
@@ -202,6 +217,26 @@ class Engine:
             )
             if old not in (new, nothing) and aggregator.retract(state, old) is None
         )
+
+    def bytes_of(self, cells: Mapping[Lane, Cells]) -> int:
+        """Say about how many bytes of memory the states of a pane or window take."""
+        return sum(self._lane_bytes(lane, of) for lane, of in cells.items())
+
+    @property
+    def small_bytes(self) -> int:
+        """Say about how many bytes of memory the states of a few rows take, where no pane was seen yet."""
+        return (_POINTER_BYTES + SMALL_STATE_BYTES) * sum(map(len, self._init.values()))
+
+    def _lane_bytes(self, lane: Lane, cells: Cells) -> int:
+        nothing = self._init[lane]
+        if cells is nothing:
+            return 0
+        total = _POINTER_BYTES * len(cells) + SMALL_STATE_BYTES * sum(map(is_not, cells, nothing))
+        for place, aggregator in self._growing[lane]:
+            state = cells[place]
+            if state is not nothing[place]:
+                total += aggregator.bytes_of(state)
+        return total
 
     def encode(self, lane: Lane, cells: Cells, without: Collection[str] = ()) -> bytes:
         """Give a msgpack map: `version`, and `cells`: cell key to encoded state, nil where it holds nothing.

@@ -17,7 +17,7 @@ taking the partition away from us.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -38,6 +38,7 @@ from fqlstream.stream.batches import DeadLetter, Decoded, Fetch, RowKind, Stored
 from fqlstream.stream.engines import plan_digest
 from fqlstream.stream.findings import shown
 from fqlstream.stream.fingerprints import fingerprint
+from fqlstream.stream.pace import Pace
 from fqlstream.stream.panes import LANES, NO_FENCE, Pane, pane_codes
 from fqlstream.stream.partition import EngineOf, PartitionState, Staged, Update, empty_pane
 from fqlstream.stream.protocol import CAUGHT_UP, FlushRow, PaneKey, RepairNeed, StateRecord, Version
@@ -52,6 +53,12 @@ _GAP_PANES_MAX = 16
 _UNREADABLE = frozenset({"?"})
 #: Waiting labels whose events are looked for by one query.
 _SEARCHED_LABELS = 20_000
+#: Panes whose records one query reads: its text stays below ClickHouse's limit.
+_LOADED_PANES_MAX = 2_000
+#: More than any fetch has.
+_RECORDS_MAX = 2**40
+#: Of the memory for panes a quarter may wait for a flush, and another one be added by one fetch: as much again is on its way.
+_WAITING_PART = 4
 #: Clocks of workers and ClickHouse differ by less, and so long a row may be on its way.
 _SLACK_MS = 60_000
 #: A label's step copies the chunk it changes: small chunks keep that cheap.
@@ -198,6 +205,14 @@ class Cut:
     next_offset: int
 
 
+class _TooWideError(Exception):
+    """A fetch touches so many panes that their states would not fit the memory; its first `records_count` records do."""
+
+    def __init__(self, records_count: int) -> None:
+        super().__init__(records_count)
+        self.records_count = records_count
+
+
 class Owner:
     """The owner of one partition: its state, what waits to be written, and under which version."""
 
@@ -226,6 +241,9 @@ class Owner:
         # from when on a label that memory has let go of may not have been looked for in other partitions, by model
         self._sought_ms: dict[str, int] = {}
         self.sought_from_ms = ports.clock.now_ms() - ports.settings.label_search_ms_max
+        self.panes_bytes_max = ports.settings.panes_bytes_max  # our share of it
+        self._loading = Pace(ports.settings.load_bytes_max, _LOADED_PANES_MAX)
+        self._records_max = _RECORDS_MAX  # of a fetch, that are applied at once: fewer where they touch very many panes
         self.counted_from = base.fences.get(Lane.EVENTS, NO_FENCE) + 1
 
     @property
@@ -238,16 +256,42 @@ class Owner:
         """What waits for the next flush: rows, and bytes that were refused."""
         return self.history_bytes + sum(len(letter.value or b"") for letter in self.dead_letters)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so much of the memory for panes waits for a flush that nothing should be applied before it."""
+        return self.state.panes.unwritten_bytes() > self.panes_bytes_max // _WAITING_PART
+
+    def fitting(self, panes: Iterable[PaneKey]) -> int:
+        """Say how many of these panes, from the first on, may be made or loaded between two flushes: at least one."""
+        room = self.panes_bytes_max // _WAITING_PART
+        count = 0
+        for key in panes:
+            room -= self._expected_bytes(key)
+            if room < 0:
+                break
+            count += 1
+        return max(1, count)
+
+    def _expected_bytes(self, key: PaneKey) -> int:
+        known = self.state.panes.expected_bytes(key)
+        if known is None:
+            known_now = self.state.is_known(key.model, key.version)
+            known = self.state.engine_of(key.model, key.version).small_bytes if known_now else 0
+        return known
+
     # -- FETCH -----------------------------------------------------------------------------------------------------
 
     async def apply(self, fetch: Fetch, *, caught_up: bool, is_known: bool = False) -> frozenset[str]:
-        """Apply a whole fetch.
+        """Apply a fetch, or its first records: as many as touch no more panes than fit the memory.
 
+        `state.next_offset` says how far it came; the rest is applied by the same call again, after a flush if we are full.
         Does nothing but name their models if models, versions or columns were met that a newer catalogue may know; with
         `is_known`, the caller has read definitions to their end: such records become dead letters, such columns are left out.
         """
         self.leaving = False
-        fetch = _from_offset(fetch, self.state.next_offset)
+        whole = _from_offset(fetch, self.state.next_offset)
+        fetch = whole if len(whole) <= self._records_max else whole.part(0, self._records_max)
+        self.read_end = False
         if len(fetch):
             try:
                 decoded = self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
@@ -260,30 +304,40 @@ class Owner:
             # what has been counted before comes alone: a predecessor's counters hold it
             counted = int(np.searchsorted(fetch.offsets, self.counted_from))
             if 0 < counted < len(fetch):
-                await self._apply_or_halve(fetch.part(0, counted), None)
+                if not await self._apply_or_halve(fetch.part(0, counted), None):
+                    return frozenset()
                 fetch, decoded = fetch.part(counted, len(fetch)), None
-            await self._apply_or_halve(fetch, decoded)
+            if not await self._apply_or_halve(fetch, decoded):
+                return frozenset()
         self.state.next_offset = max(self.state.next_offset, fetch.next_offset)
-        self.read_end = caught_up
+        self._records_max = min(2 * self._records_max, _RECORDS_MAX)
+        self.read_end = caught_up and len(fetch) == len(whole)
         return frozenset()
 
-    async def _apply_or_halve(self, fetch: Fetch, decoded: Decoded | None) -> None:
-        """Apply a fetch; if that raises, apply its halves, down to the one record that is the cause."""
+    async def _apply_or_halve(self, fetch: Fetch, decoded: Decoded | None) -> bool:
+        """Apply a fetch; if that raises, apply its halves, down to the one record that is the cause.
+
+        False where only a first part was applied, because the panes of all would not fit the memory.
+        """
         try:
             if decoded is None:
                 decoded = self.ports.decode(fetch, self.state.catalogue, self.ports.settings)
             staged, update = await self._compute(fetch, decoded)
         except FqlstreamError:
             raise  # ClickHouse is away, or a newer release wrote its states: no record's fault
+        except _TooWideError as error:
+            self._records_max = error.records_count
+            await self._apply_or_halve(fetch.part(0, error.records_count), None)
+            return False
         except Exception as error:  # whatever one record makes our code raise, the others count
             if len(fetch) > 1:
                 middle = len(fetch) // 2
-                await self._apply_or_halve(fetch.part(0, middle), None)
-                await self._apply_or_halve(fetch.part(middle, len(fetch)), None)
-                return
+                if not await self._apply_or_halve(fetch.part(0, middle), None):
+                    return False
+                return await self._apply_or_halve(fetch.part(middle, len(fetch)), None)
             self.dead_letters.append(_poison(fetch, error))
             self.state.next_offset = fetch.next_offset
-            return
+            return True
         replayed = staged.next_offset <= self.counted_from
         if replayed:
             update.counters.clear()
@@ -297,12 +351,21 @@ class Owner:
         self.dead_letters.extend(update.dead_letters)
         if staged.elsewhere:  # after the commit: the owners of those events read these labels from history
             await self._repair_elsewhere(staged.elsewhere)
-        self.state.panes.evict(self.ports.settings.panes_max)
+        self.evict()
+        return True
+
+    def evict(self) -> None:
+        """Let go of panes beyond the bounds; what waits for a flush stays."""
+        self.state.panes.evict(self.ports.settings.panes_max, self.panes_bytes_max)
 
     async def _compute(self, fetch: Fetch, decoded: Decoded) -> tuple[Staged, Update]:
         staged = self.state.stage(decoded, fetch.next_offset)
         first = int(fetch.offsets[0])
+        touched = {key for events in staged.events for key in events.codes.keys}
+        self._see_room(fetch, touched)
         while needs := self.state.needs(staged):
+            touched |= needs.panes
+            self._see_room(fetch, touched)
             await self._load_panes(sorted(needs.panes))
             if needs.events or needs.labels:
                 await self._write_history()  # what memory has let go of may not have been flushed yet
@@ -314,15 +377,31 @@ class Owner:
                 self.state.absorb_labels(staged, model, ids, table)
         return staged, self.state.compute(staged)
 
+    def _see_room(self, fetch: Fetch, panes: Set[PaneKey]) -> None:
+        """Raise _TooWideError where these panes would be too much at once. A single record has to fit."""
+        if len(fetch) == 1 or not panes:
+            return
+        fitting = self.fitting(panes)
+        if fitting < len(panes):
+            raise _TooWideError(max(1, min(len(fetch) - 1, len(fetch) * fitting // len(panes))))
+
     # -- panes -----------------------------------------------------------------------------------------------------
 
     async def _load_panes(self, keys: Sequence[PaneKey]) -> None:
         """Load panes from their newest records; one whose record lacks something that is computed now is rebuilt."""
-        if not keys:
-            return
+        lacking: list[PaneKey] = []
+        while keys:
+            part, keys = keys[: self._loading.items], keys[self._loading.items :]
+            lacking += await self._load_some(part)
+        await self.rebuild(lacking)
+
+    async def _load_some(self, keys: Sequence[PaneKey]) -> list[PaneKey]:
+        """Load panes by one query; gives those whose record lacks something."""
         found: dict[PaneKey, dict[Lane, StateRecord]] = {}
-        for record in await self.ports.store.read_states(self.partition, keys):
+        records = await self.ports.store.read_states(self.partition, keys)
+        for record in records:
             found.setdefault(record.pane, {})[record.lane] = record
+        self._loading.took(len(keys), sum(len(record.cells) for record in records))
         lacking = []
         for key in keys:
             engine = self.state.engine_of(key.model, key.version)
@@ -335,7 +414,7 @@ class Owner:
             self.state.absorb_pane(key, pane)
             if pane.lacking:
                 lacking.append(key)
-        await self.rebuild(lacking)
+        return lacking
 
     async def rebuild(self, keys: Iterable[PaneKey]) -> None:
         """Make panes anew from history up to what has been applied; history is written first, because it is what is read.
@@ -383,7 +462,7 @@ class Owner:
                         fresh[key] = pane.with_cells(lane, engine.merge(lane, pane.cells[lane], partials[lane][place]))
                 self.state.refresh_rows(model, version, table)
             for key, pane in fresh.items():
-                self.state.panes.put(key, pane)
+                self.state.absorb_pane(key, pane)
                 for lane in LANES:
                     self.state.panes.dirty[lane].add(key)
         return rows_count
@@ -468,12 +547,13 @@ class Owner:
         """
         async with self.lock:
             state = self.state
-            keys = [self.backlog.popleft() for _ in range(min(panes_max, len(self.backlog)))]
+            ahead = [key for key, _ in zip(self.backlog, range(panes_max), strict=False)]
+            keys = [self.backlog.popleft() for _ in ahead[: self.fitting(ahead)]]
             known = [key for key in keys if state.is_known(key.model, key.version)]
             await self._load_panes([key for key in known if key not in state.panes.held])
             for lane in LANES:
                 state.panes.dirty[lane].update(known)
-            state.panes.evict(self.ports.settings.panes_max)
+            self.evict()
         return bool(keys)
 
     async def take_stock(self) -> None:
@@ -569,7 +649,7 @@ class Owner:
         """Say whether to write the label lane: rarely, and when time moved on by a pane, as a window may wait to be final."""
         if not self.state.panes.dirty[Lane.LABELS]:
             return True
-        if now_ms - self.labels_flushed_at_ms >= self.ports.settings.label_flush_ms:
+        if now_ms - self.labels_flushed_at_ms >= self.ports.settings.label_flush_ms or self.is_full:
             return True
         before = self.base.watermarks.get(Lane.LABELS, {})
         for model, at in self.state.watermarks.items():
@@ -637,7 +717,9 @@ async def flush(owners: Sequence[Owner], ports: Ports, *, labels: bool = False) 
     for owner, cut in cuts:
         owner.superseded = epochs.get(owner.partition, 0) > cut.row.version.epoch
         owner.flushed(cut)
-    for owner in owners:  # the setting is for all partitions of a worker
+    for owner in owners:  # these settings are for all partitions of a worker
+        owner.panes_bytes_max = ports.settings.panes_bytes_max // len(owners)
+        owner.evict()
         owner.state.recent.evict(ports.settings.recent_bytes_max // len(owners), owner.flushed_offset - 1)
     kept = [cut for owner, cut in cuts if not owner.superseded]
     await ports.log.send_notices([cut.row for cut in kept])

@@ -10,8 +10,8 @@ its successor's first look, and is older than what that publishes of the same wi
 from __future__ import annotations
 
 import uuid
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -24,6 +24,8 @@ from fqlstream.functions.expression import Aggregate, Expression
 from fqlstream.settings import StreamSettings
 from fqlstream.stream.baselines import counted_state, is_in_fixed_range, touched_spans
 from fqlstream.stream.engines import definitions_digest
+from fqlstream.stream.lru import Lru
+from fqlstream.stream.pace import Pace
 from fqlstream.stream.panes import LANES
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, StateRecord
 from fqlstream.stream.versions import cells_in_common
@@ -34,10 +36,14 @@ from fqlstream.stream.windows import Block, Span, blocks_of, children_of, parent
 _LATELY_MS = 60_000
 #: The version under which all versions of a model are merged.
 ALL = "all"
-#: Windows that are read, published and remembered in one go: a long absence must not fill the memory.
-_SPANS_AT_ONCE = 200
-#: Panes whose records are read by one query: they are in memory at once.
-_PANES_AT_ONCE = 1_500
+#: Windows that are read, published and remembered in one go, if they are small: a long absence must not fill the memory.
+_SPANS_MAX = 200
+#: Of the values that may be in memory so many are of one go.
+_VALUES_PART = 8
+#: Panes whose records are read by one query, if they are small.
+_PANES_MAX = 1_500
+#: Memory of a merged pane, hour or day beside its states: the objects and the key.
+_BLOCK_HEAD_BYTES = 700
 #: Later than any pane; what ClickHouse's times hold.
 _END_OF_TIME_MS = 4_102_444_800_000
 
@@ -110,12 +116,28 @@ class Merged:
     missing: frozenset[str] = frozenset()
 
 
+#: A pane, hour or day without rows.
+_NOTHING = Merged({})
+
 EngineOf = Callable[[str, str], Engine]
-_ValueKey = tuple[str, str, str, Span]
+_BlockKey = tuple[str, str, Block]
+_Values = dict[tuple[str, str, str], MetricValue]
+
+
+class FinalMemory:
+    """What the finalisers of one worker keep of ClickHouse, within the bounds of the settings for all of them together.
+
+    Blocks are merged panes, hours and days by finaliser, model version and place; values are those published last, by
+    finaliser and window.
+    """
+
+    def __init__(self, settings: StreamSettings) -> None:
+        self.blocks: Lru[_BlockKey, Merged] = Lru(settings.blocks_bytes_max)
+        self.values: Lru[tuple[str, Span], _Values] = Lru(settings.values_max, settings.windows_max)
 
 
 class ModelFinaliser:
-    """Keeps one model's published values up to date."""
+    """Keeps one model's published values up to date. Shares its `memory` with the other finalisers of the worker."""
 
     def __init__(
         self,
@@ -125,6 +147,7 @@ class ModelFinaliser:
         log: ValueLogPort,
         clock: Clock,
         settings: StreamSettings,
+        memory: FinalMemory | None = None,
     ) -> None:
         self.model = model
         self.topic = topic
@@ -137,9 +160,9 @@ class ModelFinaliser:
         self.open: set[Span] = set()
         self._owner = uuid.uuid4().hex
         self._since_version = 0  # values below it were published by others
-        self._blocks: OrderedDict[tuple[str, Block], Merged | None] = OrderedDict()
-        self._values: OrderedDict[Span, dict[tuple[str, str, str], MetricValue]] = OrderedDict()
-        self._values_count = 0
+        self.memory = FinalMemory(settings) if memory is None else memory
+        self._loading = Pace(settings.load_bytes_max, _PANES_MAX)
+        self._reading = Pace(settings.load_bytes_max, _SPANS_MAX)
         self._common: dict[tuple[str, str], Mapping[str, str]] = {}  # cells of a version that stand for another's
         self._entry: ModelEntry | None = None
         self._digest = ""
@@ -148,13 +171,17 @@ class ModelFinaliser:
         self._stored_at_ms = 0
 
     async def refresh(self, catalogue: Catalogue, engine_of: EngineOf) -> Sequence[MetricValue]:
-        """Publish what has changed since last time. Gives the values that were published."""
+        """Publish what has changed since last time. Gives the values that were published, however many."""
+        return [value async for values in self.look(catalogue, engine_of) for value in values]
+
+    async def look(self, catalogue: Catalogue, engine_of: EngineOf) -> AsyncIterator[Sequence[MetricValue]]:
+        """Publish what has changed since last time, some windows at a time. Must be read to its end."""
         entry = catalogue.models.get(self.model)
         if entry is None or entry.newest is None:
-            return ()
+            return
         before = await self._remembered()
         if self._entry is not entry:  # other definitions: other states are read from the records
-            self._blocks.clear()
+            self.memory.blocks.forget(lambda key: key[0] == self._owner)
             self._common.clear()
             self._entry, self._digest = entry, definitions_digest(entry)
         rows = await self.store.newest_flushes(self.topic)
@@ -175,20 +202,25 @@ class ModelFinaliser:
             spans |= await self._open_spans(entry, watermark)
         if spans and self._owner not in await self.store.finalisers(self.model):
             self.superseded = True
-            return ()
-        published: list[MetricValue] = []
-        ordered = sorted(spans)
-        for start in range(0, len(ordered), _SPANS_AT_ONCE):
-            part = ordered[start : start + _SPANS_AT_ONCE]
+            return
+        is_news = False
+        left = sorted(spans)
+        while left:
+            count = self._spans_at_once(entry)
+            part, left = left[:count], left[count:]
             values = await self._values_of(entry, engine_of, part, now, now_ms)
             if values:
                 # The topic first: what is in the table is not sent again after a crash, what is in the topic alone is.
                 await self.log.send_values(values)
                 await self.store.write_values(values, entry.newest.retention_ms)
             self._remember_values(entry.newest, now, values, part)
-            published += values
-        await self._remember(now, now_ms, is_news=bool(published))
-        return published
+            is_news |= bool(values)
+            yield values
+        await self._remember(now, now_ms, is_news=is_news)
+
+    def _spans_at_once(self, entry: ModelEntry) -> int:
+        each = (len(entry.versions) + 1) * max(1, len(entry.metrics)) * (len(entry.segments) + 1)
+        return max(1, min(self._reading.items, self.settings.values_max // _VALUES_PART // each))
 
     # -- what to look at -------------------------------------------------------------------------------------------
 
@@ -214,9 +246,8 @@ class ModelFinaliser:
             pane_ms = self._pane_ms(key.version)
             if pane_ms is None:
                 continue
-            self._blocks.pop((key.version, Block(pane_ms, key.start_ms)), None)
-            for block in parents_of(key.start_ms, pane_ms):
-                self._blocks.pop((key.version, block), None)
+            for block in (Block(pane_ms, key.start_ms), *parents_of(key.start_ms, pane_ms)):
+                self.memory.blocks.pop((self._owner, key.version, block))
         return changed
 
     def _changed_lately(self, changed: Sequence[PaneKey], now_ms: int) -> set[PaneKey]:
@@ -296,7 +327,9 @@ class ModelFinaliser:
         results: dict[tuple[str, Span], list[Result]] = {}
         for version, definition in entry.versions.items():
             engine = engine_of(self.model, version)
-            merged = [await self._window(engine, definition, version, span) or _empty(engine) for span in spans]
+            found = await self._windows(engine, definition, version, spans)
+            merged = [state or _empty(engine) for state in found]
+            self._reading.took(len(merged), sum(engine.bytes_of(state.cells) for state in merged))
             rows = await self._results(entry, engine_of, engine, spans, merged)
             results.update(((version, span), row) for span, row in zip(spans, rows, strict=True))
         if len(entry.versions) == 1:
@@ -308,7 +341,7 @@ class ModelFinaliser:
         assert newest is not None  # noqa: S101  # refresh has looked
         # a window exists once it holds a counted event, under whichever version
         existing = {span for (_, span), found in results.items() if any(result.rows for result in found)}
-        existing.update(span for span in spans if span in self._values)
+        existing.update(span for span in spans if self._last(span))
         values = []
         for (version, span), row in results.items():
             is_final = now.watermark_ms is not None and span.end_ms + newest.windows.lateness_ms <= now.watermark_ms
@@ -330,7 +363,7 @@ class ModelFinaliser:
         is_final: bool,
     ) -> MetricValue | None:
         """Give a value if it says something new."""
-        last = self._values.get(span, {}).get((version, result.metric, result.segment))
+        last = self._last(span).get((version, result.metric, result.segment))
         status = "final" if is_final else "early"
         value = MetricValue(
             self.model,
@@ -361,11 +394,13 @@ class ModelFinaliser:
 
     async def _load_last(self, spans: Sequence[Span]) -> None:
         """Read what was published of windows that are not in memory."""
-        unknown = [span for span in spans if span not in self._values]
-        if not unknown:
-            return
-        for value in await self.store.latest_values(self.model, unknown):
-            self._keep(value)
+        unknown = [span for span in spans if (self._owner, span) not in self.memory.values]
+        if unknown:
+            self._keep(await self.store.latest_values(self.model, unknown))
+
+    def _last(self, span: Span) -> _Values:
+        """Give what was published of a window last."""
+        return self.memory.values.get((self._owner, span)) or {}
 
     async def _remember(self, now: Published, now_ms: int, *, is_news: bool) -> None:
         """Remember how far this was, durably where a successor would otherwise do much of it again."""
@@ -378,11 +413,9 @@ class ModelFinaliser:
     def _remember_values(
         self, definition: ModelDefinition, now: Published, values: Sequence[MetricValue], spans: Iterable[Span]
     ) -> None:
-        for value in values:
-            self._keep(value)
+        self._keep(values)
         for span in spans:
-            if span in self._values:
-                self._values.move_to_end(span)
+            if self._last(span):
                 is_final = (
                     now.watermark_ms is not None and span.end_ms + definition.windows.lateness_ms <= now.watermark_ms
                 )
@@ -390,68 +423,119 @@ class ModelFinaliser:
                     self.open.discard(span)
                 else:
                     self.open.add(span)
-        while len(self._values) > self.settings.windows_max or self._values_count > self.settings.values_max:
-            _, gone = self._values.popitem(last=False)
-            self._values_count -= len(gone)
-        self._trim_blocks()
+        self.memory.values.trim()
 
-    def _keep(self, value: MetricValue) -> None:
-        of_span = self._values.setdefault(Span(value.window_start_ms, value.window_end_ms), {})
-        before = len(of_span)
-        of_span[value.version, value.metric, value.segment] = value
-        self._values_count += len(of_span) - before
-
-    def _trim_blocks(self) -> None:
-        while len(self._blocks) > self.settings.panes_max:
-            self._blocks.popitem(last=False)
+    def _keep(self, values: Iterable[MetricValue]) -> None:
+        of_spans: dict[Span, _Values] = {}
+        for value in values:
+            span = Span(value.window_start_ms, value.window_end_ms)
+            if span not in of_spans:
+                of_spans[span] = self._last(span)
+            of_spans[span][value.version, value.metric, value.segment] = value
+        for span, of_span in of_spans.items():
+            self.memory.values.put((self._owner, span), of_span, len(of_span))
 
     # -- states ----------------------------------------------------------------------------------------------------
+
+    async def _windows(
+        self, engine: Engine, definition: ModelDefinition, version: str, spans: Sequence[Span]
+    ) -> list[Merged | None]:
+        """Give the states of windows; None where the version has none in one."""
+        found = []
+        for at, span in enumerate(spans):
+            await self._read_ahead(engine, definition, version, spans[at:])
+            found.append(await self._window(engine, definition, version, span))
+        return found
 
     async def _window(self, engine: Engine, definition: ModelDefinition, version: str, span: Span) -> Merged | None:
         """Give the states of a window; None where the version has none in it."""
         pane_ms = definition.windows.pane_ms
         if (span.end_ms - span.start_ms) % pane_ms:
             return None
-        parts: list[Merged | None] = []
+        merged = await self._merged(engine, version, blocks_of(span, pane_ms), pane_ms)
+        return None if merged is _NOTHING else merged
+
+    async def _read_ahead(
+        self, engine: Engine, definition: ModelDefinition, version: str, spans: Sequence[Span]
+    ) -> None:
+        """Read the panes of the first window and of the next ones by one query, as far as they fit one."""
+        pane_ms = definition.windows.pane_ms
+        unknown: set[int] = set()
+        for span in spans:
+            of_span: set[int] = set()
+            for block in blocks_of(span, pane_ms):
+                of_span.update(self._unknown_panes(version, block, pane_ms))
+            if len(unknown | of_span) > self._loading.items or not (unknown or of_span):
+                break
+            unknown |= of_span
+        if unknown:
+            await self._load_panes(engine, version, sorted(unknown), pane_ms)
+            self.memory.blocks.trim()
+
+    async def _merged(self, engine: Engine, version: str, blocks: Iterable[Block], pane_ms: int) -> Merged:
+        """Merge blocks, as many at once as fit the memory: those whose panes are unknown are read some at a time.
+
+        What is in the memory for blocks may leave it whenever panes are read; so what a group of blocks lacks is looked up
+        right before it is read, and the group is merged before anything leaves.
+        """
+        fold = _Fold(engine, self.settings.load_bytes_max)
         group: list[Block] = []
         unknown: list[int] = []
-        for block in blocks_of(span, pane_ms):
-            group.append(block)
-            unknown += self._unknown_panes(version, block, pane_ms)
-            if len(unknown) >= _PANES_AT_ONCE:
-                parts += await self._load_blocks(engine, version, group, unknown, pane_ms)
+        for block in blocks:
+            lacking = self._unknown_panes(version, block, pane_ms)
+            if unknown and len(unknown) + len(lacking) > self._loading.items:
+                await self._merge_group(fold, version, group, unknown, pane_ms)
                 group, unknown = [], []
-        parts += await self._load_blocks(engine, version, group, unknown, pane_ms)
-        return _merge(engine, parts) if any(part is not None for part in parts) else None
+                lacking = self._unknown_panes(version, block, pane_ms)
+            if len(lacking) > self._loading.items and block.size_ms > pane_ms:
+                whole = await self._merged(engine, version, children_of(block, pane_ms), pane_ms)
+                self._put(engine, version, block, whole)
+                fold.add(whole)
+            else:
+                group.append(block)
+                unknown += lacking
+        await self._merge_group(fold, version, group, unknown, pane_ms)
+        return fold.merged()
 
-    async def _load_blocks(
-        self, engine: Engine, version: str, blocks: Sequence[Block], unknown: Sequence[int], pane_ms: int
-    ) -> list[Merged | None]:
-        """Give blocks of panes, the unknown ones read from their records."""
-        if unknown:
-            await self._load_panes(engine, version, unknown, pane_ms)
-        found = [self._block(engine, version, block, pane_ms) for block in blocks]
-        if unknown:
-            self._trim_blocks()
-        return found
+    async def _merge_group(
+        self, fold: _Fold, version: str, blocks: Sequence[Block], unknown: Sequence[int], pane_ms: int
+    ) -> None:
+        fresh = await self._load_panes(fold.engine, version, unknown, pane_ms) if unknown else {}
+        for block in blocks:
+            fold.add(self._block(fold.engine, version, block, pane_ms, fresh))
+        self.memory.blocks.trim()
 
-    async def _load_panes(self, engine: Engine, version: str, starts: Sequence[int], pane_ms: int) -> None:
+    async def _load_panes(
+        self, engine: Engine, version: str, starts: Sequence[int], pane_ms: int
+    ) -> Mapping[Block, Merged]:
+        """Read panes from their records, by one query."""
         present = set(await self.store.pane_starts(self.model, version, starts[0], starts[-1] + pane_ms))
         wanted = [PaneKey(self.model, version, start) for start in starts if start in present]
         records: dict[int, list[StateRecord]] = {}
+        bytes_count = 0
         for record in await self.store.pane_records(wanted) if wanted else ():
             records.setdefault(record.pane.start_ms, []).append(record)
+            bytes_count += len(record.cells)
+        if wanted:
+            self._loading.took(len(wanted), bytes_count)
+        fresh = {}
         for start in starts:
             block = Block(pane_ms, start)
-            found = [_decode(engine, record) for record in records.get(start, ())]
-            self._blocks[version, block] = _merge(engine, found) if found else None
+            found = [_decode(engine, record) for record in records.pop(start, ())]
+            fresh[block] = _merge(engine, found) if found else _NOTHING
+            self._put(engine, version, block, fresh[block])
+        return fresh
+
+    def _put(self, engine: Engine, version: str, block: Block, merged: Merged) -> None:
+        weight = _BLOCK_HEAD_BYTES + engine.bytes_of(merged.cells)
+        self.memory.blocks.put((self._owner, version, block), merged, weight)
 
     def _unknown_panes(self, version: str, whole: Block, pane_ms: int) -> list[int]:
         starts: list[int] = []
         stack = [whole]
         while stack:
             block = stack.pop()
-            if (version, block) in self._blocks:
+            if (self._owner, version, block) in self.memory.blocks:
                 continue
             if block.size_ms == pane_ms:
                 starts.append(block.start_ms)
@@ -459,14 +543,14 @@ class ModelFinaliser:
                 stack.extend(children_of(block, pane_ms))
         return sorted(starts)
 
-    def _block(self, engine: Engine, version: str, block: Block, pane_ms: int) -> Merged | None:
-        key = (version, block)
-        if key in self._blocks:
-            self._blocks.move_to_end(key)
-            return self._blocks[key]
-        parts = [self._block(engine, version, child, pane_ms) for child in children_of(block, pane_ms)]
-        merged = _merge(engine, parts) if any(part is not None for part in parts) else None
-        self._blocks[key] = merged
+    def _block(self, engine: Engine, version: str, block: Block, pane_ms: int, fresh: Mapping[Block, Merged]) -> Merged:
+        """Give a block whose panes are in the memory or in `fresh`, merged from its parts if need be."""
+        known = fresh.get(block) or self.memory.blocks.get((self._owner, version, block))
+        if known is not None:
+            return known
+        parts = [self._block(engine, version, child, pane_ms, fresh) for child in children_of(block, pane_ms)]
+        merged = _merge(engine, parts)
+        self._put(engine, version, block, merged)
         return merged
 
     async def _all_versions(
@@ -488,7 +572,7 @@ class ModelFinaliser:
             found = await self._window(own, definition, version, span)
             if found is not None:  # a version without rows here lacks nothing
                 parts.append(found if own is engine else _translate(engine, own, found, self._in_common(engine, own)))
-        return _merge(engine, parts)
+        return _merge(engine, parts) if parts else _empty(engine)
 
     def _in_common(self, to: Engine, of: Engine) -> Mapping[str, str]:
         key = to.plan.model.version, of.plan.model.version
@@ -538,12 +622,36 @@ def _decode(engine: Engine, record: StateRecord) -> Merged:
     return Merged({**other, record.lane: cells}, missing)
 
 
-def _merge(engine: Engine, parts: Iterable[Merged | None]) -> Merged:
-    found = [part for part in parts if part is not None]
+def _merge(engine: Engine, parts: Iterable[Merged]) -> Merged:
+    found = [part for part in parts if part is not _NOTHING]
     if not found:
-        return _empty(engine)
+        return _NOTHING
     cells = {lane: engine.merge_all(lane, [part.cells[lane] for part in found]) for lane in LANES}
     return Merged(cells, frozenset().union(*(part.missing for part in found)))
+
+
+class _Fold:
+    """States that are merged as they come, some at a time: a window may hold more than fit the memory side by side."""
+
+    def __init__(self, engine: Engine, bytes_max: int) -> None:
+        self.engine = engine
+        self.bytes_max = bytes_max
+        self._parts: list[Merged] = []
+        self._bytes = 0
+
+    def add(self, part: Merged) -> None:
+        """Take states in."""
+        if part is _NOTHING:
+            return
+        self._parts.append(part)
+        self._bytes += self.engine.bytes_of(part.cells)
+        if self._bytes > self.bytes_max and len(self._parts) > 1:
+            self._parts = [self.merged()]
+            self._bytes = self.engine.bytes_of(self._parts[0].cells)
+
+    def merged(self) -> Merged:
+        """Give what came, merged; nothing where nothing came."""
+        return _merge(self.engine, self._parts)
 
 
 def _translate(to: Engine, of: Engine, merged: Merged, common: Mapping[str, str]) -> Merged:

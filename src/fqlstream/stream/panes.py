@@ -43,22 +43,45 @@ class Panes:
     """
 
     held: dict[PaneKey, Pane] = field(default_factory=dict)
+    bytes_count: int = 0
+    _bytes_of: dict[PaneKey, int] = field(default_factory=dict)
+    _expected: dict[tuple[str, str], int] = field(default_factory=dict)  # bytes of a pane, by model and version
     dirty: dict[Lane, set[PaneKey]] = field(default_factory=lambda: {lane: set() for lane in LANES})
     writing: frozenset[PaneKey] = frozenset()
 
-    def put(self, key: PaneKey, pane: Pane) -> None:
-        """Add a pane or put a changed one in its place; it becomes the most recently used."""
-        self.held.pop(key, None)
+    def put(self, key: PaneKey, pane: Pane, bytes_count: int) -> None:
+        """Add a pane of about so many bytes, or put a changed one in its place; it becomes the most recently used."""
+        if key in self.held:
+            self.pop(key)
         self.held[key] = pane
+        self._bytes_of[key] = bytes_count
+        self.bytes_count += bytes_count
+        version = (key.model, key.version)
+        # up at once, down slowly: rather a few panes less than more than the memory has room for
+        self._expected[version] = max(bytes_count, (7 * self._expected.get(version, 0) + bytes_count) // 8)
 
-    def evict(self, panes_max: int) -> None:
-        """Forget the least recently used panes that are written, until the bound holds; they are loaded again on demand."""
-        surplus = len(self.held) - panes_max
-        if surplus <= 0:
+    def pop(self, key: PaneKey) -> Pane:
+        """Take a pane out."""
+        self.bytes_count -= self._bytes_of.pop(key)
+        return self.held.pop(key)
+
+    def evict(self, panes_max: int, bytes_max: int) -> None:
+        """Forget the least recently used panes that are written, until both bounds hold; they are loaded again on demand."""
+        if len(self.held) <= panes_max and self.bytes_count <= bytes_max:
             return
         unwritten = self.unwritten()
-        for key in [key for key in self.held if key not in unwritten][:surplus]:
-            del self.held[key]
+        for key in [key for key in self.held if key not in unwritten]:
+            self.pop(key)
+            if len(self.held) <= panes_max and self.bytes_count <= bytes_max:
+                return
+
+    def unwritten_bytes(self) -> int:
+        """Say how much of the memory cannot be let go of before the next flush."""
+        return sum(self._bytes_of[key] for key in self.dirty[Lane.EVENTS] | self.dirty[Lane.LABELS])
+
+    def expected_bytes(self, key: PaneKey) -> int | None:
+        """Say how large a pane will be, about; None where none of its model version was seen."""
+        return self._expected.get((key.model, key.version))
 
     def unwritten(self) -> set[PaneKey]:
         """Name the panes that ClickHouse does not hold as they are in memory."""

@@ -41,6 +41,8 @@ from fqlstream.stream.recent import (
 #: Columns of a row that a label's step needs beside those that the engine reads.
 _ROW_COLUMNS = ("offset", "row", "event_at", "event_id", "_type_violations", "_range_violations", ELSEWHERE_AT)
 
+#: Memory of a pane beside its states: the object, its dictionaries and its key.
+_PANE_HEAD_BYTES = 1_000
 #: Older chunks have long left the memory.
 _UNINDEXED_MAX = 10_000
 
@@ -136,6 +138,7 @@ class Update:
     """Everything a batch changes."""
 
     panes: dict[PaneKey, Pane] = field(default_factory=dict)
+    pane_bytes: dict[PaneKey, int] = field(default_factory=dict)
     touched: dict[Lane, set[PaneKey]] = field(default_factory=lambda: {lane: set() for lane in LANES})
     chunks: dict[int, Chunk] = field(default_factory=dict)
     waiting: dict[str, WaitingLabels] = field(default_factory=dict)
@@ -257,7 +260,11 @@ class PartitionState:
 
     def absorb_pane(self, key: PaneKey, pane: Pane) -> None:
         """Take a pane that was loaded from ClickHouse, or a new empty one."""
-        self.panes.put(key, pane)
+        self.panes.put(key, pane, self.bytes_of(key, pane))
+
+    def bytes_of(self, key: PaneKey, pane: Pane) -> int:
+        """Say about how many bytes of memory a pane takes."""
+        return _PANE_HEAD_BYTES + self.engine_of(key.model, key.version).bytes_of(pane.cells)
 
     def absorb_events(self, staged: Staged, model: str, asked: tuple[str, ...], found: StoredEvents) -> None:
         """Take old rows that labels ask for, and note the labels that are another partition's business."""
@@ -295,6 +302,7 @@ class PartitionState:
         for rows, _ in staged.labels:
             update.history.append((self._model(rows), RowKind.LABEL, rows.table))
             update.count("labels", len(rows.table))
+        update.pane_bytes = {key: self.bytes_of(key, pane) for key, pane in update.panes.items()}
         return update
 
     # -- the one changing step -------------------------------------------------------------------------------------
@@ -302,7 +310,7 @@ class PartitionState:
     def commit(self, staged: Staged, update: Update) -> None:
         """Put a computed update in place."""
         for key, pane in update.panes.items():
-            self.panes.put(key, pane)
+            self.panes.put(key, pane, update.pane_bytes[key])
         for lane in LANES:
             self.panes.dirty[lane] |= update.touched[lane]
         for events in staged.events:
@@ -339,7 +347,7 @@ class PartitionState:
         lacking = []
         unwritten = self.panes.unwritten()
         for key in [key for key in self.panes.held if key.model in changed]:
-            pane = self.panes.held.pop(key)
+            pane = self.panes.pop(key)
             if not self.is_known(key.model, key.version):
                 for lane in LANES:
                     self.panes.dirty[lane].discard(key)
@@ -349,7 +357,7 @@ class PartitionState:
                 for lane in LANES:
                     cells[lane], absent = new.decode(lane, old.encode(lane, pane.cells[lane], pane.lacking))
                     missing |= absent
-                self.panes.put(key, Pane(cells, pane.fences, pane.broken, missing))
+                self.absorb_pane(key, Pane(cells, pane.fences, pane.broken, missing))
                 if missing:
                     lacking.append(key)
         for number, chunk in list(self.recent.chunks.items()):

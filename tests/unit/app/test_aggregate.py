@@ -16,10 +16,12 @@ from tests.unit.stream.one_partition import (
     event,
     fetch,
     in_a_loop,
+    label,
     model,
     pane,
     place,
     reading,
+    stored,
 )
 from tests.waiting import let_others_run, wait_in_loop
 
@@ -202,6 +204,61 @@ async def test_a_flush_begins_early_when_much_is_unwritten() -> None:
     await wait_in_loop(lambda: len(mine.there.log.letters) == 2, "both letters")
     running.cancel()
     await asyncio.wait([running])
+
+
+@in_a_loop
+async def test_a_fetch_of_more_panes_than_fit_the_memory_is_applied_in_parts_with_flushes_between() -> None:
+    mine = worker(panes_bytes_max=40_000, flush_ms=3_600_000, label_flush_ms=3_600_000)
+    await mine.take()
+    held: list[int] = []
+    loaded = mine.there.ports.store.read_states
+
+    async def read_states(partition: int, keys: Any) -> Any:
+        held.append(mine.agent.owners[0].state.panes.bytes_count)
+        return await loaded(partition, keys)
+
+    mine.there.ports.store.read_states = read_states  # type: ignore[method-assign]
+    running = asyncio.create_task(mine.agent.run())
+    # each pane twice, far from each other: a part is written and let go of, and comes back
+    records = [event(f"e{number}", -(number % 60), x=number, s=0.9) for number in range(120)]
+    await asyncio.wait_for(mine.apply(0, *records, label("e3", 1), label("e119", 0)), 30)
+    running.cancel()
+    await asyncio.wait([running])
+    assert len(held) > 10, "in many parts"
+    assert max(held) <= 40_000, "with room for what was on its way"
+    assert mine.agent.meter.fetches == 1
+    await mine.agent.flush(labels=True)
+    assert mine.agent.owners[0].flushed_offset == 122
+    values = stored(mine.there)
+    assert (values["traffic"], values["sum"], values["unlabelled"]) == (120, sum(range(120)), 118)
+
+
+@in_a_loop
+async def test_one_record_that_touches_more_panes_than_fit_the_memory_still_counts() -> None:
+    mine = worker(panes_bytes_max=1)
+    await mine.take()
+    running = asyncio.create_task(mine.agent.run())
+    for number in range(3):
+        await asyncio.wait_for(mine.apply(number, event(f"e{number}", number, x=1)), 30)
+    running.cancel()
+    await asyncio.wait([running])
+    await mine.agent.flush(labels=True)
+    assert stored(mine.there)["sum"] == 3
+    assert not mine.agent.owners[0].state.panes.held
+
+
+@in_a_loop
+async def test_an_owner_that_was_superseded_holds_up_nobody() -> None:
+    """Its panes are never written: waiting for that would be for ever."""
+    mine = worker(panes_bytes_max=1)
+    await mine.take(partition=0)
+    await mine.take(partition=1)
+    await mine.apply(0, event("a"))
+    first = mine.agent.owners[0]
+    assert first.is_full
+    first.superseded = True
+    await asyncio.wait_for(mine.agent.apply(replace(fetch(0, event("b"), partition=1), start=0)), 5)
+    assert mine.agent.owners[1].is_full
 
 
 # -- flushes -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -380,3 +381,32 @@ def test_aggregators_are_named_per_cell() -> None:
         assert ENGINE.init(lane) == tuple(
             make_aggregator(cell.aggregate.kind, dict(cell.aggregate.params), FqlSettings()).init() for cell in cells
         )
+
+
+@pytest.mark.parametrize("rows", [3, 40, 3_000])
+def test_the_memory_that_states_are_said_to_take_is_what_python_allocates_for_them(rows: int) -> None:
+    """Sketches aside, whose memory is not Python's: exact values only."""
+    engine = engine_of(
+        {**METRICS, "auroc": "auroc()"}, limits=FqlSettings(quantile_values_max=10_000, score_values_max=10_000)
+    )
+    table = random_table(rows)
+    partials = engine.partials_both(table, np.zeros(rows, np.int64), 1)
+    encoded = {lane: engine.encode(lane, partials[lane][0]) for lane in LANES}
+    for lane in LANES:
+        engine.decode(lane, encoded[lane])
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        copies = [{lane: engine.decode(lane, encoded[lane])[0] for lane in LANES} for _ in range(50)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    each = (after - before) / len(copies)
+    assert 0.7 * each < engine.bytes_of(copies[0]) < 2.5 * each
+    assert engine.bytes_of({lane: engine.init(lane) for lane in LANES}) == 0
+
+
+def test_a_sketch_counts_as_memory_for_what_it_keeps_not_for_what_it_saw() -> None:
+    engine = engine_of({"p90": "quantile(latency, level=0.9)"}, {}, SMALL)
+    few, many = (engine.bytes_of(in_one_pane(engine, random_table(rows))) for rows in (100, 50_000))
+    assert 2_000 < few < many < 10_000

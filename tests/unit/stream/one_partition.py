@@ -236,3 +236,13 @@ def in_a_loop(test: Callable[[], Any]) -> Callable[[], None]:
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run
+
+
+def stored(there: Place, minute: int | None = None, segment: str = "") -> dict[str, float | None]:
+    """Read every metric out of the states in the store."""
+    engine = there.engines("m", "v1")
+    cells = {lane: engine.init(lane) for lane in LANES}
+    for (key, _, lane), record in there.world.states.items():
+        if minute is None or key == pane(minute):
+            cells[lane] = engine.merge(lane, cells[lane], engine.decode(lane, record.cells)[0])
+    return {result.metric: result.value for result in engine.results(cells) if result.segment == segment}

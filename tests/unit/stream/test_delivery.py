@@ -25,6 +25,7 @@ from tests.unit.stream.one_partition import (
     pane,
     place,
     reading,
+    stored,
 )
 
 from fqlstream.errors import FqlstreamError, StoreError
@@ -36,16 +37,6 @@ from fqlstream.stream.panes import LANES
 from fqlstream.stream.protocol import CAUGHT_UP, FlushRow, RepairNeed, Version
 
 UNLABELLED, FALSE_ALARM = 250.0, -400.0
-
-
-def stored(there: Place, minute: int | None = None, segment: str = "") -> dict[str, float | None]:
-    """Read every metric out of the states in the store."""
-    engine = there.engines("m", "v1")
-    cells = {lane: engine.init(lane) for lane in LANES}
-    for (key, _, lane), record in there.world.states.items():
-        if minute is None or key == pane(minute):
-            cells[lane] = engine.merge(lane, cells[lane], engine.decode(lane, record.cells)[0])
-    return {result.metric: result.value for result in engine.results(cells) if result.segment == segment}
 
 
 def newest(there: Place, partition: int = 0) -> FlushRow:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.simulation.world import TOPIC, MemoryStore
 from tests.unit.stream.one_partition import (
@@ -30,7 +31,7 @@ from fqlstream.settings import FqlSettings, StreamSettings
 from fqlstream.stream.delivery import Owner
 from fqlstream.stream.engines import Engines
 from fqlstream.stream.finalise import ALL, ModelFinaliser
-from fqlstream.stream.protocol import MetricValue, Published
+from fqlstream.stream.protocol import MetricValue, PaneKey, Published
 
 #: Windows of two minutes, lateness of one.
 SUM_AND_TRAFFIC = {"traffic": "traffic()", "sum": "sum(x)"}
@@ -367,13 +368,80 @@ async def test_a_long_window_follows_every_pane_though_hours_and_days_are_kept_m
         assert value.rows == number + 1
 
 
+TINY = {"blocks_bytes_max": 1, "load_bytes_max": 1, "values_max": 1_000, "windows_max": 10}
+LONG = {"pane": "1m", "sizes": ["1h", "1d", "7d", {"size": "2h", "every": "30m"}], "lateness": "7d"}
+
+
+@pytest.mark.parametrize("limits", [{}, TINY, {"blocks_bytes_max": 12_000}, {"load_bytes_max": 1_000}])
+def test_whatever_left_the_memory_a_changed_pane_changes_its_hour_its_day_and_every_window(
+    limits: dict[str, Any],
+) -> None:
+    """Cached hours and days are made anew when a pane in them changes, never moved by the difference."""
+
+    async def main() -> None:
+        metrics = {**SUM_AND_TRAFFIC, "median": "quantile(x, 0.5)"}
+        stage = await Stage.of(catalogue(model(windows=LONG), metrics=metrics, segments=HIGH))
+        finaliser = stage.finaliser(**limits)
+        rows: list[tuple[int, float]] = []
+        # minutes of three days, some of them again and again
+        for number, minute in enumerate([0, -3000, -1, -59, -60, 89, -1440, -1, 0, -3000, -1439, -1, 30, -60]):
+            x = float(number % 7)
+            rows.append((minute, x))
+            await stage.write(event(f"e{number}", minute, x=x))
+            found = await stage.publish(finaliser)
+            assert found
+            for value in found:
+                start, end = ((at - START_MS) // MINUTE_MS for at in (value.window_start_ms, value.window_end_ms))
+                inside = [x for at, x in rows if start <= at < end and (not value.segment or x >= 5)]
+                assert value.rows == len(inside), value
+                wanted = {"sum": sum(inside), "traffic": len(inside), "median": np.median(inside) if inside else None}
+                assert value.value == (wanted[value.metric] if inside or value.metric == "traffic" else None), value
+            assert finaliser.memory.blocks.weight <= finaliser.settings.blocks_bytes_max
+            assert finaliser.memory.values.weight <= finaliser.settings.values_max
+
+    in_a_loop(main)()
+
+
+@in_a_loop
+async def test_a_changed_pane_is_read_alone_where_its_neighbours_are_in_memory() -> None:
+    stage = await Stage.of(catalogue(model(windows=LONG), metrics=SUM_AND_TRAFFIC, segments={}))
+    finaliser = stage.finaliser()
+    await stage.write(*(event(f"e{minute}", -minute, x=1) for minute in range(180)))
+    await stage.publish(finaliser)
+    read: list[int] = []
+    store: Any = finaliser.store
+    pane_records = store.pane_records
+
+    async def counting(keys: Sequence[PaneKey]) -> Any:
+        read.append(len(keys))
+        return await pane_records(keys)
+
+    store.pane_records = counting
+    await stage.write(event("late", -77, x=1))
+    await stage.publish(finaliser)
+    assert read == [1]
+
+
+@in_a_loop
+async def test_the_memory_of_a_worker_is_for_all_its_models_and_a_forgotten_finaliser_leaves_no_states() -> None:
+    stage = await Stage.of(catalogue(model(windows=LONG), metrics=SUM_AND_TRAFFIC, segments={}))
+    before, after = stage.finaliser(), stage.finaliser()
+    after.memory = before.memory
+    await stage.write(event("a", 0, x=1))
+    await stage.publish(before)
+    await stage.write(event("b", 0, x=2))
+    found = await stage.publish(after)
+    assert {value.value for value in found if value.metric == "sum"} == {3.0}
+    assert before.memory.blocks is after.memory.blocks
+
+
 @in_a_loop
 async def test_windows_that_left_the_memory_are_read_again_and_only_changes_are_published() -> None:
     stage = await Stage.of(catalogue(model(windows=PATIENT), metrics={"sum": "sum(x)"}, segments={}))
     finaliser = stage.finaliser(windows_max=10)
     await stage.write(*(event(f"e{minute}", minute, x=1) for minute in range(0, 60, 2)))
     assert len(await stage.publish(finaliser)) == 30
-    assert len(finaliser._values) == 10
+    assert len(finaliser.memory.values) == 10
     await stage.write(event("a", 0, x=None), event("a", 0, x=1))
     (value,) = await stage.publish(finaliser)
     assert (value.value, value.rows) == (1.0, 2)
@@ -507,7 +575,7 @@ async def test_a_model_that_is_gone_publishes_nothing() -> None:
     stage = await Stage.of()
     await stage.write(event("a", 0, x=3))
     finaliser = stage.finaliser()
-    assert await finaliser.refresh(Catalogue(), stage.there.engines) == ()
+    assert list(await finaliser.refresh(Catalogue(), stage.there.engines)) == []
     assert stage.there.world.values == {}
 
 

@@ -52,13 +52,13 @@ def test_lanes_have_fences_of_their_own_and_where_none_reaches_nothing_is_masked
 def test_panes_that_wait_to_be_written_are_kept_and_of_the_others_those_used_last() -> None:
     panes = Panes()
     for start in range(6):
-        panes.put(key(start), empty())
+        panes.put(key(start), empty(), 100)
     panes.dirty[Lane.EVENTS].add(key(0))
     panes.dirty[Lane.LABELS].add(key(2))
-    panes.put(key(1), empty())
-    panes.evict(3)
+    panes.put(key(1), empty(), 100)
+    panes.evict(3, 2**40)
     assert list(panes.held) == [key(0), key(2), key(1)]
-    panes.evict(1)
+    panes.evict(1, 2**40)
     assert list(panes.held) == [key(0), key(2)], "beyond the bound, rather than lose a number"
 
 
@@ -66,12 +66,12 @@ def test_panes_that_a_flush_under_way_has_taken_are_kept_until_it_is_durable() -
     """ClickHouse holds an older state of them, or one lane only: they must not be read from there."""
     panes = Panes()
     for start in range(4):
-        panes.put(key(start), empty())
+        panes.put(key(start), empty(), 100)
     panes.writing = frozenset({key(0), key(1)})
-    panes.evict(1)
+    panes.evict(1, 2**40)
     assert list(panes.held) == [key(0), key(1)]
     panes.writing = frozenset()
-    panes.evict(1)
+    panes.evict(1, 2**40)
     assert list(panes.held) == [key(1)]
 
 
@@ -79,6 +79,41 @@ def test_panes_that_a_flush_under_way_has_taken_are_kept_until_it_is_durable() -
 def test_nothing_goes_while_there_is_room(panes_max: int) -> None:
     panes = Panes()
     for start in range(6):
-        panes.put(key(start), empty())
-    panes.evict(panes_max)
+        panes.put(key(start), empty(), 100)
+    panes.evict(panes_max, 2**40)
     assert len(panes.held) == 6
+
+
+def test_panes_are_bounded_in_bytes_too_and_what_waits_to_be_written_stays() -> None:
+    panes = Panes()
+    for start in range(6):
+        panes.put(key(start), empty(), 100 * (start + 1))
+    assert panes.bytes_count == 2_100
+    panes.dirty[Lane.LABELS].add(key(5))
+    assert panes.unwritten_bytes() == 600
+    panes.evict(1_000, 1_500)
+    assert list(panes.held) == [key(3), key(4), key(5)]
+    panes.evict(1_000, 0)
+    assert list(panes.held) == [key(5)]
+    assert panes.bytes_count == 600
+
+
+def test_a_pane_that_changed_counts_once() -> None:
+    panes = Panes()
+    panes.put(key(0), empty(), 100)
+    panes.put(key(0), empty(), 300)
+    assert panes.bytes_count == 300
+    assert panes.pop(key(0)) == empty()
+    assert panes.bytes_count == 0
+
+
+def test_how_large_a_pane_will_be_is_known_of_those_seen_and_rather_too_large() -> None:
+    panes = Panes()
+    assert panes.expected_bytes(key(0)) is None
+    panes.put(key(0), empty(), 100)
+    panes.put(key(1), empty(), 900)
+    assert panes.expected_bytes(key(7)) == 900
+    for start in range(60):
+        panes.put(key(start), empty(), 100)
+    assert 100 <= (panes.expected_bytes(key(7)) or 0) < 120, "it comes down again"
+    assert panes.expected_bytes(PaneKey("m", "v2", 0)) is None

@@ -271,7 +271,7 @@ def test_a_labels_step_counts_until_both_it_and_its_event_are_in_the_state(fence
     apply(state, 10, event("a", s=0.9))
     held = state.panes.held[pane(0)]
     # as a worker finds it that takes over: written up to the fence, the rows read back
-    state.panes.put(pane(0), Pane(held.cells, dict.fromkeys(LANES, fence)))
+    state.absorb_pane(pane(0), Pane(held.cells, dict.fromkeys(LANES, fence)))
     apply(state, 12, label("a", 0))
     assert reading(state)["cost"] == (FALSE_ALARM if counted else UNLABELLED)
     assert pane(0) in state.panes.dirty[Lane.LABELS]
@@ -598,7 +598,7 @@ def test_rows_in_memory_take_the_targets_that_history_has() -> None:
     fresh = ENGINES("m", "v1").partials_both(
         event_rows(("a", 0, 0.9, 0), ("b", 1, 0.9, None)), np.zeros(2, np.int64), 1
     )
-    state.panes.put(pane(0), Pane({lane: fresh[lane][0] for lane in LANES}, dict.fromkeys(LANES, 1)))
+    state.absorb_pane(pane(0), Pane({lane: fresh[lane][0] for lane in LANES}, dict.fromkeys(LANES, 1)))
     apply(state, 2, label("a", None))
     assert reading(state)["cost"] == UNLABELLED
 
