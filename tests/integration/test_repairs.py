@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
 import pytest
+from tests.stored_history import MINUTE, T0, written
 
 from fqlstream.clock import SystemClock
 from fqlstream.errors import StoreError
 from fqlstream.events.catalogue import Catalogue
-from fqlstream.events.columns import arrow_schema
 from fqlstream.events.definitions import ModelDefinition
 from fqlstream.ops.repairing import END_OF_TIME_MS, ask, await_done
 from fqlstream.store import repairs
 from fqlstream.store.client import Store
-from fqlstream.store.history import write_events
 from fqlstream.store.model_tables import ensure
-from fqlstream.stream.batches import RowKind
 
-T0 = 1_763_726_400_000
-MINUTE = 60_000
 MODEL = ModelDefinition.model_validate({"name": "repaired", "columns": [{"name": "age", "type": "int"}]})
 
 
 def write(store: Store, partition: int, minutes: list[int], duplicate: frozenset[int] = frozenset()) -> None:
-    count = len(minutes)
-    times = [T0 + minute * MINUTE + 17 for minute in minutes]
-    columns = {
-        "offset": pa.array(range(count), pa.int64()),
-        "row": pa.array([0] * count, pa.int32()),
-        "record_at": pa.array(times, pa.int64()),
-        "event_at": pa.array(times, pa.int64()),
-        "event_id": pa.array([f"{partition}-{at}" for at in range(count)]),
-        "duplicate": pa.array([minute in duplicate for minute in minutes]),
-    }
-    for field in arrow_schema(MODEL, RowKind.INFERENCE):
-        columns[field.name] = pa.array([[] if field.name.startswith("_") else 1] * count, field.type)
-    write_events(store, MODEL, partition, pa.table(columns))
+    events = [
+        {
+            "offset": offset,
+            "event_id": f"{partition}-{offset}",
+            "event_at": T0 + minute * MINUTE + 17,
+            "duplicate": minute in duplicate,
+            "age": 1,
+        }
+        for offset, minute in enumerate(minutes)
+    ]
+    written(store, MODEL, partition, events=events)
 
 
 def test_every_pane_that_holds_an_event_is_asked_for_and_counted_until_it_is_done(store: Store) -> None:
-    ensure(store, [MODEL])
     write(store, 0, [0, 0, 5, 9], duplicate=frozenset({9}))
     write(store, 3, [0, 7])
     found = repairs.stored_panes(store, MODEL, 0, END_OF_TIME_MS)

@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from tests.store_process import StoreProcess
+from tests.stored_history import MINUTE, T0, rows, written
 
-from fqlstream.events.columns import arrow_schema
 from fqlstream.events.definitions import ModelDefinition
 from fqlstream.store.client import Store
 from fqlstream.store.history import (
@@ -36,9 +36,6 @@ from fqlstream.stream.batches import DeadLetter, RowKind, StoredEvents
 from fqlstream.stream.protocol import PaneKey, RepairNeed
 from fqlstream.stream.recent import ELSEWHERE_AT
 
-T0 = 1_763_726_400_000
-MINUTE = 60_000
-
 
 def model(**changes: Any) -> ModelDefinition:
     return ModelDefinition.model_validate({
@@ -56,34 +53,6 @@ def model(**changes: Any) -> ModelDefinition:
         ],
         **changes,
     })  # fmt: skip
-
-
-def rows(definition: ModelDefinition, kind: RowKind, records: list[dict[str, Any]]) -> pa.Table:
-    """Make a table as the decoder does, out of rows that name what matters to a test."""
-    schema = arrow_schema(definition, kind)
-    place = {
-        "offset": pa.int64(),
-        "row": pa.int32(),
-        "record_at": pa.int64(),
-        "event_at": pa.int64(),
-        "event_id": pa.string(),
-    }
-    full = [{"row": 0, "record_at": T0 + r["offset"], "event_at": T0 + r["offset"], **r} for r in records]
-    columns = {name: pa.array([r.get(name) for r in full], kind_) for name, kind_ in place.items()}
-    for field in schema:
-        default: Any = [] if field.name.startswith("_") else None
-        columns[field.name] = pa.array([r.get(field.name, default) for r in full], field.type)
-    if kind is RowKind.INFERENCE:
-        columns["duplicate"] = pa.array([r.get("duplicate", False) for r in full])
-    return pa.table(columns)
-
-
-def written(store: Store, definition: ModelDefinition, partition: int, *, events: Any = (), labels: Any = ()) -> None:
-    ensure(store, [definition])
-    if events:
-        write_events(store, definition, partition, rows(definition, RowKind.INFERENCE, list(events)))
-    if labels:
-        write_labels(store, definition, partition, rows(definition, RowKind.LABEL, list(labels)))
 
 
 def pane(

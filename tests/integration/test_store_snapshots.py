@@ -9,23 +9,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.stored_history import MINUTE, T0, written
 
 from fqlstream.errors import DefinitionError, FqlError, UsageError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
-from fqlstream.events.columns import arrow_schema
 from fqlstream.events.definitions import BaselineDefinition, MetricDefinition, ModelDefinition, SegmentDefinition
 from fqlstream.fql.compile_arrow import LANES, Result, compile_model
 from fqlstream.fql.evaluate import Evaluation, rfc3339
 from fqlstream.fql.planner import plan_model
 from fqlstream.settings import FqlSettings
 from fqlstream.store.client import Store
-from fqlstream.store.history import read_pane, write_events, write_labels
+from fqlstream.store.history import read_pane
 from fqlstream.store.model_tables import ensure
 from fqlstream.store.snapshots import Range, snapshot
-from fqlstream.stream.batches import RowKind
 
-T0 = 1_763_726_400_000
-MINUTE = 60_000
 #: Every name that the join of events and labels speaks of, and what looks like a name of the query itself.
 AWKWARD = ("e", "l", "o", "t0", "hit", "c0", "cc1", "r1", "a1", "x:int", "it's `odd`", "step1")
 
@@ -57,33 +54,6 @@ def entry_of(*versions: ModelDefinition, baselines: Iterable[dict[str, Any]] = (
     for baseline in baselines:
         catalogue = catalogue.with_definition(BaselineDefinition.model_validate({"model": "churn", **baseline}))
     return catalogue.models["churn"]
-
-
-def rows(definition: ModelDefinition, kind: RowKind, records: Sequence[dict[str, Any]]) -> pa.Table:
-    """Make a table as the decoder does."""
-    place = {
-        "offset": pa.int64(),
-        "row": pa.int32(),
-        "record_at": pa.int64(),
-        "event_at": pa.int64(),
-        "event_id": pa.string(),
-    }
-    full = [{"row": 0, "record_at": T0 + r["offset"], "event_at": T0 + r["offset"], **r} for r in records]
-    columns = {name: pa.array([r.get(name) for r in full], type_) for name, type_ in place.items()}
-    for name, type_ in zip((s := arrow_schema(definition, kind)).names, s.types, strict=True):
-        default: Any = [] if name.startswith("_") else None
-        columns[name] = pa.array([r.get(name, default) for r in full], type_)
-    if kind is RowKind.INFERENCE:
-        columns["duplicate"] = pa.array([r.get("duplicate", False) for r in full])
-    return pa.table(columns)
-
-
-def write(store: Store, definition: ModelDefinition, partition: int, *, events: Any = (), labels: Any = ()) -> None:
-    ensure(store, [definition])
-    if events:
-        write_events(store, definition, partition, rows(definition, RowKind.INFERENCE, list(events)))
-    if labels:
-        write_labels(store, definition, partition, rows(definition, RowKind.LABEL, list(labels)))
 
 
 def random_event(rng: random.Random, partition: int, offset: int) -> dict[str, Any]:
@@ -157,8 +127,8 @@ def test_a_snapshot_is_what_the_engine_makes_of_the_same_rows(store: Store) -> N
             }
             for offset in range(100, 220)
         ]
-        write(store, definition, partition, events=events, labels=labels)
-        write(store, definition, partition, events=events[:30], labels=labels[:50])  # a replay
+        written(store, definition, partition, events=events, labels=labels)
+        written(store, definition, partition, events=events[:30], labels=labels[:50])  # a replay
     entry = entry_of(definition)
     ranges = (Range(), Range(T0 + 3 * MINUTE, T0 + 7 * MINUTE), Range(end_ms=T0 + 5 * MINUTE), Range(start_ms=2 * T0))
     repaired = [rows_of_range(store, definition, within, 3) for within in ranges]
@@ -183,7 +153,7 @@ def test_each_versions_rows_count_as_it_reads_them(store: Store) -> None:
             {"offset": at, "event_id": f"{definition.version}-{at}", "score": score, "churned": "yes", "age": at}
             for at, score in enumerate(scores, 0 if definition is strict else 10)
         ]
-        write(store, definition, 0, events=events)
+        written(store, definition, 0, events=events)
     entry = entry_of(strict, plain)
     assert snapshot(store, entry, "recall()")["value"] == 3 / 6
     assert snapshot(store, entry, "recall()", version="v1")["value"] == 1 / 3
@@ -198,8 +168,8 @@ def test_a_column_may_change_its_type_between_versions(store: Store) -> None:
     whole = model("v1")
     columns = [{"name": "age", "type": "float"} if c.name == "age" else c.model_dump() for c in whole.columns]
     real = model("v2", columns=columns)
-    write(store, whole, 0, events=[{"offset": 0, "event_id": "a", "age": 2**53}])
-    write(store, real, 0, events=[{"offset": 1, "event_id": "b", "age": 0.5}])
+    written(store, whole, 0, events=[{"offset": 0, "event_id": "a", "age": 2**53}])
+    written(store, real, 0, events=[{"offset": 1, "event_id": "b", "age": 0.5}])
     entry = entry_of(whole, real)
     # whole numbers alone are added another way than with fractions among them
     assert snapshot(store, entry, "sum(age)", version="v1")["value"] == 2.0**53
@@ -213,8 +183,8 @@ def test_versions_that_do_not_add_up_are_told(store: Store) -> None:
     columns = [{**c.model_dump(), "max": 200} if c.name == "age" else c.model_dump() for c in wide.columns]
     wide = model("v2", columns=columns)
     baseline = {"name": "first", "type": "static", "start": rfc3339(T0), "end": rfc3339(T0 + MINUTE)}
-    write(store, narrow, 0, events=[{"offset": 0, "event_id": "a", "age": 5}])
-    write(store, wide, 0, events=[{"offset": 2 * MINUTE, "event_id": "b", "age": 5}])
+    written(store, narrow, 0, events=[{"offset": 0, "event_id": "a", "age": 5}])
+    written(store, wide, 0, events=[{"offset": 2 * MINUTE, "event_id": "b", "age": 5}])
     entry = entry_of(narrow, wide, baselines=[baseline])
     with pytest.raises(DefinitionError, match=r"version v1 .* cannot be added to version v2") as raised:
         snapshot(store, entry, "jsd(age, 'first')")
@@ -243,14 +213,14 @@ def test_versions_that_do_not_add_up_are_told(store: Store) -> None:
 def test_what_makes_no_sense_is_refused(store: Store) -> None:
     baseline = {"name": "before", "type": "rolling", "window": "1m", "offset": "1m"}
     entry = entry_of(model(), baselines=[baseline])
-    write(store, model(), 0, events=[{"offset": at * MINUTE, "event_id": str(at), "age": 5} for at in range(4)])
+    written(store, model(), 0, events=[{"offset": at * MINUTE, "event_id": str(at), "age": 5} for at in range(4)])
     for code, arguments in {
         "SNP001": {"version": "v9"},
         "SNP003": {"expression": "psi(age, 'before')"},
         "SNP004": {"within": Range(T0, T0)},
     }.items():
         with pytest.raises(UsageError) as raised:
-            snapshot(store, entry, **{"expression": "traffic()", **arguments})  # type: ignore[arg-type]
+            snapshot(store, entry, **{"expression": "traffic()", **arguments})
         assert raised.value.code == code
     within = Range(T0 + 2 * MINUTE, T0 + 3 * MINUTE)
     assert snapshot(store, entry, "psi(age, 'before')", within=within)["value"] == 0.0
@@ -269,7 +239,7 @@ def test_nothing_stored_is_no_rows(store: Store) -> None:
 
 def test_a_column_that_nobody_has_written_yet_is_null(store: Store) -> None:
     old = model()
-    write(store, old, 0, events=[{"offset": 0, "event_id": "a", "age": 5}])
+    written(store, old, 0, events=[{"offset": 0, "event_id": "a", "age": 5}])
     more = [{"name": "new", "type": "string"}, {"name": "list", "type": "vector"}]
     grown = model(columns=[*(c.model_dump() for c in old.columns), *more])
     entry = entry_of(grown)
