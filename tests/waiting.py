@@ -1,4 +1,4 @@
-"""How tests wait: for a condition, up to a deadline, and never for a length of time."""
+"""How tests wait: for a condition, up to a deadline, and not for a length of time."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ async def let_others_run(turns: int = 100) -> None:
     """Let every task go on as far as it can without anything from outside: what has not happened then, waits for a cause."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+def pause(seconds: float) -> None:
+    """Let time pass, for tests of what time alone brings about: a time-out that runs out, on another clock than ours."""
+    threading.Event().wait(seconds)
 
 
 def wait_equal(read: Callable[[], T], wanted: T, what: str, seconds: float = WAIT_S, *, look_s: float = LOOK_S) -> None:

@@ -225,11 +225,10 @@ def batch(
         for segment, condition in {"": None, **segments}.items():
             asked = {"model": definition, "segment": condition, "window": window}
             labels = [
-                round(found["value"] or 0)
-                for found in evaluate(rows, f"sum(if(is_not_null({target}), 1, 0))", **asked)  # type: ignore[call-overload]
+                round(found["value"] or 0) for found in evaluate(rows, f"sum(if(is_not_null({target}), 1, 0))", **asked)
             ]
             for metric, text in metrics.items():
-                for labelled, found in zip(labels, evaluate(rows, text, **asked), strict=True):  # type: ignore[call-overload]
+                for labelled, found in zip(labels, evaluate(rows, text, **asked), strict=True):
                     start, end = (
                         round(datetime.fromisoformat(found[name]).timestamp() * 1000)
                         for name in ("window_start", "window_end")
@@ -255,7 +254,7 @@ def differences(found: Sequence[Row], expected: Mapping[Key, Expected], loose: S
             out.append(f"{key}: exact is {row['exact']}")
         elif want.exact and row["value"] != want.value:
             out.append(f"{key}: {row['value']!r}, a recount gives {want.value!r}")
-        elif not want.exact and abs(row["value"] - want.value) > row["error_bound"] + (want.bound or 0):  # type: ignore[operator]
+        elif not want.exact and abs(row["value"] - want.value) > row["error_bound"] + (want.bound or 0):
             out.append(f"{key}: {row['value']!r}, a recount gives {want.value!r} within {want.bound}")
     return out
 

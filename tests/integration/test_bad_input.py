@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from tests.integration import test_crash
-from tests.integration.test_crash import TOPIC, Stack, definitions, lag, wait_for
+from tests.integration.test_crash import TOPIC, Stack, definitions, lag
+from tests.waiting import wait_until
 
 stack = test_crash.stack
 ARROW = [("content-type", b"application/vnd.apache.arrow.stream")]
@@ -103,8 +104,8 @@ def test_bad_records_are_dead_letters_and_nothing_else_is_lost(stack: Stack, mod
                 {"model": model},
             )
 
-        wait_for("the good ones, final", lambda: traffic() == [(float(good), "final")], 60)
-        wait_for("commits at the log's end", lambda: lag(stack) == 0, 30)
+        wait_until(lambda: traffic() == [(float(good), "final")], "the good ones, final", 60)
+        wait_until(lambda: lag(stack) == 0, "commits at the log's end", 30)
         rows = store.query_rows(
             "SELECT partition, offset, code, reason, origin FROM dead_letters WHERE topic = {topic:String} ORDER BY offset",
             {"topic": TOPIC},

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ from tests.integration.flows import (
     key_of,
     same,
 )
-from tests.integration.test_crash import TOPIC, Stack, wait_for
+from tests.integration.test_crash import TOPIC, Stack
+from tests.waiting import wait_equal, wait_until
 
 from fqlstream.client import Producer
 from fqlstream.client.payloads import event_json
@@ -183,7 +185,7 @@ def send_json(bootstrap: str, model: str, rows: list[Row], target: str) -> None:
             if kind == "label" and row[target] is None:
                 continue
             at = row["event_at"] if kind == "inference" else None
-            value = event_json(kind, model, row["event_id"], columns, at)  # type: ignore[arg-type]
+            value = event_json(kind, model, row["event_id"], columns, at)
             producer.produce(TOPIC, value, row["event_id"])
     assert producer.flush(30) == 0
 
@@ -330,14 +332,11 @@ def check_other_ways_out(flow: Flow, model: str, found: list[Row], metrics: dict
     assert latest == newest
 
     series = {key_of(row): row for row in found}
-    on_topic: dict[Key, Row] = {}
 
-    def topic_is_equal() -> bool:
-        on_topic.clear()
-        on_topic.update((key_of(row), without(row, "model")) for row in flow.topic_values(model))
-        return on_topic == series
+    def on_topic() -> dict[Key, Row]:
+        return {key_of(row): without(row, "model") for row in flow.topic_values(model)}
 
-    wait_for("the last record of each window on metric-values", topic_is_equal, DEADLINE_S)
+    wait_equal(on_topic, series, "the last record of each window on metric-values", DEADLINE_S)
     for metric in metrics:
         told = flow.command_values(model, metric, "--window", "2h")
         wanted = [row for row in found if (row["version"], row["metric"], row["segment"]) == ("all", metric, "")]
@@ -619,7 +618,7 @@ def test_what_is_defined_while_events_flow_is_right_from_its_first_value(flow: F
     producing = threading.Thread(target=produce)
     producing.start()
     try:
-        wait_for("first values", lambda: has("ones"), DEADLINE_S)
+        wait_until(lambda: has("ones"), "first values", DEADLINE_S)
         flow.apply(
             {**model, "columns": [*columns, {"name": "z", "type": "float"}]},
             {"kind": "metric", "model": name, "name": "doubled", "definition": "sum(2 * x)"},
@@ -628,11 +627,11 @@ def test_what_is_defined_while_events_flow_is_right_from_its_first_value(flow: F
             {"kind": "segment", "model": name, "name": "left", "definition": "side == 'left'"},
             {"kind": "segment", "model": name, "name": "right", "definition": "side == 'right'"},
         )
-        wait_for("values of what is new", lambda: has("doubled", "left") and has("z_seen"), DEADLINE_S)
+        wait_until(lambda: has("doubled", "left") and has("z_seen"), "values of what is new", DEADLINE_S)
         with_z.set()
-        wait_for(
-            "values of the new column",
+        wait_until(
             lambda: any(row["metric"] == "z_sum" and row["value"] for row in flow.values(name)),
+            "values of the new column",
             DEADLINE_S,
         )
     finally:
@@ -669,7 +668,7 @@ def test_a_value_that_is_sent_right_after_its_column_was_added_is_there(flow: Fl
     for partition in range(PARTITIONS):
         sender.event(name, f"first-{partition}", partition, {"c0": 0}, event_at)
     sender.flush()
-    wait_for("both workers know the model", flow.caught_up, DEADLINE_S)
+    wait_until(flow.caught_up, "both workers know the model", DEADLINE_S)
     with Producer(flow.stack.bootstrap) as producer:
         for number in numbers:
             define(number)
@@ -680,7 +679,7 @@ def test_a_value_that_is_sent_right_after_its_column_was_added_is_there(flow: Fl
                 frame = pd.DataFrame({"event_id": [f"arrow-{number}"], "event_at": [event_at], f"c{number}": [number]})
                 producer.log_inferences(name, frame)
                 producer.flush()
-    wait_for("everything is counted", flow.caught_up, DEADLINE_S)
+    wait_until(flow.caught_up, "everything is counted", DEADLINE_S)
     found = flow.store.query_rows(
         f"SELECT {', '.join(f'sum(c{number})' for number in numbers)}, count() FROM events_{name}"
     )
@@ -708,7 +707,7 @@ def check_each_value_ever_published(published: list[Row]) -> None:
         for window in {(row["window_start"], row["window_end"]) for row in moments[moment]}:
             sides = [latest.get((*window, segment)) for segment in ("left", "right")]
             if None not in sides:
-                assert sum(sides) == latest[*window, ""], (window, moment)  # type: ignore[arg-type]
+                assert sum(sides) == latest[*window, ""], (window, moment)
                 compared += 1
     assert compared > 5
 
@@ -778,7 +777,7 @@ def test_labels_of_every_kind_reach_their_event_whenever_and_wherever_they_come(
     for number in range(40):  # for events that never come
         sender.label(name, f"nothing-{number}", number % PARTITIONS, {"churned": "yes"})
     sender.flush()
-    wait_for("everything so far is counted", flow.caught_up, DEADLINE_S)
+    wait_until(flow.caught_up, "everything so far is counted", DEADLINE_S)
     await_equal(lambda: flow.values(name), wanted_of(rows, model))
 
     # the ids, the rows and the panes of those events leave the memory
@@ -787,7 +786,7 @@ def test_labels_of_every_kind_reach_their_event_whenever_and_wherever_they_come(
             times = start_ms + np.arange(3_000) * 1_000
             ids = [f"f-{part}-{number}" for number in range(3_000)]
             producer.log_inferences(filler, pd.DataFrame({"event_id": ids, "event_at": times, "x": 1.0}))
-    wait_for("the filler is counted", flow.caught_up, DEADLINE_S)
+    wait_until(flow.caught_up, "the filler is counted", DEADLINE_S)
     label(kinds["long after"], "any")
     label(kinds["corrected long after"], "any", "any")
     label(kinds["taken back long after"], None)
@@ -832,23 +831,23 @@ def test_a_value_is_early_then_final_then_revised_and_late_rows_count(flow: Flow
     late_before = late_rows(flow)
     send(1.0, start_ms)
     send(2.0, end_ms - 1, 1)
-    wait_for("an early value", lambda: value() == (3.0, "early"), DEADLINE_S)
+    wait_equal(value, (3.0, "early"), "an early value", DEADLINE_S)
     # time is as far as the slowest partition that has rows of the model; the others do not hold it back
     flow.finish(name, end_ms + 5 * MINUTE_MS, [0])
     send(4.0, start_ms + 5 * MINUTE_MS, 1)
-    wait_for("another early value", lambda: value() == (7.0, "early"), DEADLINE_S)
+    wait_equal(value, (7.0, "early"), "another early value", DEADLINE_S)
     flow.finish(name, end_ms + 5 * MINUTE_MS - 1, [1])
     send(8.0, end_ms - 2, 1)  # within lateness, by one millisecond, into a window that has ended
-    wait_for("still early", lambda: value() == (15.0, "early"), DEADLINE_S)
+    wait_equal(value, (15.0, "early"), "still early", DEADLINE_S)
     assert late_rows(flow) == late_before
     flow.finish(name, end_ms + 5 * MINUTE_MS, [1])
-    wait_for("the final value", lambda: value() == (15.0, "final"), DEADLINE_S)
+    wait_equal(value, (15.0, "final"), "the final value", DEADLINE_S)
     send(16.0, start_ms + 2 * MINUTE_MS, 0)
-    wait_for("a revised value", lambda: value() == (31.0, "revised"), DEADLINE_S)
+    wait_equal(value, (31.0, "revised"), "a revised value", DEADLINE_S)
     send(32.0, start_ms - 1, 1)  # of the window before, which did not exist
-    wait_for("a window that begins late", lambda: len(flow.values(name)) == 4, DEADLINE_S)
+    wait_equal(lambda: len(flow.values(name)), 4, "a window that begins late", DEADLINE_S)
     assert {row["status"] for row in flow.values(name) if row["window_end"] == start_ms} == {"final"}
-    wait_for("late rows are told", lambda: late_rows(flow) == late_before + 2, DEADLINE_S)
+    wait_equal(lambda: late_rows(flow), late_before + 2, "late rows are told", DEADLINE_S)
     assert flow.store.query_rows(f"SELECT sum(x) FROM events_{name}") == [(63.0,)]
     statuses = [
         row["status"] for row in flow.topic_values(name) if (row["version"], row["window_start"]) == ("all", start_ms)
@@ -877,9 +876,9 @@ def test_a_partition_without_rows_for_a_while_no_longer_holds_time_back(flow: Fl
         sender.event(name, f"e{partition}", partition, {"x": 1.0}, start_ms)
     sender.flush()
     quiet_from_ms = sender.at_ms  # partition 3 has nothing more to say
-    wait_for("an early value", lambda: [row["status"] for row in flow.values(name)] == ["early"] * 2, DEADLINE_S)
+    wait_equal(lambda: [row["status"] for row in flow.values(name)], ["early"] * 2, "early values", DEADLINE_S)
     flow.finish(name, start_ms + 30 * MINUTE_MS, [0])
-    wait_for("the final value", lambda: {row["status"] for row in flow.values(name)} == {"final"}, DEADLINE_S)
+    wait_equal(lambda: {row["status"] for row in flow.values(name)}, {"final"}, "the final value", DEADLINE_S)
     (row,) = (row for row in flow.values(name) if row["version"] == "all")
     assert row["value"] == 2.0
     assert row["updated_at"] >= quiet_from_ms + IDLE_MS
@@ -891,15 +890,15 @@ def test_published_values_only_ever_get_newer_versions(flow: Flow) -> None:
     name, start_ms = new_name("newer"), hour_ago(2)
     model = {**REGRESSION, "name": name, "windows": {"pane": "1m", "sizes": ["1h"], "lateness": "1m"}}
     flow.apply(*documents(model, {"area": "sum(area)"}, {}))
+
+    def is_published(value: float) -> bool:
+        return any(row["value"] == value for row in flow.values(name))
+
     with Producer(flow.stack.bootstrap) as producer:
         for number in range(3):
             producer.log_inference(name, number, {"area": 1.0}, start_ms + number)
             producer.flush()
-            wait_for(
-                "a value",
-                lambda number=number: any(row["value"] == number + 1 for row in flow.values(name)),
-                DEADLINE_S,
-            )
+            wait_until(partial(is_published, float(number + 1)), "a value", DEADLINE_S)
     rows = flow.topic_values(name)
     assert len(rows) >= 6
     for row in rows:

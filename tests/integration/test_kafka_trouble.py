@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.test_crash import go, lag, pause
+from tests.integration.test_crash import go, lag
 from tests.integration.troubled import Troubled, troubled_stack
-from tests.waiting import wait_until
+from tests.waiting import pause, wait_until
 
 EVENTS = 3_000
 

@@ -15,7 +15,8 @@ from confluent_kafka import Producer
 from tests.commands import invoke
 from tests.integration import test_crash
 from tests.integration.flows import HOUR_MS, Flow, Row, await_equal, batch, differences, flow_of
-from tests.integration.test_crash import TOPIC, Stack, wait_for
+from tests.integration.test_crash import TOPIC, Stack
+from tests.waiting import wait_equal, wait_until
 
 from fqlstream.cli.dead_letters import app
 
@@ -124,7 +125,7 @@ def test_events_of_an_unknown_model_count_once_after_it_is_defined_and_replayed(
             count["letters"] for count in json.loads(call(flow, "counts", "--json")) if count["code"] == "DLQ009"
         )
 
-    wait_for("all are refused", lambda: letters() == refused, 60)
+    wait_equal(letters, refused, "all are refused", 60)
     file = tmp_path / "letters.jsonl"
     call(flow, "export", file, "--code", "DLQ009")
     values = [json.loads(line)["value"] for line in file.read_text().splitlines()]
@@ -133,7 +134,7 @@ def test_events_of_an_unknown_model_count_once_after_it_is_defined_and_replayed(
 
     # before it is put right: all come back, and say that they do
     assert replay(flow, "--code", "DLQ009", "--limit", "5")["counts"]["replayed"] == 5
-    wait_for("they come back", lambda: letters() == refused + 5, 60)
+    wait_equal(letters, refused + 5, "they come back", 60)
     assert sum(count["returned"] for count in json.loads(call(flow, "counts", "--json"))) == 5
 
     definitions = [model_of(name)]
@@ -151,7 +152,7 @@ def test_events_of_an_unknown_model_count_once_after_it_is_defined_and_replayed(
     assert replay(flow, "--code", "DLQ009")["counts"] == {"already_replayed": refused + 5}
     assert replay(flow, "--file", file)["counts"] == {"already_replayed": refused}
     assert replay(flow, "--file", file, "--again")["counts"] == {"replayed": refused}
-    wait_for("all is read", flow.caught_up, 30)
+    wait_until(flow.caught_up, "all is read")
     assert not differences(flow.values(name), expected)
     assert flow.store.query_rows(f"SELECT count() FROM events_{name}")[0][0] == len(sent.rows)
 
@@ -174,7 +175,7 @@ def test_bad_rows_of_a_batch_and_edited_records_count_after_a_replay(flow: Flow,
         call(flow, "export", file)
         return [line for line in map(json.loads, file.read_text().splitlines()) if line["code"] in ("DLQ014", "DLQ012")]
 
-    wait_for("both are refused", lambda: len(mine()) == 2, 60)
+    wait_until(lambda: len(mine()) == 2, "both are refused", 60, saw=mine)
     batch_letter, typo = sorted(mine(), key=lambda line: line["code"], reverse=True)
     assert (batch_letter["row"], dict(batch_letter["headers"])["rows"]) == ("2", {"text": "1"})
     origin = f"{TOPIC}[{batch_letter['partition']}]@{batch_letter['offset']}"

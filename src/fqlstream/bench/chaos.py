@@ -36,7 +36,7 @@ from fqlstream.local.progress import Progress
 from fqlstream.local.stack import Stack, running_stack
 from fqlstream.ops.definitions import apply
 from fqlstream.ops.kafka_options import librdkafka_options
-from fqlstream.settings import load
+from fqlstream.settings import Settings, load
 from fqlstream.store.client import Store
 from fqlstream.store.naming import event_view, label_table
 
@@ -63,7 +63,7 @@ _ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
 )
 _METRICS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "events": "traffic()",
+        "traffic": "traffic()",
         "sum": "sum(x)",
         "cost": "average(if(is_null(churned), null, if(fn(), -40, if(fp(), -400, 250))))",
         "precision": "precision()",
@@ -137,12 +137,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def _round(stack: Stack, maker: Troublemaker, rng: random.Random, name: str, events: int) -> tuple[list[str], float]:
     """Run one round; gives what is wrong at its end, and how long after the last trouble all was right."""
-    documents = _definitions(name)
+    documents = definitions(name)
     _patiently(lambda: apply(stack.settings, read_documents(yaml.safe_dump_all(documents), name)))
     model = ModelDefinition.model_validate(documents[0])
     sent: list[Sent] = []
     seed = rng.randrange(2**31)
-    sender = threading.Thread(target=lambda: sent.append(_send(stack, model, seed, events)))
+    sender = threading.Thread(target=lambda: sent.append(send(stack.settings, model, seed, events, _ROUND_S)))
     sender.start()
     maker.run(draw(rng, _ROUND_S))
     sender.join()
@@ -172,7 +172,8 @@ def _patiently(work: Any) -> None:
             return
 
 
-def _definitions(name: str) -> list[dict[str, Any]]:
+def definitions(name: str) -> list[dict[str, Any]]:
+    """Give a model's documents: itself, its metrics and its segments."""
     return [
         {
             "kind": "model",
@@ -198,8 +199,8 @@ def _definitions(name: str) -> list[dict[str, Any]]:
 # ---- sending -------------------------------------------------------------------------------------------------------
 
 
-def _send(stack: Stack, model: ModelDefinition, seed: int, events: int) -> Sent:
-    """Send events over the round, and labels late, early, corrected and taken back."""
+def send(settings: Settings, model: ModelDefinition, seed: int, events: int, seconds: float) -> Sent:
+    """Send events over some seconds, and labels late, early, corrected and taken back; watermark events at the end."""
     numbers = np.random.default_rng(seed)
     begin_ms = (time.time_ns() // 1_000_000 - 6 * _HOUR_MS) // _HOUR_MS * _HOUR_MS
     x, score = np.round(numbers.normal(5, 3, events), 6), np.round(numbers.random(events), 6)
@@ -212,7 +213,7 @@ def _send(stack: Stack, model: ModelDefinition, seed: int, events: int) -> Sent:
     last: list[str | None] = [None] * events
     labels = 0
     begun_s = time.monotonic()
-    with Producer(settings=stack.settings) as producer:
+    with Producer(settings=settings) as producer:
         for number in range(events):
             columns = {"x": float(x[number]), "score": float(score[number])}
             producer.log_inference(model.name, f"{model.name}-{number}", columns, event_at=int(event_at[number]))
@@ -221,7 +222,7 @@ def _send(stack: Stack, model: ModelDefinition, seed: int, events: int) -> Sent:
                 last[other] = label
                 labels += 1
             if number % 100 == 0:
-                time.sleep(max(0.0, number / events * _ROUND_S - (time.monotonic() - begun_s)))
+                time.sleep(max(0.0, number / events * seconds - (time.monotonic() - begun_s)))
         producer.flush(_RECOVERY_S_MAX)
         producer.finish(model.name, begin_ms + 3 * _HOUR_MS)
         producer.flush(_RECOVERY_S_MAX)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from fqlstream.bench import Request, run_bench
-from fqlstream.bench.chaos import Sent, _batch, _definitions, _environment, _same
+from fqlstream.bench.chaos import Sent, _batch, _environment, _same, definitions
 from fqlstream.events.columns import coerce_table
 from fqlstream.events.definitions import ModelDefinition
 
@@ -17,7 +17,7 @@ HOUR_MS = 3_600_000
 
 
 def test_the_batch_answers_are_those_of_the_rows() -> None:
-    model = ModelDefinition.model_validate(_definitions("m")[0])
+    model = ModelDefinition.model_validate(definitions("m")[0])
     table = coerce_table(
         pa.table({"x": [1.0, 9.0, 7.0], "score": [0.9, 0.2, 0.8], "churned": ["yes", "yes", None]}), model
     )
@@ -27,7 +27,7 @@ def test_the_batch_answers_are_those_of_the_rows() -> None:
     assert found["sum", "high", first] == (9.0, 1)
     assert found["cost", "", first] == ((250 - 40) / 2, 2)
     assert found["recall", "", first] == (0.5, 2)
-    assert found["events", "wrong", first] == (1.0, 1)
+    assert found["traffic", "wrong", first] == (1.0, 1)
     assert found["cost", "", second] == (None, 1)
 
 
