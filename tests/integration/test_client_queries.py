@@ -40,7 +40,7 @@ def value(hour: int, number: float | None, version: int = 1, **changes: object) 
         "definition_revision": 1,
         "updated_at_ms": START_MS + 2 * HOUR_MS,
     }
-    return MetricValue(**(usual | changes))  # type: ignore[arg-type]
+    return MetricValue(**(usual | changes))
 
 
 @pytest.fixture

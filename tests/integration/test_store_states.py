@@ -39,7 +39,7 @@ def flush(epoch: int, number: int, owner: str = "a", partition: int = 0, **chang
         {Lane.EVENTS: {"churn": T0, "ünï": -5}, Lane.LABELS: {}}, frozenset({"other", "*"}),
         (PaneKey("churn", "v1", T0), PaneKey("churn", "v2", T0 + MINUTE)), T0 + 7, {"late": 3}, {"churn": "digest"},
     )  # fmt: skip
-    return replace(row, **changes)  # type: ignore[arg-type]
+    return replace(row, **changes)
 
 
 def state(
@@ -55,7 +55,7 @@ def state(
 
 def value(**changes: object) -> MetricValue:
     found = MetricValue("churn", "all", "cost", "", T0, T0 + 3_600_000, 1.5, 10, 4, True, None, "early", 5, 1, T0)
-    return replace(found, **changes)  # type: ignore[arg-type]
+    return replace(found, **changes)
 
 
 # ---- flush rows ----------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_values_are_found_by_window_and_time(store: Store) -> None:
     )
 
     def rows(**wanted: object) -> list[int]:
-        return values.read_series(store, ValueFilter("churn", segment="", **wanted)).column("rows").to_pylist()  # type: ignore[arg-type]
+        return values.read_series(store, ValueFilter("churn", segment="", **wanted)).column("rows").to_pylist()
 
     assert rows(window_s=3_600) == [0, 1, 2, 3]
     assert rows(window_s=86_400) == [99]

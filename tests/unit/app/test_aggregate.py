@@ -83,7 +83,7 @@ class Worker:
 
     async def take(self, **changes: Any) -> Source:
         source = Source(**changes)
-        await self.agent.take(source)  # type: ignore[arg-type]
+        await self.agent.take(source)
         return source
 
     async def apply(self, first: int, *records: bytes, start: int | None = None) -> None:
@@ -107,7 +107,7 @@ def worker(known: Catalogue | None = None, *, first: Catalogue | None = None, **
 
     agent = AggregateAgent(
         TOPIC, "me", Settings(stream=StreamSettings(**limits)), there.ports, there.ports.store, definitions, commit, failures.append
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     return Worker(there, agent, definitions, failures, commits)
 
 
@@ -132,7 +132,7 @@ async def test_a_fetch_behind_a_gap_is_left_to_come_again() -> None:
 async def test_fetches_of_a_partition_that_is_gone_are_forgotten() -> None:
     mine = worker()
     source = await mine.take()
-    mine.agent.lose(source)  # type: ignore[arg-type]
+    mine.agent.lose(source)
     await mine.apply(0, event("a"))
     assert mine.agent.owners == []
     await mine.agent.flush()
@@ -144,7 +144,7 @@ async def test_news_of_a_loss_that_comes_late_does_not_take_away_what_came_back(
     mine = worker()
     first = await mine.take()
     await mine.take()
-    mine.agent.lose(first)  # type: ignore[arg-type]
+    mine.agent.lose(first)
     assert len(mine.agent.owners) == 1
 
 
@@ -154,7 +154,7 @@ async def test_a_takeover_that_ends_after_its_partition_was_lost_leaves_the_next
     slow = Source(lost=True)
     await mine.take()
     held = mine.agent.owners
-    await mine.agent.take(slow)  # type: ignore[arg-type]
+    await mine.agent.take(slow)
     assert mine.agent.owners == held
 
 

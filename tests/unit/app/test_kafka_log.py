@@ -64,7 +64,7 @@ class Source:
 
 def log(*sources: Source) -> tuple[KafkaLog, Outbox]:
     outbox = Outbox()
-    made = KafkaLog(KafkaSettings(bootstrap="a:1"), outbox, {source.partition: source for source in sources})  # type: ignore[arg-type, misc]
+    made = KafkaLog(KafkaSettings(bootstrap="a:1"), outbox, {source.partition: source for source in sources})
     made._counts["pane-updates"] = 4
     return made, outbox
 
@@ -172,7 +172,7 @@ def test_what_was_acknowledged_of_a_lost_partition_is_forgotten_with_it() -> Non
     made, _ = log(before)
     made.acknowledge("t", 0, 9)
     made.forget(before)
-    made.sources[0] = after  # type: ignore[assignment]
+    made.sources[0] = after
     asyncio.run(made.commit())
     assert after.acked == []
     made.acknowledge("t", 0, 2)

@@ -35,7 +35,7 @@ def test_help_lists_every_command_with_its_words() -> None:
 
 @pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)
 def test_every_row_of_the_table_is_a_command_that_can_be_asked_for_help(row: object) -> None:
-    name = row.name  # type: ignore[attr-defined]
+    name = row.name
     shown = CliRunner().invoke(build_app(name), [name, "--help"], env={"COLUMNS": "160"})
     assert shown.exit_code == 0
     assert f"Usage: root {name}" in shown.output

@@ -31,7 +31,7 @@ WORDS = [
 )
 @settings(max_examples=500, deadline=None)
 def test_no_text_raises(text: str, kind: str, model: str) -> None:
-    result = check(text, EXAMPLE_MODELS[model], kind)  # type: ignore[arg-type]
+    result = check(text, EXAMPLE_MODELS[model], kind)
     assert result.ok == (result.expression is not None) == (not result.errors)
     for item in (*result.errors, *result.warnings):
         assert 0 <= item.start <= item.end <= len(text)

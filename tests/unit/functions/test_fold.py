@@ -22,7 +22,7 @@ def number(value: float | None) -> Literal:
     ],
 )
 def test_a_kernel_over_literals_is_a_literal(node: Apply, value: object) -> None:
-    assert fold(node) == Literal(value, node.dtype)  # type: ignore[arg-type]
+    assert fold(node) == Literal(value, node.dtype)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def place(member_id: str) -> Member:
 
 def test_the_place_of_a_worker_that_has_ended_is_not_the_worker() -> None:
     admin = Admin()
-    membership = Membership(admin, "g")  # type: ignore[arg-type]  # answers as the real one does
+    membership = Membership(admin, "g")
     admin.answer = Answer(members=[place("w1-old"), Member(None, "somebody")])
     membership.look(1.0)
     assert not membership.has_joined("w1")
@@ -61,7 +61,7 @@ def test_the_place_of_a_worker_that_has_ended_is_not_the_worker() -> None:
 
 def test_a_group_that_nobody_was_in_has_no_members() -> None:
     admin = Admin()
-    membership = Membership(admin, "g")  # type: ignore[arg-type]
+    membership = Membership(admin, "g")
     admin.answer = KafkaException(KafkaError(KafkaError.GROUP_ID_NOT_FOUND))
     membership.look(1.0)
     admin.answer = Answer(members=[place("w1-new")])
@@ -70,7 +70,7 @@ def test_a_group_that_nobody_was_in_has_no_members() -> None:
 
 def test_a_broker_that_does_not_say_is_no_empty_group() -> None:
     admin = Admin()
-    membership = Membership(admin, "g")  # type: ignore[arg-type]
+    membership = Membership(admin, "g")
     admin.answer = KafkaException(KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS))
     with pytest.raises(ProcessError, match="did not say"):
         membership.look(0.1)

@@ -37,4 +37,4 @@ def test_quoting() -> None:
 
 
 def test_a_stored_column_says_its_type() -> None:
-    assert stored_column(Column(name="a:int", type="float")) == "a:int:float"  # type: ignore[arg-type]
+    assert stored_column(Column(name="a:int", type="float")) == "a:int:float"

@@ -221,9 +221,9 @@ def place(known: Catalogue | None = None, **settings: Any) -> Place:
     """Make a world, empty."""
     clock = ManualClock(RECORD_MS)
     known = catalogue() if known is None else known
-    world = PromptWorld(known, 1, clock)  # type: ignore[arg-type]  # the simulation's clock follows a loop
+    world = PromptWorld(known, 1, clock)
     log = Log(world)
-    store = MemoryStore(world, log)  # type: ignore[arg-type]
+    store = MemoryStore(world, log)
     ports = Ports(store, log, clock, decode_or_fail, StreamSettings(**settings))
     return Place(world, log, clock, ports, Engines(known, FqlSettings()))
 

@@ -350,7 +350,7 @@ async def test_two_who_claim_one_epoch_both_claim_again_and_one_of_them_ends_up_
             return seen[0]
         return await real(topic, partition)
 
-    there.ports.store.newest_flush = stale  # type: ignore[method-assign]
+    there.ports.store.newest_flush = stale
     one = await there.take("one")
     two = await there.take("two")
     assert one.base.version.epoch == 1
@@ -369,10 +369,10 @@ async def test_a_claim_is_higher_than_any_rivals_even_one_that_has_not_flushed()
 
     async def blind(topic: str, partition: int) -> FlushRow | None:
         """The rival's row arrives between two reads."""
-        there.ports.store.newest_flush = real  # type: ignore[method-assign]
+        there.ports.store.newest_flush = real
         return None
 
-    there.ports.store.newest_flush = blind  # type: ignore[method-assign]
+    there.ports.store.newest_flush = blind
     owner = await there.take()
     assert owner.base.version == Version(10, 0)
 
@@ -560,11 +560,11 @@ async def test_a_store_that_is_away_is_no_records_fault() -> None:
     async def away(*_: object) -> None:
         raise StoreError("STO001", "nothing answers")
 
-    real, there.ports.store.read_states = there.ports.store.read_states, away  # type: ignore[method-assign,assignment]
+    real, there.ports.store.read_states = there.ports.store.read_states, away
     with pytest.raises(StoreError):
         await there.apply(owner, 0, event("a", x=1))
     assert owner.dead_letters == []
-    there.ports.store.read_states = real  # type: ignore[method-assign]
+    there.ports.store.read_states = real
     await there.apply(owner, 0, event("a", x=1))
     assert reading(owner.state)["sum"] == 1
 

@@ -60,7 +60,7 @@ class Stage:
             await there.world.step(there.log, "send values")
             stage.topic.extend(values)
 
-        there.log.send_values = send_values  # type: ignore[attr-defined]
+        there.log.send_values = send_values
         await there.flush(stage.owner)
         return stage
 
@@ -74,7 +74,7 @@ class Stage:
         there = self.there
         limits = there.ports.settings.model_copy(update=settings)
         assert isinstance(there.ports.store, MemoryStore)
-        return ModelFinaliser("m", TOPIC, there.ports.store, there.log, there.clock, limits)  # type: ignore[arg-type]
+        return ModelFinaliser("m", TOPIC, there.ports.store, there.log, there.clock, limits)
 
     async def publish(self, finaliser: ModelFinaliser) -> list[MetricValue]:
         """Look once; gives what was published, of all versions together."""

@@ -33,7 +33,7 @@ class Partition:
     deaths: int = 0
 
     def write(self, **changes: object) -> None:
-        self.newest = replace(self.newest, **changes)  # type: ignore[arg-type]
+        self.newest = replace(self.newest, **changes)
 
     def flush(self, fence: int) -> None:
         known = noted(self.newest, fence, has_left=False)
