@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn import metrics as sk
+from tests.running_stack import environment_of_free_ports
 
 from fqlstream import evaluate
 from fqlstream.events.definitions import MetricDefinition, ModelDefinition, SegmentDefinition
@@ -23,7 +23,6 @@ from fqlstream.events.documents import load_definitions
 from fqlstream.local.demo.models import CHICKS, MODELS, PHISHING, DemoModel
 from fqlstream.local.demo.session import SEED, plan_day
 from fqlstream.local.demo.traffic import Broken, Inference, Label, spread, traffic
-from fqlstream.local.ports import find_free_port
 
 DEADLINE_S = 240.0
 STOP_S = 30.0
@@ -37,11 +36,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.environment = {
-            **os.environ,
-            "FQLSTREAM_LOCAL__KAFKA_PORT": str(find_free_port()),
-            "FQLSTREAM_STORE__PORT": str(find_free_port()),
-        }
+        self.environment = environment_of_free_ports()
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a demo."""

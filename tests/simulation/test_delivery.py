@@ -18,6 +18,7 @@ import pytest
 from tests.simulation import virtual
 from tests.simulation.workers import KILLER, LATE, Worker
 from tests.simulation.world import Clock, World, key_of
+from tests.unit.stream import one_partition
 
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import DEFINITION
@@ -38,19 +39,11 @@ THRESHOLDS = {"v1": 0.5, "v2": 0.25}
 
 
 def model(version: str, lateness: str) -> dict[str, Any]:
-    return {
-        "kind": "model",
-        "name": "m",
-        "version": version,
-        "task": "binary_classification",
-        "columns": [
-            {"name": "x", "type": "float"},
-            {"name": "s", "type": "float", "role": "output"},
-            {"name": "y", "type": "int", "role": "target"},
-        ],
-        "task_params": {"threshold": THRESHOLDS[version], "target_class_order": [0, 1]},
-        "windows": {"pane": "1m", "sizes": ["2m", {"size": "4m", "every": "2m"}], "lateness": lateness},
-    }
+    return one_partition.model(
+        version,
+        task_params={"threshold": THRESHOLDS[version], "target_class_order": [0, 1]},
+        windows={"pane": "1m", "sizes": ["2m", {"size": "4m", "every": "2m"}], "lateness": lateness},
+    )
 
 
 def metric(name: str, text: str) -> dict[str, Any]:
