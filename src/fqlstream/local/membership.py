@@ -2,22 +2,27 @@
 
 A static member that has ended, however it ended, stands in its group until its session is over: a worker's place is taken
 before the worker is. Its successor takes the place under a new member id, and only that tells the two apart.
+
+Asked by librdkafka's older call for groups: the one that names instances can end this process when the broker dies under it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from fqlstream.local.processes import ProcessError
 
 _ASK_S: Final = 2.0
 _POLL_S: Final = 0.05
+_SUFFIX_CHARACTERS: Final = 37
+#: The state of a group that has shared its partitions out.
+_STABLE: Final = "Stable"
 
 
 class Membership:
@@ -42,32 +47,39 @@ class Membership:
                     "look into the broker's log",
                 )
             time.sleep(_POLL_S)
-        self._seen.update(group.members.values())
+        self._seen.update(group.members)
 
     def has_joined(self, instance: str) -> bool:
         """Say whether this static member is in the group anew, and the group has shared its partitions out since."""
         group = self._describe()
-        if group is None or not group.is_stable or group.members.get(instance, "") in {"", *self._seen}:
+        if group is None or not group.is_stable:
             return False
-        self._seen.add(group.members[instance])  # when the worker is started again, this is its predecessor
-        return True
+        mine = {member for member in group.members if _instance_of(member) == instance} - self._seen
+        self._seen |= mine  # when the worker is started again, this is its predecessor
+        return bool(mine)
 
     def _describe(self) -> _Group | None:
         """Ask for the group; None where there is no answer now."""
         try:
-            future = self._admin.describe_consumer_groups([self._group], request_timeout=_ASK_S)[self._group]
-            found = future.result(_ASK_S * 2)
-        except TimeoutError:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # what is to replace it is what must not be called
+                found = self._admin.list_groups(self._group, timeout=_ASK_S)
+        except KafkaException:
             return None
-        except KafkaException as error:
-            return _Group() if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND else None
-        members = {member.group_instance_id or member.member_id: member.member_id for member in found.members}
-        return _Group(found.state is ConsumerGroupState.STABLE, members)
+        for group in found:
+            if group.error is None:
+                return _Group(group.state == _STABLE, frozenset(member.id for member in group.members))
+        return None if found else _Group()
+
+
+def _instance_of(member: str) -> str:
+    """Give the name of a static member's instance: the broker adds a dash and 36 characters of its own."""
+    return member[:-_SUFFIX_CHARACTERS]
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A group as the broker sees it: its members' ids by the name of their instance. One that nobody was in has none."""
+    """A group as the broker sees it: the ids of its members. One that nobody was in has none."""
 
     is_stable: bool = False
-    members: Mapping[str, str] = field(default_factory=dict)
+    members: frozenset[str] = frozenset()

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from fqlstream.local.membership import Membership
 from fqlstream.local.processes import ProcessError
@@ -13,48 +12,45 @@ from fqlstream.local.processes import ProcessError
 
 @dataclass
 class Member:
-    group_instance_id: str | None
-    member_id: str
+    id: str
 
 
 @dataclass
 class Answer:
-    state: ConsumerGroupState = ConsumerGroupState.STABLE
+    state: str = "Stable"
     members: list[Member] = field(default_factory=list)
+    error: KafkaError | None = None
 
 
 class Admin:
     """Answers as told."""
 
     def __init__(self) -> None:
-        self.answer: Answer | KafkaException = Answer()
+        self.answer: Answer | KafkaException | None = Answer()
 
-    def describe_consumer_groups(self, groups: list[str], **_: Any) -> dict[str, Future[Answer]]:
-        future: Future[Answer] = Future()
+    def list_groups(self, _group: str, **_: Any) -> list[Answer]:
         if isinstance(self.answer, KafkaException):
-            future.set_exception(self.answer)
-        else:
-            future.set_result(self.answer)
-        return dict.fromkeys(groups, future)
+            raise self.answer
+        return [] if self.answer is None else [self.answer]
 
 
-def place(member_id: str) -> Member:
-    return Member("w1", member_id)
+def place(name: str) -> Member:
+    return Member(f"w1-{name:-<36}")
 
 
 def test_the_place_of_a_worker_that_has_ended_is_not_the_worker() -> None:
     admin = Admin()
     membership = Membership(admin, "g")
-    admin.answer = Answer(members=[place("w1-old"), Member(None, "somebody")])
+    admin.answer = Answer(members=[place("old"), Member("rdkafka-0a1b")])
     membership.look(1.0)
     assert not membership.has_joined("w1")
-    admin.answer = Answer(ConsumerGroupState.PREPARING_REBALANCING, [place("w1-new")])
+    admin.answer = Answer("PreparingRebalance", [place("new")])
     assert not membership.has_joined("w1"), "the partitions are not shared out yet"
-    admin.answer = Answer(members=[place("w1-new")])
+    admin.answer = Answer(members=[place("new")])
     assert membership.has_joined("w1")
     # it dies and is started again
     assert not membership.has_joined("w1")
-    admin.answer = Answer(members=[place("w1-newer")])
+    admin.answer = Answer(members=[place("newer")])
     assert membership.has_joined("w1")
     assert not membership.has_joined("w2")
 
@@ -62,16 +58,28 @@ def test_the_place_of_a_worker_that_has_ended_is_not_the_worker() -> None:
 def test_a_group_that_nobody_was_in_has_no_members() -> None:
     admin = Admin()
     membership = Membership(admin, "g")
-    admin.answer = KafkaException(KafkaError(KafkaError.GROUP_ID_NOT_FOUND))
+    admin.answer = None
     membership.look(1.0)
-    admin.answer = Answer(members=[place("w1-new")])
+    admin.answer = Answer(members=[place("new")])
     assert membership.has_joined("w1")
 
 
 def test_a_broker_that_does_not_say_is_no_empty_group() -> None:
     admin = Admin()
     membership = Membership(admin, "g")
-    admin.answer = KafkaException(KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS))
-    with pytest.raises(ProcessError, match="did not say"):
-        membership.look(0.1)
+    for answer in (
+        KafkaException(KafkaError(KafkaError._TRANSPORT)),
+        Answer(error=KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)),
+    ):
+        admin.answer = answer
+        with pytest.raises(ProcessError, match="did not say"):
+            membership.look(0.1)
+        assert not membership.has_joined("w1")
+
+
+def test_an_instance_whose_name_begins_like_another_is_another() -> None:
+    admin = Admin()
+    membership = Membership(admin, "g")
+    admin.answer = Answer(members=[Member(f"w1-two-{'0' * 36}")])
     assert not membership.has_joined("w1")
+    assert membership.has_joined("w1-two")
