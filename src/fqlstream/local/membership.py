@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from fqlstream.local.processes import ProcessError
+from fqlstream.ops.kafka_options import librdkafka_options
+from fqlstream.settings import KafkaSettings
 
 _ASK_S: Final = 2.0
 _POLL_S: Final = 0.05
@@ -25,12 +28,20 @@ _SUFFIX_CHARACTERS: Final = 37
 _STABLE: Final = "Stable"
 
 
+def membership_of(kafka: KafkaSettings, topic: str) -> Membership:
+    """Give the membership of the workers' group, which has a partition 0 of this topic."""
+    options = librdkafka_options(kafka)
+    consumer = Consumer({**options, "group.id": kafka.group, "enable.auto.commit": False})
+    return Membership(AdminClient(options), kafka.group, lambda: consumer.committed([TopicPartition(topic, 0)], _ASK_S))
+
+
 class Membership:
     """The members of a group, and which of them have been seen before."""
 
-    def __init__(self, admin: AdminClient, group: str) -> None:
+    def __init__(self, admin: AdminClient, group: str, reach_coordinator: Callable[[], object]) -> None:
         self._admin = admin
         self._group = group
+        self._reach_coordinator = reach_coordinator
         self._seen: set[str] = set()
 
     def look(self, timeout_s: float) -> None:
@@ -39,7 +50,7 @@ class Membership:
         Raises ProcessError where the broker does not say for so long.
         """
         deadline = time.monotonic() + timeout_s
-        while (group := self._describe()) is None:
+        while (group := self._loaded()) is None:
             if time.monotonic() > deadline:
                 raise ProcessError(
                     "LOC002",
@@ -57,6 +68,14 @@ class Membership:
         mine = {member for member in group.members if _instance_of(member) == instance} - self._seen
         self._seen |= mine  # when the worker is started again, this is its predecessor
         return bool(mine)
+
+    def _loaded(self) -> _Group | None:
+        """Ask for the group once its coordinator has read it: before, a broker that has just started has no groups at all."""
+        try:
+            self._reach_coordinator()
+        except KafkaException:
+            return None
+        return self._describe()
 
     def _describe(self) -> _Group | None:
         """Ask for the group; None where there is no answer now."""

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from fqlstream.local.broker import Broker, provide_broker
 from fqlstream.local.joining import Pids, StackFile, hold, stack_path, write_stack
-from fqlstream.local.membership import Membership
+from fqlstream.local.membership import Membership, membership_of
 from fqlstream.local.ports import keep_port, kept_port
 from fqlstream.local.processes import Child, ChildSpec, ProcessError, Supervisor
 from fqlstream.local.progress import SILENT, Progress
@@ -34,6 +34,8 @@ _TICK_S: Final = 0.2
 _ASK_S: Final = 2.0
 #: Out of the time that an orderly stop has: workers write what they have first, then the store and the broker may go.
 _STOP_SHARES: Final = {"worker": 0.5, STORE: 0.3, KAFKA: 0.2}
+#: Any topic that the group reads.
+_SOURCE: Final = "inference-events"
 _KEY_FILE: Final = "store.key"
 #: What the store says when something else got its port first.
 _PORT_TAKEN: Final = "STO012"
@@ -148,7 +150,7 @@ class _Building:
         if not self._worker_names:
             return
         self._progress.status("starting workers")
-        membership = Membership(AdminClient(librdkafka_options(joined.kafka)), joined.kafka.group)
+        membership = membership_of(joined.kafka, _SOURCE)
         membership.look(self._settings.local.start_timeout_s)
         children = [Child(self._worker_spec(name, joined, membership)) for name in self._worker_names]
         for child in children:
