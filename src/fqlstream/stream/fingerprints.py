@@ -75,11 +75,12 @@ def _fixed(matrix: np.ndarray, salt: np.uint64) -> Fingerprints:
     out = []
     with np.errstate(over="ignore"):
         for multiplier, seed in zip(_MULTIPLIERS, _SEEDS, strict=True):
-            state = np.full(count, seed ^ salt ^ np.uint64(length), np.uint64)
+            state = np.full(count, seed ^ salt, np.uint64)
             for word in words:
                 state ^= word
                 state *= multiplier
                 state ^= state >> _HALF
+            state ^= np.uint64(length)  # behind the words: beside the first one, "b" and "a\0" would be one id
             state *= _FINAL
             state ^= state >> _HALF
             out.append(state)
