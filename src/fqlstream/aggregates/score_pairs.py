@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -83,8 +83,15 @@ class ScorePairs:
         if not len(left.keys) or not len(right.keys):
             # a state without rows may still be coarse: it once held more
             return self._at_least(right, left.level) if not len(left.keys) else self._at_least(left, right.level)
-        level = max(left.level, right.level)
-        sides = [self._at_least(side, level) for side in (left, right)]
+        return self._joined([left, right])
+
+    def merge_many(self, states: Sequence[ScorePairsState]) -> ScorePairsState:
+        """Give the state of all: their scores are put in order once."""
+        return self._joined(states)
+
+    def _joined(self, states: Sequence[ScorePairsState]) -> ScorePairsState:
+        level = max(state.level for state in states)
+        sides = [self._at_least(state, level) for state in states]
         keys = np.concatenate([side.keys for side in sides])
         order = np.argsort(keys, kind="stable")
         positive = np.concatenate([side.positive for side in sides])[order]

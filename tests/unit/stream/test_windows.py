@@ -73,8 +73,23 @@ def test_a_week_of_minutes_is_seven_days() -> None:
 
 def test_a_block_is_made_of_its_children_and_known_to_its_panes() -> None:
     day = Block(DAY_MS, at("2026-11-21T00:00"))
-    hours = list(children_of(day, MINUTE_MS))
-    assert len(hours) == 24
+    quarters = list(children_of(day, MINUTE_MS))
+    hours = [hour for quarter in quarters for hour in children_of(quarter, MINUTE_MS)]
+    assert (len(quarters), len(hours)) == (4, 24)
+    assert [hour.start_ms for hour in hours] == [day.start_ms + number * HOUR_MS for number in range(24)]
     assert {hour.size_ms for hour in hours} == {HOUR_MS}
+    panes = [pane for ten in children_of(hours[0], MINUTE_MS) for pane in children_of(ten, MINUTE_MS)]
+    assert panes == [Block(MINUTE_MS, day.start_ms + number * MINUTE_MS) for number in range(60)]
     assert day in set(parents_of(at("2026-11-21T23:59"), MINUTE_MS))
     assert day not in set(parents_of(at("2026-11-22T00:00"), MINUTE_MS))
+    assert [block.size_ms // MINUTE_MS for block in parents_of(at("2026-11-21T23:59"), MINUTE_MS)] == [
+        1440,
+        360,
+        60,
+        10,
+    ]
+    assert [block.size_ms // MINUTE_MS for block in parents_of(at("2026-11-21T23:59"), 15 * MINUTE_MS)] == [
+        1440,
+        360,
+        60,
+    ]
