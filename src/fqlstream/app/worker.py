@@ -176,4 +176,4 @@ def main(settings: Settings) -> int:
     return Worker(settings).run()
 
 
-__all__ = ["STUCK_EXIT_CODE", "Worker", "main"]
+__all__ = ["STUCK_EXIT_CODE", "Worker", "configure_logging", "main"]
