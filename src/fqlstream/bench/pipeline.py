@@ -71,14 +71,14 @@ class Contender:
 
 
 _WORKER: Final = "fqlstream.bench.worker"
-_NO_HISTORY: Final = (("FQLSTREAM_STREAM__HISTORY", "false"),)
+NO_HISTORY: Final = (("FQLSTREAM_STREAM__HISTORY", "false"),)
 #: In this order. The share keeps each run near ten seconds.
 CONTENDERS: Final = (
     Contender("consume_events_per_s_core", "fqlstream.bench.consume", "json"),
     Contender("faust_events_per_s_core", "fqlstream.bench.faust_plain", "json", share=0.02),
     Contender("json_events_per_s_core", _WORKER, "json", whole=True),
     Contender("arrow_events_per_s_core", _WORKER, "arrow", share=2.0, whole=True),
-    Contender("arrow_no_history_events_per_s_core", _WORKER, "arrow", share=4.0, whole=True, environment=_NO_HISTORY),
+    Contender("arrow_no_history_events_per_s_core", _WORKER, "arrow", share=4.0, whole=True, environment=NO_HISTORY),
 )
 
 
@@ -91,7 +91,7 @@ def run(request: Request) -> Report:
             workload = Workload(max(1, int(request.events_count * contender.share)))
             place = Path(directory) / contender.figure
             place.mkdir()
-            measure = _whole if contender.whole else _bare
+            measure = measure_whole if contender.whole else _bare
             measured = measure(contender, workload, place, request)
             figures[contender.figure] = round(measured.events_per_s_core)
             checked = checked and measured.checked
@@ -115,7 +115,7 @@ def _bare(contender: Contender, workload: Workload, place: Path, request: Reques
         broker.stop()
 
 
-def _whole(contender: Contender, workload: Workload, place: Path, request: Request) -> Measurement:
+def measure_whole(contender: Contender, workload: Workload, place: Path, request: Request) -> Measurement:
     """Measure our worker: a store and all topics of its own; what it published is compared with batch afterwards."""
     progress = Progress(line=request.say, status=lambda _: None)
     with running_stack(_free_ports(load()), place, workers=0, progress=progress) as stack:

@@ -214,7 +214,7 @@ class _Course:
         return seen.applied >= self.sent
 
     def _note(self, when: str) -> None:
-        last = self._until(lambda: self._observed()[-1], "observed")
+        last = self._until(lambda: next(reversed(self._observed()), None), "observed")
         self.figures |= {
             f"rss_mib_{when}": last.rss_max_bytes / 2**20,
             f"panes_{when}": last.panes,

@@ -12,9 +12,14 @@ from fqlstream.cli.output import print_json, print_note, print_table
 
 def bench(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Which benchmark: pipeline, chaos, fql, functions or stages.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="Which benchmark: pipeline, chaos, recovery, protocol, fql, functions or stages."
+        ),
     ],
-    events: Annotated[int, typer.Option("--events", min=1_000, help="How many events or rows.")] = 1_000_000,
+    events: Annotated[
+        int, typer.Option("--events", min=1_000, help="How many events or rows; of recovery: states.")
+    ] = 1_000_000,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="FIGURE", help="Only this figure; may be repeated.")
     ] = None,

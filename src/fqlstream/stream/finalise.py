@@ -24,7 +24,7 @@ from fqlstream.functions.expression import Aggregate, Expression
 from fqlstream.settings import StreamSettings
 from fqlstream.stream.baselines import counted_state, is_in_fixed_range, touched_spans
 from fqlstream.stream.engines import definitions_digest
-from fqlstream.stream.lru import Lru
+from fqlstream.stream.forgetting import Forgetting
 from fqlstream.stream.pace import Pace
 from fqlstream.stream.panes import LANES
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, StateRecord
@@ -132,8 +132,8 @@ class FinalMemory:
     """
 
     def __init__(self, settings: StreamSettings) -> None:
-        self.blocks: Lru[_BlockKey, Merged] = Lru(settings.blocks_bytes_max)
-        self.values: Lru[tuple[str, Span], _Values] = Lru(settings.values_max, settings.windows_max)
+        self.blocks: Forgetting[_BlockKey, Merged] = Forgetting(settings.blocks_bytes_max)
+        self.values: Forgetting[tuple[str, Span], _Values] = Forgetting(settings.values_max, settings.windows_max)
 
 
 class ModelFinaliser:
@@ -528,7 +528,8 @@ class ModelFinaliser:
 
     def _put(self, engine: Engine, version: str, block: Block, merged: Merged) -> None:
         weight = _BLOCK_HEAD_BYTES + engine.bytes_of(merged.cells)
-        self.memory.blocks.put((self._owner, version, block), merged, weight)
+        # to be had again it takes reading its panes: of a day as many times more as it has panes, and hardly more memory
+        self.memory.blocks.put((self._owner, version, block), merged, weight, cost=block.size_ms)
 
     def _unknown_panes(self, version: str, whole: Block, pane_ms: int) -> list[int]:
         starts: list[int] = []
