@@ -6,12 +6,12 @@ import datetime as dt
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from pydantic import SecretStr
 
+from fqlstream.client.store_address import StoreAddress
 from fqlstream.errors import StoreError, UsageError
 from fqlstream.events.durations import parse_duration_ms
 from fqlstream.settings import Settings, load
@@ -54,19 +54,17 @@ class QueryClient:
                 "no ClickHouse is named",
                 "give its address, or set FQLSTREAM_STORE__URL=http://host:8123/default",
             )
-        parts = urlsplit(where)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise UsageError("SDK010", f"{where!r} is no address of ClickHouse", "write http(s)://host:port/database")
+        address = StoreAddress.parse(where, "SDK010")
         secret = password if password is not None else store.password
-        self._address = f"{parts.scheme}://{parts.hostname}:{parts.port or 8123}"
+        self._address = address.shown
         try:
             self._client: Any = clickhouse_connect.get_client(
-                interface=parts.scheme,
-                host=parts.hostname,
-                port=parts.port or (8443 if parts.scheme == "https" else 8123),
-                username=user or unquote(parts.username or "") or store.user,
-                password=unquote(parts.password or "") or _revealed(secret),
-                database=parts.path.strip("/") or "default",
+                interface=address.scheme,
+                host=address.host,
+                port=address.port,
+                username=user or address.user or store.user,
+                password=address.password or _revealed(secret),
+                database=address.database,
                 send_receive_timeout=max(1, round(store.timeout_s)),
                 autogenerate_session_id=False,
             )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Self, cast
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import clickhouse_connect
 import lz4.frame
@@ -20,6 +19,7 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 from clickhouse_connect.driver.httputil import get_pool_manager
 from urllib3.exceptions import HTTPError
 
+from fqlstream.client.store_address import StoreAddress
 from fqlstream.errors import StoreError, UsageError
 from fqlstream.settings import StoreSettings
 from fqlstream.store.naming import identifier
@@ -54,7 +54,14 @@ class Store:
 
         Raises StoreError STO001 where nothing answers, STO003 where the key is wrong, UsageError for no or a bad address.
         """
-        where = _Address.parse(url or settings.url)
+        given = url or settings.url
+        if not given:
+            raise UsageError(
+                "STO004",
+                "no store is named",
+                "set FQLSTREAM_STORE__URL, or join a stack with --data (`fqlstream up` runs one)",
+            )
+        where = StoreAddress.parse(given, "STO005")
         secret = settings.password.get_secret_value() if settings.password else ""
         pool = get_pool_manager(maxsize=settings.clients_max, num_pools=2, block=True)
         try:
@@ -190,37 +197,6 @@ def _arrow_stream(data: pa.Table) -> pa.Buffer:
     with pa.ipc.new_stream(pa.FixedSizeBufferWriter(buffer), data.schema) as writer:
         writer.write_table(data)
     return buffer
-
-
-class _Address:
-    """A store's address, taken apart."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError("STO005", f"{url!r} is no address of a store", "write http(s)://host:port/database")
-        self.scheme = parts.scheme
-        self.host = parts.hostname
-        self.port = parts.port or (8443 if parts.scheme == "https" else 8123)
-        self.user = unquote(parts.username or "")
-        self.password = unquote(parts.password or "")
-        self.database = unquote(parts.path.strip("/")) or "default"
-        self.compression = parse_qs(parts.query).get("compression", [None])[0]
-        if self.compression not in (None, "lz4"):
-            raise UsageError(
-                "STO005", f"compression {self.compression!r} is not supported", "write ?compression=lz4, or nothing"
-            )
-        self.shown = f"{self.scheme}://{self.host}:{self.port}/{self.database}"
-
-    @classmethod
-    def parse(cls, url: str | None) -> _Address:
-        if not url:
-            raise UsageError(
-                "STO004",
-                "no store is named",
-                "set FQLSTREAM_STORE__URL, or join a stack with --data (`fqlstream up` runs one)",
-            )
-        return cls(url)
 
 
 class _Tail:
