@@ -137,6 +137,13 @@ def shortened(request: Request) -> None:
     request.answer(status, headers, body[: len(body) // 2])
 
 
+def cut_between_batches(request: Request) -> None:
+    """Give an Arrow stream without its end: a whole stream, to who does not look for the end, and perhaps fewer batches."""
+    status, headers, body = request.ask_store()
+    assert body.endswith(b"\xff\xff\xff\xff\x00\x00\x00\x00")
+    request.answer(status, headers, body[:-8])
+
+
 def failing_late(request: Request) -> None:
     """Say 200, give a part of the answer, then the error in its body, as ClickHouse does when it fails on the way."""
     _, _, body = request.ask_store()

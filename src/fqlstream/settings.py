@@ -265,6 +265,11 @@ class StreamSettings(_Group):
         ge=1_000,
         description="Lag without any progress for so long ends the worker with exit code 3, so that a supervisor restarts it.",
     )
+    trouble_said_ms: int = Field(
+        30_000,
+        ge=100,
+        description="Kafka or ClickHouse being away is said at once, then so often: a long outage must not fill the log.",
+    )
     deaths_before_alone: int = Field(
         3,
         ge=1,

@@ -40,6 +40,10 @@ class Worker:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def tail(self) -> str:
+        """Give the end of it, for a message."""
+        return self.said[-3_000:]
+
     def count(self, text: str) -> int:
         return self.said.count(text)
 

@@ -11,11 +11,13 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fqlstream.app.retries import OUTSIDE
 from fqlstream.app.transport import SourcePartition
-from fqlstream.errors import FqlstreamError
+from fqlstream.app.watchdog import Duties
+from fqlstream.errors import BrokerError, FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.settings import Settings
 from fqlstream.store.repairs import RepairRequest
@@ -28,6 +30,7 @@ log = logging.getLogger("fqlstream.aggregate")
 
 #: Panes that are rebuilt, or looked at under newer definitions, between two flushes: they are in memory at once.
 _PANES_AT_ONCE = 256
+_FLUSHING = "flushing"
 
 
 class Definitions(Protocol):
@@ -73,6 +76,12 @@ class _Held:
     lock: asyncio.Lock
     source: SourcePartition
     reading: bool = True  # False from when it is known that the partition must be taken over again
+    applied_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def duty(self) -> str:
+        """How the watchdog calls it."""
+        return f"applying {self.owner.base.topic}[{self.owner.partition}]"
 
 
 class AggregateAgent:
@@ -88,8 +97,10 @@ class AggregateAgent:
         definitions: Definitions,
         commit: Callable[[], Awaitable[None]],
         on_failure: Callable[[BaseException], None],
+        duties: Duties | None = None,
     ) -> None:
         self.topic = topic
+        self.duties = duties or Duties()
         self.owner_id = owner_id
         self.settings = settings
         self.ports = ports
@@ -106,14 +117,9 @@ class AggregateAgent:
         self._nobody_alone.set()
         self._adopting = asyncio.Lock()
         self._flushed = asyncio.Condition()
+        self._pause_said = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self.progressed_at_s = time.monotonic()
-
-    @property
-    def behind(self) -> bool:
-        """Whether the log holds something that is not applied yet, as far as the broker has told."""
-        return any(not self._caught_up(held, held.owner.state.next_offset) for held in self._held.values())
 
     @property
     def owners(self) -> list[Owner]:
@@ -124,6 +130,14 @@ class AggregateAgent:
 
     async def take(self, source: SourcePartition) -> int:
         """Take a partition over; gives the first offset to read."""
+        duty = f"taking over {self.topic}[{source.partition}]"
+        self.duties.moved(duty)
+        try:
+            return await self._take(source)
+        finally:
+            self.duties.done(duty)
+
+    async def _take(self, source: SourcePartition) -> int:
         started_s = time.monotonic()
         partition = source.partition
         # a predecessor may have met a model that is newer than what this worker has read: its rows are to be remembered too
@@ -181,6 +195,7 @@ class AggregateAgent:
         held = self._held.get(source.partition)
         if held is not None and held.source is source:
             del self._held[source.partition]
+            self.duties.done(held.duty)
             log.info("gave up %s[%d]", self.topic, source.partition)
 
     def _caught_up(self, held: _Held, next_offset: int) -> bool:
@@ -224,7 +239,7 @@ class AggregateAgent:
             async with held.lock:
                 await held.owner.apply(fetch, caught_up=caught_up, is_known=True)
         self.meter.apply_s += time.process_time() - started_s
-        self.progressed_at_s = time.monotonic()
+        self._moved(held)
         if self._unwritten_bytes() >= self.settings.stream.flush_bytes_max or held.owner.is_full:
             self._wake.set()
 
@@ -233,7 +248,7 @@ class AggregateAgent:
         await self.adopt(await self.definitions.refresh())
         while self._is_current(held) and (part := next_part(held.owner, fetch)) is not None:
             await self._to_its_end(self._apply_alone(held, part))
-            self.progressed_at_s = time.monotonic()
+            self._moved(held)
 
     async def _apply_alone(self, held: _Held, part: Fetch) -> None:
         """Apply some records while no other record is applied and nothing else is flushed: a death is then theirs."""
@@ -256,10 +271,19 @@ class AggregateAgent:
 
     async def _room(self) -> None:
         """Wait until the store has taken enough of what is unwritten: consumption pauses, nothing is lost."""
+        if not self._is_full():
+            return
+        if not self._pause_said and OUTSIDE.trouble_s() > time.monotonic() - 1:
+            self._pause_said = True
+            waiting_mb = self._unwritten_bytes() / 1e6
+            log.warning("%.0f MB wait for ClickHouse: reading pauses until it has taken them", waiting_mb)
         async with self._flushed:
             while self._is_full():
                 self._wake.set()
                 await self._flushed.wait()
+        if self._pause_said:
+            self._pause_said = False
+            log.warning("ClickHouse has taken what waited: reading goes on")
 
     def _is_full(self) -> bool:
         too_many_rows = self._unwritten_bytes() >= self.settings.stream.sink_backlog_bytes_max
@@ -275,6 +299,7 @@ class AggregateAgent:
         """Flush for ever, in the rhythm of the settings; ends the worker where that cannot go on."""
         try:
             while not self._stopping:
+                self.duties.moved(_FLUSHING)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(
                         self.settings.stream.flush_ms / 1000
@@ -332,6 +357,30 @@ class AggregateAgent:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.on_failure(error)
+
+    # -- what the watchdog is told -------------------------------------------------------------------------------------
+
+    def _moved(self, held: _Held) -> None:
+        held.applied_s = time.monotonic()
+        self.duties.done(held.duty)
+
+    async def look_for_lag(self, quiet_s: float) -> None:
+        """Expect progress of every partition that has applied nothing for a while though its log, asked now, holds more.
+
+        A Kafka that does not answer is no reason to expect any.
+        """
+        for held in list(self._held.values()):
+            if time.monotonic() - held.applied_s < quiet_s or not self._is_current(held):
+                continue
+            next_offset = held.owner.state.next_offset
+            try:
+                lags = await held.source.log_end_now() > next_offset
+            except BrokerError:
+                lags = False
+            if not lags:
+                self.duties.done(held.duty)
+            elif held.owner.state.next_offset == next_offset and self._is_current(held):
+                self.duties.expect(held.duty)
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
@@ -408,6 +457,7 @@ class AggregateAgent:
     async def stop(self) -> None:
         """Write what is in memory and stop flushing."""
         self._stopping = True
+        self.duties.done(_FLUSHING)
         self._wake.set()
         try:
             await self.flush(labels=True)

@@ -42,6 +42,7 @@ from faust.worker import Worker
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
+from fqlstream.app import exit_codes
 from fqlstream.app.ledger import Partition
 from fqlstream.app.transport import SourcePartition, SourceTransport
 from fqlstream.errors import FqlstreamError
@@ -53,7 +54,6 @@ LOG = logging.getLogger("fqlstream.app")
 
 #: Messages that Faust may queue per agent. One is a whole fetch, and the ledger lets two of a partition be on their way.
 _STREAM_BUFFER: Final = 16
-_UNKNOWN_EXIT_CODE: Final = 1
 #: New objects between two collections. Python's own 700 come together every few records, and hardly any is in a cycle.
 _COLLECTED_AFTER: Final = 20_000
 
@@ -148,7 +148,7 @@ def _end_process_after(wait_s: float) -> None:
 
     def end() -> None:
         LOG.critical("the worker has not stopped within %.0f s; it is ended", wait_s)
-        os._exit(_UNKNOWN_EXIT_CODE)
+        os._exit(exit_codes.FAILED)
 
     timer = threading.Timer(wait_s, end)
     timer.daemon = True
@@ -252,6 +252,6 @@ def run_worker(app: SourceApp) -> int:
         reason = worker.crash_reason
         if isinstance(reason, FqlstreamError):
             LOG.critical("%s", reason)
-            return reason.exit_code
-        return end.code if isinstance(end.code, int) else _UNKNOWN_EXIT_CODE
+            return exit_codes.exit_code_of(reason)
+        return end.code if isinstance(end.code, int) else exit_codes.FAILED
     return 0

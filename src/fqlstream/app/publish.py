@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 
+from fqlstream.app.watchdog import Duties
 from fqlstream.clock import Clock
 from fqlstream.settings import Settings
 from fqlstream.stream.engines import Engines
@@ -17,6 +18,7 @@ log = logging.getLogger("fqlstream.finalise")
 
 #: Without a notice a model is looked at so often: notices may be lost, and windows become final by time alone.
 _LOOK_EVERY_S = 1.0
+_PUBLISHING = "publishing"
 
 
 class FinaliseAgent:
@@ -32,7 +34,9 @@ class FinaliseAgent:
         engines_of: Callable[[], Engines],
         partition_of: Callable[[str], Awaitable[int]],
         on_failure: Callable[[BaseException], None],
+        duties: Duties | None = None,
     ) -> None:
+        self.duties = duties or Duties()
         self.source_topic = source_topic
         self.store = store
         self.log_port = log_port
@@ -77,6 +81,7 @@ class FinaliseAgent:
         loop = asyncio.get_running_loop()
         try:
             while not self._stopping:
+                self.duties.moved(_PUBLISHING)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_EVERY_S):  # wait_for may swallow a cancellation
                         await self._wake.wait()
@@ -89,6 +94,7 @@ class FinaliseAgent:
                 for model in sorted(noticed & engines.catalogue.models.keys()):
                     if await self.partition_of(model) in self._partitions:
                         await self.refresh(model, engines)
+                        self.duties.moved(_PUBLISHING)
                 # notices come with every flush of every partition: one look serves all of one rhythm
                 await asyncio.sleep(self.settings.stream.flush_ms / 2000)
         except asyncio.CancelledError:
@@ -117,4 +123,5 @@ class FinaliseAgent:
     def stop(self) -> None:
         """End the loop."""
         self._stopping = True
+        self.duties.done(_PUBLISHING)
         self._wake.set()

@@ -24,10 +24,8 @@ log = logging.getLogger("fqlstream.outside")
 _FIRST_WAIT_S: Final = 0.1
 #: Longer waits would only delay the recovery; shorter ones would hammer what is down.
 _WAIT_MAX_S: Final = 5.0
-#: What stays down is said so often, and what comes and goes no more often.
-_SAID_EVERY_S: Final = 30.0
-#: A call without an answer for so long is trouble, though it may still come.
-_SLOW_S: Final = 1.0
+#: A call without an answer for so long is trouble, though it may still come; shorter where being stuck is said sooner.
+SLOW_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -41,8 +39,11 @@ class _Outage:
 class Outside:
     """What this process waits for outside: which parts are in trouble, since when, and when that was last so."""
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic, *, said_every_s: float = 30.0) -> None:
         self._now_s = now_s
+        #: What stays down is said so often, and what comes and goes no more often (`stream.trouble_said_ms`).
+        self.said_every_s = said_every_s
+        self.slow_s = SLOW_S
         self._outages: dict[str, _Outage] = {}
         self._next_line_s: dict[str, float] = {}
         self._running: dict[int, float] = {}  # calls that have no answer yet, and when they began
@@ -52,7 +53,7 @@ class Outside:
     def trouble_s(self) -> float:
         """Say when something outside was last in trouble, as a monotonic time: failing, or slow to answer. Safe from any thread."""
         now_s = self._now_s()
-        slow = any(now_s - since_s > _SLOW_S for since_s in list(self._running.values()))
+        slow = any(now_s - since_s > self.slow_s for since_s in list(self._running.values()))
         return now_s if self._outages or slow else self._trouble_s
 
     @contextmanager
@@ -65,7 +66,7 @@ class Outside:
             yield number
         finally:
             took_s = self._now_s() - self._running.pop(number)
-            if took_s > _SLOW_S:
+            if took_s > self.slow_s:
                 self._trouble_s = self._now_s()
 
     def failed(self, part: str, call: int, what: str, error: str) -> None:
@@ -76,7 +77,7 @@ class Outside:
         outage.waiting[call] = what
         if now_s < self._next_line_s.get(part, now_s):
             return
-        self._next_line_s[part] = now_s + _SAID_EVERY_S
+        self._next_line_s[part] = now_s + self.said_every_s
         waiting = ", ".join(sorted(set(outage.waiting.values())))
         if not outage.said:
             outage.said = True

@@ -32,6 +32,8 @@ class StoreAdapter:
     store: Store
     clock: Clock
     catalogue: Callable[[], Catalogue]
+    #: told of each step of long work, as a pane's rows that were read: somebody may wait for all of them
+    worked: Callable[[], None] = lambda: None
 
     # -- flush rows and claims -------------------------------------------------------------------------------------
 
@@ -70,6 +72,7 @@ class StoreAdapter:
         self, model: ModelDefinition, partition: int, start_ms: int, end_ms: int, upto: int
     ) -> Sequence[pa.Table]:
         """Give counted events of a time range as they are at an offset."""
+        self.worked()
         return await patiently(
             "rows of panes",
             lambda: list(history.read_pane(self.store, model, partition, start_ms, end_ms, upto)),
@@ -143,6 +146,7 @@ class StoreAdapter:
 
     async def pane_records(self, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
         """Give the newest record of each lane and partition of these panes."""
+        self.worked()
         return await patiently("records of panes", lambda: states.read_records(self.store, keys))
 
     async def pane_starts(self, model: str, version: str, start_ms: int, end_ms: int) -> Sequence[int]:

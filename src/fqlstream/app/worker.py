@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 import uuid
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +16,10 @@ from fqlstream.app.kafka_log import PANE_UPDATES, KafkaLog
 from fqlstream.app.logs import configure_logging
 from fqlstream.app.producer import OutboxProducer
 from fqlstream.app.publish import FinaliseAgent
+from fqlstream.app.retries import OUTSIDE, SLOW_S
 from fqlstream.app.store_port import StoreAdapter
 from fqlstream.app.transport import SourcePartition
+from fqlstream.app.watchdog import Duties, Watchdog
 from fqlstream.clock import SystemClock
 from fqlstream.errors import FqlstreamError
 from fqlstream.ops.definition_log import DefinitionsReader
@@ -33,8 +34,9 @@ log = logging.getLogger("fqlstream.worker")
 INFERENCE_EVENTS = "inference-events"
 #: Definitions and repair requests are looked for so often.
 _POLL_S = 1.0
-#: A supervisor that sees this code starts the worker again: it was stuck.
-STUCK_EXIT_CODE = 3
+#: Looks for lag per stuck_ms: a partition that stands still is noticed soon, and asking costs nothing to speak of.
+_LAG_LOOKS = 8
+_UPKEEP = "upkeep"
 
 
 class Worker:
@@ -49,7 +51,10 @@ class Worker:
         )
         self.outbox = OutboxProducer(settings.kafka)
         self.log = KafkaLog(settings.kafka, self.outbox)
-        self.adapter = StoreAdapter(self.store, SystemClock(), lambda: self.aggregate.engines.catalogue)
+        self.duties = Duties()
+        self.adapter = StoreAdapter(
+            self.store, SystemClock(), lambda: self.aggregate.engines.catalogue, self.duties.worked
+        )
         read = partial(decode, record_bytes_max=settings.kafka.record_bytes_max)
         self.ports = Ports(self.adapter, self.log, SystemClock(), read, settings.stream)
         self.definitions = DefinitionsFollower(DefinitionsReader(settings), self.store, self.adapter, self.log)
@@ -63,6 +68,7 @@ class Worker:
             self.definitions,
             self.log.commit,
             self._fail,
+            self.duties,
         )
         self.finalise = FinaliseAgent(
             INFERENCE_EVENTS,
@@ -73,18 +79,30 @@ class Worker:
             lambda: self.aggregate.engines,
             self.log.model_partition,
             self._fail,
+            self.duties,
         )
         serve_source(self.app, INFERENCE_EVENTS, lambda source: _Aggregating(self, source))
         serve_source(self.app, PANE_UPDATES, lambda source: _Finalising(self, source))
         self.app.task(self._start)
-        self.app.timer(_POLL_S, on_leader=False)(self._look)
 
     def run(self) -> int:
         """Run until SIGTERM, SIGINT or a failure; gives the exit code."""
+        stream = self.settings.stream
+        OUTSIDE.said_every_s = stream.trouble_said_ms / 1000
+        OUTSIDE.slow_s = min(SLOW_S, stream.stuck_ms / 10_000)
+        Watchdog(self.settings.stream.stuck_ms, self.duties, OUTSIDE, self._loops, lambda: self.app.should_stop).start()
         try:
             return run_worker(self.app)
         finally:
             self.store.close()
+
+    def _loops(self) -> dict[str, asyncio.AbstractEventLoop]:
+        """Name the event loops of this process, as far as they run."""
+        loops = {"the event loop": self.app.loop} if self.ready.is_set() else {}
+        thread = self.app._consumer._thread if self.app._consumer is not None else None
+        if thread is not None and thread.thread_loop.is_running():
+            loops["the Kafka thread's event loop"] = thread.thread_loop
+        return loops
 
     async def _start(self) -> None:
         await self.outbox.start()
@@ -93,25 +111,29 @@ class Worker:
         log.info("ready: %d models known", len(self.definitions.catalogue.models))
         self.app.add_future(self.aggregate.run())
         self.app.add_future(self.finalise.run())
+        self.app.add_future(self._keep_up())
+        self.app.add_future(self._look_for_lag())
 
-    async def _look(self) -> None:
-        """Follow definitions, keep states whole, and end a worker that is stuck."""
-        if not self.ready.is_set():
-            return
+    async def _keep_up(self) -> None:
+        """Follow definitions and keep states whole, for ever; ends the worker where that cannot go on."""
         try:
-            catalogue = await self.definitions.poll()
-            if catalogue is not self.aggregate.engines.catalogue:
-                await self.aggregate.adopt(catalogue)
-            await self.aggregate.maintain()
-        except Exception as error:  # a timer that raises would only be logged by Faust
+            while not self.app.should_stop:
+                self.duties.moved(_UPKEEP)
+                await asyncio.sleep(_POLL_S)
+                catalogue = await self.definitions.poll()
+                if catalogue is not self.aggregate.engines.catalogue:
+                    await self.aggregate.adopt(catalogue)
+                await self.aggregate.maintain()
+        except Exception as error:
             self._fail(error)
-        stuck_s = time.monotonic() - self.aggregate.progressed_at_s
-        if self.aggregate.behind and stuck_s * 1000 > self.settings.stream.stuck_ms:
-            log.critical(
-                "no progress for %.0f s although there is something to read: ending, so that a supervisor starts anew",
-                stuck_s,
-            )
-            os._exit(STUCK_EXIT_CODE)
+            raise
+
+    async def _look_for_lag(self) -> None:
+        """See now and then which partitions stand still though their log goes on."""
+        quiet_s = self.settings.stream.stuck_ms / 1000 / _LAG_LOOKS
+        while not self.app.should_stop:
+            await asyncio.sleep(quiet_s)
+            await self.aggregate.look_for_lag(quiet_s)
 
     def _fail(self, error: BaseException) -> None:
         """End the process with the error: a worker that cannot keep its promise must not go on."""
@@ -176,4 +198,4 @@ def main(settings: Settings) -> int:
     return Worker(settings).run()
 
 
-__all__ = ["STUCK_EXIT_CODE", "Worker", "configure_logging", "main"]
+__all__ = ["Worker", "configure_logging", "main"]

@@ -63,7 +63,11 @@ def _announce(data: Path, stack: StackFile, *, as_json: bool) -> None:
 
 
 def worker(data: DataOption = None) -> None:
-    """Run one Faust worker, until Ctrl-C or SIGTERM. Exit code 3: it was stuck, and a supervisor should start it again."""
+    """Run one Faust worker, until Ctrl-C or SIGTERM.
+
+    Exit code 1: something failed that may go better the next time. 3: it was stuck; start it again at once. 4: starting it again
+    meets the same until somebody does what its last message says.
+    """
     from fqlstream.app.worker import main
 
     raise typer.Exit(main(settings_for(data)))

@@ -17,12 +17,15 @@ from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 
+from fqlstream.app import exit_codes
 from fqlstream.errors import FqlstreamError
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _POLL_S = 0.05
 #: The first restart is at once, as most deaths are single; then the wait doubles up to this bound.
 _BACKOFF_MAX_S = 30.0
+#: As many deaths as the longest wait comes after.
+_HOPELESS_DEATHS = 7
 #: A child that lived for so long was well: its next death is a first one again.
 _WELL_AFTER_S = 60.0
 _TAIL_LINES = 12
@@ -197,8 +200,12 @@ class Supervisor:
         lived_s = time.monotonic() - watched.child.started_s
         watched.deaths = 1 if lived_s > _WELL_AFTER_S else watched.deaths + 1
         watched.phase, watched.since_s = Phase.WAITING, time.monotonic()
-        wait_s = _backoff_s(watched.deaths)
         name, code = watched.child.spec.name, watched.child.exit_code
+        if (
+            code == exit_codes.NEEDS_SOMEBODY
+        ):  # the next start meets the same, until somebody has done something about it
+            watched.deaths = max(watched.deaths, _HOPELESS_DEATHS)
+        wait_s = _backoff_s(watched.deaths)
         self._say(f"{name} ended ({_ending(code)}) after {lived_s:.0f} s; starting it again in {wait_s:.0f} s")
         for line in watched.child.tail(3):
             self._say(f"  | {line}")

@@ -8,6 +8,7 @@ it saves; a server far away is better reached with `?compression=lz4` in its add
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Self, cast
 
@@ -17,20 +18,19 @@ import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 from clickhouse_connect.driver.httputil import get_pool_manager
+from clickhouse_connect.driver.summary import QuerySummary
 from urllib3.exceptions import HTTPError
 
 from fqlstream.client.store_address import StoreAddress
 from fqlstream.errors import StoreError, UsageError
 from fqlstream.settings import StoreSettings
+from fqlstream.store.error_codes import BY_CODE
 from fqlstream.store.naming import identifier
 
 Parameters = Mapping[str, Any]
 
-#: ClickHouse's codes of what may pass: time-outs, too much at once, a replica or the keeper away, a server going down.
-_PASSING_CODES = frozenset({
-    159, 160, 173, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 279, 285, 286, 290, 319, 341, 342, 364, 394, 425, 439, 999, 1000,
-})  # fmt: skip
-_ACCESS_CODES = frozenset({192, 193, 194, 497, 516})
+#: How an Arrow IPC stream ends: one that does not was cut, perhaps between two batches, and would read as fewer rows.
+_ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 #: The end of a streamed answer is kept this far, to read the error that may stand there.
 _TAIL_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 20
@@ -105,12 +105,20 @@ class Store:
         """Run a query and give its whole result; text comes as Arrow strings, times in UTC."""
         with _translated(self.name):
             data = self._client.raw_query(sql, _bound(parameters), settings=_texts(settings), fmt="ArrowStream")
-        return pa.ipc.open_stream(data).read_all()
+        if not data.endswith(_ARROW_END):
+            raise _not_arrow(data, self.name)
+        try:
+            return pa.ipc.open_stream(data).read_all()
+        except (pa.ArrowException, OSError):
+            raise _not_arrow(data, self.name) from None
 
     def query_rows(self, sql: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:
         """Run a query and give its rows as Python values."""
         with _translated(self.name):
-            return [tuple(row) for row in self._client.query(sql, _bound(parameters)).result_rows]
+            try:
+                return [tuple(row) for row in self._client.query(sql, _bound(parameters)).result_rows]
+            except (ValueError, LookupError, EOFError, struct.error) as error:
+                raise _not_clickhouse(str(error).encode(), self.name) from None
 
     def stream_arrow(self, sql: str, parameters: Parameters | None = None) -> Iterator[pa.RecordBatch]:
         """Run a query and give its result batch by batch, as it comes. An error on the way is raised where it came."""
@@ -120,10 +128,13 @@ class Store:
         try:
             try:
                 yield from pa.ipc.open_stream(pa.PythonFile(cast("IO[bytes]", source), mode="r"))
-            except (pa.ArrowInvalid, OSError) as error:
+                source.read()  # what stands behind the stream: nothing, or an error
+            except (pa.ArrowException, HTTPError, OSError) as error:
                 raise _streamed_error(source, error, self.name) from None
             if (late := _told_error(source)) is not None:
                 raise _refused(late, None)
+            if not source.tail.endswith(_ARROW_END):
+                raise _not_arrow(source.tail, self.name)
         finally:
             response.close()
 
@@ -163,21 +174,32 @@ class Store:
         if self._compression == "lz4":
             body = lz4.frame.compress(body)
         with _translated(self.name):
-            self._client.raw_insert(
+            summary = self._client.raw_insert(
                 identifier(table),
                 data.column_names,
                 body,
-                settings=_texts(settings),
+                # without it a server may say 200 first and fail afterwards
+                settings={"wait_end_of_query": "1", **_texts(settings)},
                 fmt="ArrowStream",
                 compression=self._compression,
             )
+        self._require_answer(summary)
 
     def command(
         self, sql: str, parameters: Parameters | None = None, settings: Mapping[str, object] | None = None
     ) -> None:
         """Run a statement that gives no rows."""
         with _translated(self.name):
-            self._client.command(sql, parameters=_bound(parameters), settings=_texts(settings))
+            answer = self._client.command(sql, parameters=_bound(parameters), settings=_texts(settings))
+        if isinstance(answer, QuerySummary):
+            self._require_answer(answer)
+        elif isinstance(answer, str) and answer.lstrip().startswith("<"):
+            raise _not_clickhouse(answer.encode(), self.name)
+
+    def _require_answer(self, summary: QuerySummary) -> None:
+        """See that ClickHouse itself has said that it is done, and not something on the way to it."""
+        if not summary.query_id():
+            raise _not_clickhouse(b"", self.name)
 
     def quorum_write(self) -> dict[str, object]:
         """Give the settings of an insert that the protocol relies on."""
@@ -239,6 +261,8 @@ def _streamed_error(source: _Tail, error: Exception, name: str) -> StoreError:
     told = _told_error(source)
     if told is not None:
         return _refused(told, None)
+    if b"DB::Exception" in source.tail:
+        return _not_arrow(source.tail, name)
     return StoreError("STO001", f"{name} broke off its answer: {error}", _NOT_REACHED_HINT, retryable=True)
 
 
@@ -262,7 +286,10 @@ def _translated(name: str) -> Iterator[None]:
             "STO001", f"{name} does not answer: {_first_line(error)}", _NOT_REACHED_HINT, retryable=True
         ) from None
     except (DriverError, ClickHouseError) as error:
-        raise _refused(str(error), getattr(error, "code", None)) from None
+        text, code = str(error), getattr(error, "code", None)
+        if code is None and "HTTP status" in text and "Code: " not in text:
+            raise _not_clickhouse(text.encode(), name) from None
+        raise _refused(text, code) from None
     except (HTTPError, OSError) as error:
         raise StoreError(
             "STO001", f"{name} does not answer: {_first_line(error)}", _NOT_REACHED_HINT, retryable=True
@@ -275,10 +302,29 @@ def _refused(text: str, code: int | None) -> StoreError:
     if code is None:
         number = told.removeprefix("Code: ").split(".", 1)[0]
         code = int(number) if number.isdigit() else None
-    if code in _ACCESS_CODES:
-        hint = "give the store's key: --data DIR of a running stack, or FQLSTREAM_STORE__PASSWORD"
-        return StoreError("STO003", f"ClickHouse refused access: {told}", hint)
-    return StoreError("STO002", f"ClickHouse refused: {told}", retryable=code in _PASSING_CODES)
+    known = BY_CODE.get(code) if code is not None else None
+    if known is not None and known.verdict == "access":
+        return StoreError("STO003", f"ClickHouse refused access: {told}", known.hint)
+    hint = known.hint if known is not None else None
+    return StoreError("STO002", f"ClickHouse refused: {told}", hint, retryable=known is not None)
+
+
+def _not_arrow(data: bytes, name: str) -> StoreError:
+    """Name what came instead of a whole Arrow stream: an error in its middle, half of it, or somebody else's page."""
+    text = data[-_TAIL_BYTES:].decode(errors="replace")
+    if (at := text.find("Code: ")) >= 0 and "DB::Exception" in text[at:]:
+        return _refused(text[at:].rstrip(), None)
+    return _not_clickhouse(data, name)
+
+
+def _not_clickhouse(data: bytes, name: str) -> StoreError:
+    shown = "".join(char if char.isprintable() else "." for char in data[:120].decode(errors="replace")) or "nothing"
+    return StoreError(
+        "STO006",
+        f"{name} answers with what is no whole answer of ClickHouse: {shown}",
+        "is a proxy or a login page between, or does another program listen at that address?",
+        retryable=True,
+    )
 
 
 def _first_line(error: BaseException) -> str:

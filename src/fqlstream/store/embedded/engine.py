@@ -24,6 +24,7 @@ from fqlstream.store.embedded.exceptions import (
     ACCESS_DENIED,
     INTO_OUTFILE_NOT_ALLOWED,
     READONLY,
+    STD_EXCEPTION,
     SYNTAX_ERROR,
     UNKNOWN_SETTING,
     EngineError,
@@ -32,12 +33,19 @@ from fqlstream.store.embedded.exceptions import (
 )
 from fqlstream.store.embedded.sessions import Sessions
 from fqlstream.store.embedded.statements import first_word, names, names_server_file
+from fqlstream.store.error_codes import BY_CODE
 
 #: Idle connections kept: opening one with its role and settings takes 1 ms, holding one 0.1 MB.
 _IDLE_MAX = 64
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 #: The one scalar function that opens files of this machine without asking for a grant.
 _FILE_FUNCTION = b"file"
+_FAILED_INSERTS_SQL = b"SELECT value FROM system.events WHERE event = 'FailedInsertQuery'"
+#: Of the last second, those of statements only, and not those of the parser, which also judges the heads of INSERTs.
+_LAST_ERRORS_SQL = (
+    b"SELECT code, name, last_error_message FROM system.errors WHERE query_id != '' AND code != 62 "
+    b"AND last_error_time = (SELECT max(last_error_time) FROM system.errors WHERE query_id != '' AND code != 62)"
+)
 #: The setting that tells whose statement it is. It changes nothing about one.
 _NAMED_BY = "log_comment"
 
@@ -97,7 +105,10 @@ class Engine:
             self._base = self._connect(self._address)
         except RuntimeError as error:
             raise engine_error(error) from None
-        self._judging = threading.Lock()
+        self._judging, self._counting = threading.Lock(), threading.Lock()
+        self._counter = self._connect(self._address)
+        self.failed_inserts = 0
+        self.count_failed_inserts()
         self._judge = self._connect(self._address)
         # the judge must understand whatever a caller's settings let the engine understand
         self._judge.query("SET max_query_size = 1099511627776", "Null")
@@ -111,8 +122,25 @@ class Engine:
                 for connection in connections:
                     connection.close()
             self._idle.clear()
+            self._counter.close()
             self._judge.close()
             self._base.close()
+
+    def count_failed_inserts(self) -> int:
+        """Ask how many INSERTs have failed so far; `failed_inserts` is the last answer."""
+        with self._counting:
+            found = bytes(self._counter.query(_FAILED_INSERTS_SQL, "TSV").bytes() or b"0")
+            self.failed_inserts = int(found)
+            return self.failed_inserts
+
+    def last_error(self) -> EngineError:
+        """Give the error that a statement met last; of several at once one that may pass: then it is tried again."""
+        with self._counting:
+            lines = bytes(self._counter.query(_LAST_ERRORS_SQL, "JSONCompactEachRow").bytes() or b"").splitlines()
+        if not lines:
+            return refusal(STD_EXCEPTION, "An INSERT failed, and the engine does not say why")
+        code, name, text = min(map(json.loads, lines), key=lambda found: found[0] not in BY_CODE)
+        return EngineError(int(code), f"Code: {code}. DB::Exception: {text.rstrip('.')}. ({name})")
 
     def interrupt(self, request: int) -> None:
         """Cancel the statement of a request, if it still runs.
@@ -382,12 +410,13 @@ class Lease:
 
     def insert(self, sql: bytes, format_name: str) -> Inserting:
         """Start an INSERT whose data follows in any number of pieces."""
+        before = self.engine.failed_inserts
         try:
             handle = self.call(self.connection.send_insert, sql, format_name)
         except EngineError:
             self.unchanged = False
             raise
-        return Inserting(self, handle)
+        return Inserting(self, handle, before)
 
     def call(self, function: Any, *args: object, **keywords: object) -> Any:
         """Call chDB; what it raises becomes ClickHouse's error."""
@@ -437,9 +466,10 @@ class Stream:
 class Inserting:
     """A running INSERT. Nothing is acknowledged before `finish` returns: then its parts are files of the table."""
 
-    def __init__(self, lease: Lease, handle: Any) -> None:
+    def __init__(self, lease: Lease, handle: Any, failed_before: int) -> None:
         self._lease = lease
         self._handle = handle
+        self._failed_before = failed_before
         self._open = True
 
     def append(self, data: bytes) -> None:
@@ -447,9 +477,17 @@ class Inserting:
         self._lease.call(self._lease.connection.insert_append, self._handle, data)
 
     def finish(self) -> Counts:
-        """Write what was handed over."""
+        """Write what was handed over.
+
+        chDB 26.9 gives a result with rows also where writing them failed: a full disk, a limit of memory, a constraint. Only the
+        engine's own counter tells. So an INSERT counts as failed where any has since this one began, or, without harm, since
+        somebody last looked: at worst rows are written that are said to be none.
+        """
         self._open = False
         result = self._lease.call(self._lease.connection.insert_done, self._handle)
+        if self._lease.engine.count_failed_inserts() > self._failed_before:
+            self._lease.unchanged = False
+            raise self._lease.engine.last_error()
         written = result.rows_written() or 0
         size = result.bytes_written() or 0
         return Counts(written, size, written, written, size, int(result.elapsed() * 1e9))
@@ -457,6 +495,7 @@ class Inserting:
     def close(self) -> None:
         """Drop what was not finished; the connection is not used again."""
         self._lease.unchanged = False
+        self._lease.engine.count_failed_inserts()  # this one must not be held against the next
         if self._open:
             self._open = False
             self._lease.call(self._lease.connection.insert_cancel, self._handle)
