@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +31,39 @@ class SystemClock:
     def monotonic_s(self) -> float:
         """Seconds that never go back."""
         return time.monotonic()
+
+
+class SteadyClock:
+    """The machine's clock without its jumps, for a process that measures time with it.
+
+    It begins with the machine's time and goes on evenly. Where that is set, by hand or by a time service, it follows slowly:
+    at twice the pace while it is behind, at half the pace while it is ahead. It never goes back and never leaps, so whatever
+    is due in ten minutes is due in five to twenty.
+    """
+
+    def __init__(
+        self,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        even_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wall_ms, self._even_s = wall_ms, even_s
+        self._at_ms, self._read_s = float(wall_ms()), even_s()
+        self._lock = threading.Lock()
+
+    def now_ms(self) -> int:
+        """Milliseconds since the Unix epoch, UTC, as far as they have been followed. Safe from any thread."""
+        with self._lock:
+            wall_ms, even_s = self._wall_ms(), self._even_s()
+            passed_ms = (even_s - self._read_s) * 1000
+            self._read_s = even_s
+            ahead_ms = self._at_ms + passed_ms - wall_ms
+            # what is missing or too much, by at most as much as has passed, or half of it
+            self._at_ms += passed_ms + min(passed_ms, max(-passed_ms / 2, -ahead_ms))
+            return int(self._at_ms)
+
+    def monotonic_s(self) -> float:
+        """Seconds that never go back."""
+        return self._even_s()
 
 
 @dataclass(slots=True)

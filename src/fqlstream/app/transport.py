@@ -221,6 +221,8 @@ class SourceThread(driver.AIOKafkaConsumerThread):
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             session_timeout_ms=kafka.session_timeout_ms,
+            # A topic that was deleted and made again is missed, and found again, as soon as a worker would be.
+            metadata_max_age_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.session_timeout_ms // 10,
             # The others wait so long for a member to give up its partitions. The join request itself waits for them
             # and must not time out first.

@@ -20,7 +20,7 @@ from fqlstream.app.retries import OUTSIDE, SLOW_S
 from fqlstream.app.store_port import StoreAdapter
 from fqlstream.app.transport import SourcePartition
 from fqlstream.app.watchdog import Duties, Watchdog
-from fqlstream.clock import SystemClock
+from fqlstream.clock import SteadyClock
 from fqlstream.errors import FqlstreamError
 from fqlstream.ops.definition_log import DefinitionsReader
 from fqlstream.settings import Settings
@@ -52,11 +52,10 @@ class Worker:
         self.outbox = OutboxProducer(settings.kafka)
         self.log = KafkaLog(settings.kafka, self.outbox)
         self.duties = Duties()
-        self.adapter = StoreAdapter(
-            self.store, SystemClock(), lambda: self.aggregate.engines.catalogue, self.duties.worked
-        )
+        clock = SteadyClock()
+        self.adapter = StoreAdapter(self.store, clock, lambda: self.aggregate.engines.catalogue, self.duties.worked)
         read = partial(decode, record_bytes_max=settings.kafka.record_bytes_max)
-        self.ports = Ports(self.adapter, self.log, SystemClock(), read, settings.stream)
+        self.ports = Ports(self.adapter, self.log, clock, read, settings.stream)
         self.definitions = DefinitionsFollower(DefinitionsReader(settings), self.store, self.adapter, self.log)
         self.ready = asyncio.Event()
         self.aggregate = AggregateAgent(
@@ -74,7 +73,7 @@ class Worker:
             INFERENCE_EVENTS,
             self.adapter,
             self.log,
-            SystemClock(),
+            clock,
             settings,
             lambda: self.aggregate.engines,
             self.log.model_partition,

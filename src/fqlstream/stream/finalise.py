@@ -380,7 +380,8 @@ class ModelFinaliser:
             status,
             now.value_version,
             entry.revisions.get(result.metric, 1),
-            now_ms,
+            # of two values of one version the later one counts: a clock that was set back must not make it the older one
+            now_ms if last is None else max(now_ms, last.updated_at_ms + 1),
         )
         if last is None:
             return value

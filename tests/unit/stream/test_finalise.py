@@ -152,6 +152,18 @@ async def test_a_value_is_early_then_final_then_revised_and_final_is_said_once()
 
 
 @in_a_loop
+async def test_of_two_values_of_one_version_the_newer_one_counts_though_the_clock_was_set_back() -> None:
+    stage = await Stage.of()
+    await stage.write(event("a", 0, x=1))
+    (before,) = await stage.publish(stage.finaliser())
+    stage.there.clock.advance(-6 * 60 * MINUTE_MS)
+    stage.define(catalogue(metrics={"sum": "sum(x) * 2"}, segments={}))
+    (after,) = await stage.publish(stage.finaliser())
+    assert (after.value, after.value_version) == (2.0, before.value_version)
+    assert after.updated_at_ms > before.updated_at_ms
+
+
+@in_a_loop
 async def test_a_value_that_a_label_takes_away_is_published_as_null() -> None:
     stage = await Stage.of(catalogue(metrics={"precision": "precision()"}, segments={}))
     finaliser = stage.finaliser()
