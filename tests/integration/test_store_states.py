@@ -14,9 +14,10 @@ from tests.store_process import StoreProcess
 from fqlstream.errors import StoreError, UsageError
 from fqlstream.fql.plan import Lane
 from fqlstream.settings import StoreSettings
-from fqlstream.store import migrations, repairs, states, values
+from fqlstream.store import history, migrations, repairs, states, values
 from fqlstream.store.client import Store
 from fqlstream.store.values import ValueFilter
+from fqlstream.stream.batches import DeadLetter
 from fqlstream.stream.protocol import (
     FlushRow,
     MetricValue,
@@ -174,6 +175,19 @@ def test_panes_written_ahead_of_a_fence_are_named(store: Store) -> None:
     ahead = [PaneKey("churn", "v1", T0 + MINUTE), PaneKey("other", "v1", T0 + 2 * MINUTE)]
     assert states.panes_beyond(store, 0, 8) == ahead
     assert states.panes_beyond(store, 0, 10) == []
+
+
+def test_who_got_past_a_record_has_survived_it_and_who_set_it_aside_has_not(store: Store) -> None:
+    alive = flush(3, 2, fences={Lane.EVENTS: 9, Lane.LABELS: 7})
+    states.write_flushes(store, [alive, flush(4, 0, "heir", fences={Lane.EVENTS: 5, Lane.LABELS: 5})])
+    assert states.was_survived(store, "inference-events", 0, 7)
+    assert not states.was_survived(store, "inference-events", 0, 8), "one lane has not reached it"
+    assert not states.was_survived(store, "inference-events", 1, 7)
+    letter = DeadLetter("DLQ019", "two workers ended", "inference-events", 0, 7, "0", None, b"x", T0)
+    history.write_dead_letters(store, [replace(letter, code="DLQ001", offset=6)], seen_at_ms=T0)
+    assert states.was_survived(store, "inference-events", 0, 6)
+    history.write_dead_letters(store, [letter], seen_at_ms=T0)
+    assert not states.was_survived(store, "inference-events", 0, 7)
 
 
 def test_states_go_when_their_time_is_over(store: Store) -> None:

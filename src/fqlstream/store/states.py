@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from fqlstream.events.refusals import KILLER
 from fqlstream.fql.plan import Lane
 from fqlstream.store.client import Store, rows_of
 from fqlstream.stream.protocol import FLUSHES_PER_EPOCH, FlushRow, PaneKey, Published, StateRecord, Suspicion, Version
@@ -98,6 +99,18 @@ def claims(store: Store, topic: str, partition: int, epoch: int) -> dict[str, in
         store.quorum_read(),
     )
     return {row["owner"]: row["newest"] for row in rows_of(rows)}
+
+
+def was_survived(store: Store, topic: str, partition: int, offset: int) -> bool:
+    """Say whether an owner of any epoch has written a flush row whose states contain an offset that nobody has set aside."""
+    table = store.query_arrow(
+        "SELECT count() AS n FROM flushes WHERE topic = {topic:String} AND partition = {partition:Int32} "
+        "AND arrayMin(mapValues(fences)) >= {offset:Int64} AND (topic, partition, {offset:Int64}) NOT IN "
+        "(SELECT topic, partition, offset FROM dead_letter_rows WHERE code = {code:String})",
+        {"topic": topic, "partition": partition, "offset": offset, "code": KILLER.code},
+        store.quorum_read(),
+    )
+    return bool(rows_of(table)[0]["n"])
 
 
 def _flush_values(row: FlushRow) -> dict[str, Any]:

@@ -154,6 +154,10 @@ class StorePort(Protocol):
         """Name the partition's panes with a record that contains a later offset."""
         ...
 
+    async def was_survived(self, topic: str, partition: int, offset: int) -> bool:
+        """Say whether an owner of any epoch has applied a record and lived to write so; setting it aside is not applying."""
+        ...
+
 
 class LogPort(Protocol):
     """What the protocol asks of Kafka."""

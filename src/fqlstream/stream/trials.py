@@ -10,7 +10,7 @@ from fqlstream.events.refusals import KILLER
 from fqlstream.stream.arrow_events import content_types
 from fqlstream.stream.batches import DeadLetter, Fetch
 from fqlstream.stream.delivery import Owner, flush
-from fqlstream.stream.protocol import Version
+from fqlstream.stream.protocol import Suspicion, Version
 
 
 def next_part(owner: Owner, fetch: Fetch) -> Fetch | None:
@@ -35,6 +35,8 @@ async def try_alone(owner: Owner, part: Fetch, *, caught_up: bool) -> None:
     await flush([owner], owner.ports, labels=True)
     if owner.superseded:
         return
+    if owner.caution is not None and owner.caution.is_aside and await _acquit(owner, part):
+        return
     await _note(owner, int(part.offsets[0]), int(part.offsets[-1]))
     if owner.caution is not None and owner.caution.is_aside:
         await _set_aside(owner, part)
@@ -52,6 +54,16 @@ async def _note(owner: Owner, first: int, last: int) -> None:
     row = replace(before, version=version, suspicion=suspicion, written_at_ms=owner.ports.clock.now_ms())
     await owner.ports.store.write_flushes([row])
     owner.base = row
+
+
+async def _acquit(owner: Owner, part: Fetch) -> bool:
+    """Drop the suspicion where one that was taken for dead has got past the record: it had only lost the partition."""
+    base = owner.base
+    if not await owner.ports.store.was_survived(base.topic, base.partition, int(part.offsets[0])):
+        return False
+    owner.caution = None
+    owner.base = replace(base, suspicion=Suspicion())
+    return True
 
 
 async def _set_aside(owner: Owner, part: Fetch) -> None:

@@ -122,3 +122,31 @@ async def test_an_owner_that_is_superseded_applies_nothing_alone() -> None:
     assert first.superseded
     assert first.state.next_offset == 0
     assert newest(there).suspicion.trying is None
+
+
+@in_a_loop
+async def test_a_record_that_its_victim_has_survived_is_applied_after_all() -> None:
+    there = place(deaths_alone=1)
+    there.log.end = len(VALUES)
+    victim = await there.take("victim")
+    await victim.apply(fetch(0, *VALUES[:2]), caught_up=False, is_known=True)
+    await there.flush(victim)
+    victim.base = replace(victim.base, suspicion=Suspicion(deaths=1, suspects=(2, 2), trying=(2, 2)))
+    await victim.ports.store.write_flushes([victim.base])
+    heir = await there.take("heir")
+    assert heir.caution is not None
+    assert heir.caution.is_aside, "it looks like the victim's end"
+    await victim.apply(fetch(2, VALUES[2]), caught_up=False, is_known=True)
+    await there.flush(victim)
+    assert victim.superseded, "it had only lost the partition"
+
+    fetched = fetch(2, *VALUES[2:])
+    part = next_part(heir, fetched)
+    assert part is not None
+    await try_alone(heir, part, caught_up=False)
+    assert next_part(heir, fetched) is None
+    await heir.apply(fetched, caught_up=True, is_known=True)
+    await there.flush(heir)
+    assert there.log.letters == []
+    assert reading(heir.state)["traffic"] == 4
+    assert newest(there).suspicion == Suspicion()
