@@ -7,17 +7,19 @@ replays it. The long form: `pytest -m soak tests/simulation`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
 import pytest
 from tests.simulation import virtual
-from tests.simulation.workers import KILLER, LATE, Worker
-from tests.simulation.world import Clock, World, key_of
+from tests.simulation.workers import LATE, Worker
+from tests.simulation.world import KILLER, Clock, World, key_of
 from tests.unit.stream import one_partition
 
 from fqlstream.events.catalogue import Catalogue
@@ -30,19 +32,17 @@ from fqlstream.stream.protocol import MetricValue
 START_MS = 1_790_000_040_000 // 60_000 * 60_000
 MINUTE_MS = 60_000
 SEEDS = 160
-#: Longer than anybody waits before looking again at what others have written.
-REST_S = 8.0
 THRESHOLDS = {"v1": 0.5, "v2": 0.25}
 
 
 # -- definitions ---------------------------------------------------------------------------------------------------------
 
 
-def model(version: str, lateness: str) -> dict[str, Any]:
+def model(version: str, lateness: str, sizes: Sequence[Any] = ("2m", {"size": "4m", "every": "2m"})) -> dict[str, Any]:
     return one_partition.model(
         version,
         task_params={"threshold": THRESHOLDS[version], "target_class_order": [0, 1]},
-        windows={"pane": "1m", "sizes": ["2m", {"size": "4m", "every": "2m"}], "lateness": lateness},
+        windows={"pane": "1m", "sizes": list(sizes), "lateness": lateness},
     )
 
 
@@ -97,6 +97,59 @@ def story(lateness: str) -> list[Catalogue]:
 
 STEADY = [story("1m")[1]]
 STORY = story("2h")
+FEW = [document for document in BASE if document["name"] in ("sum", "max", "cost", "wrong")]
+FEW_STEADY = [catalogue([model("v1", "1m", ["2m"]), *FEW])]
+FEW_STORY = [Catalogue(), catalogue([model("v1", "2h", ["2m"]), *FEW[1:]])]
+FEW_STORY.append(grown(FEW_STORY[-1], FEW[0]))
+FEW_STORY.append(grown(FEW_STORY[-1], metric("cost", NEW_COST), revision=2))
+
+
+#: How likely each act is, in the order in which they are tried; for the rest, somebody makes one step.
+ODDS = {
+    "send": 0.12, "define": 0.005, "kill": 0.007, "pause": 0.005, "wake": 0.008, "rebalance": 0.01, "mistake": 0.003,
+    "start": 0.007, "sleep": 0.135,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much happens in a history, and of what kind.
+
+    `rest_s` is how long everybody must be quiet at its end: longer than anybody waits before looking again at what others wrote.
+    """
+
+    name: str
+    odds: Mapping[str, float]
+    stories: Sequence[list[Catalogue]] = (STEADY, STEADY, STORY)
+    windows: Sequence[tuple[int, int]] = ((2, 2), (4, 2))
+    events: int = 40
+    minutes: int = 8
+    acts: Sequence[int] = (300, 1000, 2000)
+    late_acts: Sequence[int] = (0,)
+    killers: float = 0.25
+    partitions: Sequence[int] = (1, 2, 3)
+    label_flush_ms: Sequence[int] = (1, 1_000, 10_000)
+    label_search_ms_max: int = 3_000
+    flush_ms: Sequence[int] = (30, 300)
+    look_s: float = 1.0
+    rest_s: float = 8.0
+
+
+LONG = Shape("long", ODDS)
+FEWER = ODDS | {"send": 0.05}
+#: Thousands of short ones are run where there is time for a hundred long ones: most faults need two or three things to happen.
+SHORT = Shape(
+    "short", FEWER | {"kill": 0.01, "pause": 0.008, "wake": 0.013, "rebalance": 0.015, "start": 0.01},
+    stories=(FEW_STEADY, FEW_STEADY, FEW_STORY), windows=((2, 2),), events=8, minutes=2, acts=(150, 350, 600),
+    late_acts=(0, 40, 100), partitions=(1, 2), label_flush_ms=(1, 1_500, 1_500),
+    label_search_ms_max=300, flush_ms=(100, 300), look_s=0.3, rest_s=1.0,
+)  # fmt: skip
+#: Partitions are claimed by several at once, and move all the time.
+RIVALS = replace(SHORT, name="rivals", odds=FEWER | {"pause": 0.015, "wake": 0.03, "rebalance": 0.03, "mistake": 0.04})
+#: Hardly anybody lives to finish what was begun.
+STORM = replace(SHORT, name="storm", odds=FEWER | {"kill": 0.04, "start": 0.03})
+#: Some record ends whoever applies it, and others end by accident, or lose it meanwhile.
+DEADLY = replace(SHORT, name="deadly", odds=FEWER | {"kill": 0.01, "rebalance": 0.04}, killers=1.0)
 _PLANS: dict[tuple[int, str], Any] = {}
 _MAKE = engines.Engines._make
 
@@ -139,14 +192,18 @@ class Plan:
     letters: int = 0
 
 
-def plan(rng: random.Random, partitions: int, events: int, *, versions: list[str], elsewhere: bool) -> Plan:
+def plan(rng: random.Random, partitions: int, shape: Shape, told: list[Catalogue], *, elsewhere: bool) -> Plan:
     """Draw events and labels: some late, some before their event, some twice, some in the wrong partition."""
     out = Plan([])
-    needed = {"v1": 1, "v2": 3} if len(versions) > 1 else {"v1": 0}
+    events = shape.events
+    versions = list(told[-1].models["m"].versions)
+    needed = {text: min(i for i, known in enumerate(told) if _has(known, text)) for text in versions}
     for number in range(events):
         partition, name, version = rng.randrange(partitions), f"e{number}", rng.choice(versions)
         x = rng.choice([None, float(rng.randrange(10)), rng.random() * 10])
-        row = out.rows[name] = Row(version, rng.randrange(8), x, rng.choice([None, rng.random(), 0.5, 0.25]))
+        row = out.rows[name] = Row(
+            version, rng.randrange(shape.minutes), x, rng.choice([None, rng.random(), 0.5, 0.25])
+        )
         at = START_MS + row.minute * MINUTE_MS + rng.randrange(MINUTE_MS)
         when = number + rng.random() * 6
         needs = needed[version]
@@ -162,7 +219,7 @@ def plan(rng: random.Random, partitions: int, events: int, *, versions: list[str
             if rng.random() < 0.5:
                 label["version"] = rng.choice(versions)
             label_needs = needed[label.get("version", "v1")]
-            out.sendings.append(Sending(when + rng.random() * 40 - 4, partition, label, label_needs))
+            out.sendings.append(Sending(when + rng.random() * events - events / 10, partition, label, label_needs))
     for _ in range(rng.randrange(4)):
         value = rng.choice([b'{"model": "m", ', b"poison", b'{"model": "who", "event_id": "a", "columns": {}}'])
         out.sendings.append(Sending(rng.random() * events, rng.randrange(partitions), value))
@@ -171,18 +228,22 @@ def plan(rng: random.Random, partitions: int, events: int, *, versions: list[str
     return out
 
 
-def add_killers(rng: random.Random, out: Plan, partitions: int, events: int) -> None:
-    """Add, to every fourth history, records that end every worker that applies them."""
-    if rng.random() < 0.25:
+def _has(known: Catalogue, version: str) -> bool:
+    return "m" in known.models and version in known.models["m"].versions
+
+
+def add_killers(rng: random.Random, out: Plan, partitions: int, shape: Shape) -> None:
+    """Add, to some histories, records that end every worker that applies them."""
+    if rng.random() < shape.killers:
         for number in range(rng.choice([1, 1, 2])):
-            minute = START_MS + rng.randrange(8) * MINUTE_MS
+            minute = START_MS + rng.randrange(shape.minutes) * MINUTE_MS
             mark = rng.choice([KILLER, LATE])
             value = b'{"model": "m", "event_id": "%s%d", "event_at": %d, "columns": {"x": 1.0}}' % (
                 mark,
                 number,
                 minute,
             )
-            out.sendings.append(Sending(rng.random() * events, rng.randrange(partitions), value))
+            out.sendings.append(Sending(rng.random() * shape.events, rng.randrange(partitions), value))
             out.letters += 1
         out.sendings.sort(key=lambda sending: sending.when)
 
@@ -225,14 +286,16 @@ def in_segment(row: Row, name: str) -> bool:
     return True
 
 
-def expected(rows: list[Row], known: Catalogue) -> dict[tuple[Any, ...], tuple[float | None, int, int, int]]:
+def expected(
+    rows: list[Row], known: Catalogue, sizes: Sequence[tuple[int, int]]
+) -> dict[tuple[Any, ...], tuple[float | None, int, int, int]]:
     """Give value, rows, labelled rows and revision per version, metric, segment and window."""
     entry = known.models["m"]
     out: dict[tuple[Any, ...], tuple[float | None, int, int, int]] = {}
     windows: dict[tuple[int, int], list[Row]] = defaultdict(list)
     for row in rows:
         at = START_MS + row.minute * MINUTE_MS
-        for size, every in ((2, 2), (4, 2)):
+        for size, every in sizes:
             start = at // (every * MINUTE_MS) * every * MINUTE_MS
             while start > at - size * MINUTE_MS:
                 windows[start, start + size * MINUTE_MS].append(row)
@@ -256,44 +319,47 @@ def expected(rows: list[Row], known: Catalogue) -> dict[tuple[Any, ...], tuple[f
 class Simulation:
     """One history: who may go on, who dies, what is produced and defined, drawn from a seed."""
 
-    def __init__(self, seed: int, *, events: int = 40) -> None:
+    def __init__(self, seed: int, shape: Shape) -> None:
         self.rng = rng = random.Random(seed)
         self.seed = seed
-        self.story = rng.choice([STEADY, STEADY, STORY])
+        self.shape = shape
+        self.what = f"{shape.name} seed {seed}"
+        self.upto = dict(zip(shape.odds, itertools.accumulate(shape.odds.values()), strict=True))
+        self.story = rng.choice(shape.stories)
         self.defined = 0
-        self.world = World(self.story[0], rng.choice([1, 2, 3]), Clock(START_MS + 30 * MINUTE_MS))
+        self.world = World(self.story[0], rng.choice(shape.partitions), Clock(START_MS + 30 * MINUTE_MS))
         self.limits = Settings(
             stream=StreamSettings(
                 duplicate_ids_max=rng.choice([20, 2_000_000]),
                 waiting_labels_max=rng.choice([1, 3, 1000]),
-                label_search_ms_max=3_000,
+                label_search_ms_max=shape.label_search_ms_max,
+                label_search_ms=min(1_000, shape.label_search_ms_max),
                 recover_rows_max=rng.choice([0, 5, 1000]),
                 panes_max=rng.choice([10, 1000]),
                 panes_bytes_max=(2**29, 60_000, 2**29, 2**29, 1)[seed % 5],
                 blocks_bytes_max=(2**28, 2**28, 20_000, 1)[seed % 4],
                 load_bytes_max=(2**25, 1)[seed % 2],
-                label_flush_ms=rng.choice([1, 1_000, 10_000]),
+                label_flush_ms=rng.choice(shape.label_flush_ms),
                 idle_ms=rng.choice([500, 30_000]),
-                flush_ms=rng.choice([30, 300]),
+                flush_ms=rng.choice(shape.flush_ms),
                 deaths_before_alone=1 + seed % 3,
                 deaths_alone=2 + seed % 2,
             )
         )
         self.elsewhere = self.world.partitions > 1 and rng.random() < 0.5
-        versions = ["v1", "v2"] if self.story is STORY else ["v1"]
-        self.plan = plan(rng, self.world.partitions, events, versions=versions, elsewhere=self.elsewhere)
-        add_killers(random.Random(-seed), self.plan, self.world.partitions, events)
+        self.plan = plan(rng, self.world.partitions, shape, self.story, elsewhere=self.elsewhere)
+        add_killers(random.Random(-seed), self.plan, self.world.partitions, shape)
         # whoever sleeps while such a record is set aside may write its history row again when it wakes
         self.may_sleep = not any(isinstance(each.fields, bytes) and LATE in each.fields for each in self.plan.sendings)
         self.todo = list(self.plan.sendings)
         self.workers: list[Worker] = []
         self.names = iter(range(10_000))
-        self.holder: dict[int, Worker] = {}
+        self.holder: dict[int, Worker] = self.world.holder
 
     # -- acts
 
     def start_worker(self) -> Worker:
-        worker = Worker(self.world, f"w{next(self.names)}", self.limits, self.rng)
+        worker = Worker(self.world, f"w{next(self.names)}", self.limits, self.rng, self.shape.look_s)
         self.workers.append(worker)
         worker.start()
         return worker
@@ -354,7 +420,7 @@ class Simulation:
             self._later(lambda: self._move(partition, worker, other))
 
     def _move(self, partition: int, worker: Worker, other: Worker) -> None:
-        able = not other.dead and not worker.dead and not worker.paused and not worker.stakes(partition)
+        able = not other.dead and not worker.dead and not worker.paused
         if self.holder[partition] is worker and able:
             worker.lose(partition)
             self.give(partition, other)
@@ -399,24 +465,25 @@ class Simulation:
         """Do one thing, most often let somebody make one step."""
         rng = self.rng
         draw = rng.random()
+        upto = self.upto
         able = [worker for worker in self.workers if not worker.paused]
-        if draw < 0.12 and self.todo:
+        if draw < upto["send"] and self.todo:
             self.send()
-        elif draw < 0.125:
+        elif draw < upto["define"]:
             self.define()
-        elif draw < 0.132 and (worker := self._hurt(able)):
+        elif draw < upto["kill"] and (worker := self._hurt(able)):
             self.kill(worker)
-        elif draw < 0.137 and self.may_sleep and len(self.workers) < 6 and (worker := self._hurt(able)):
+        elif draw < upto["pause"] and self.may_sleep and len(self.workers) < 6 and (worker := self._hurt(able)):
             self.pause(worker)
-        elif draw < 0.145 and len(able) < len(self.workers):
+        elif draw < upto["wake"] and len(able) < len(self.workers):
             self.wake(rng.choice([worker for worker in self.workers if worker.paused]))
-        elif draw < 0.155 and able:
+        elif draw < upto["rebalance"] and able:
             self.rebalance(rng.choice(able))
-        elif draw < 0.158:
+        elif draw < upto["mistake"]:
             self.claim_by_mistake()
-        elif draw < 0.165 and len(self.workers) < 4:
+        elif draw < upto["start"] and len(self.workers) < 4:
             self.start_worker()
-        elif draw < 0.3:
+        elif draw < upto["sleep"]:
             await asyncio.sleep(rng.choice([0.001, 0.02, 0.2]))
         else:
             self.let_go()
@@ -437,15 +504,20 @@ class Simulation:
         self.publish_from(first)
         for partition in range(self.world.partitions):
             self.give(partition, first)
-        for _ in range(self.rng.choice([300, 1000, 2000])):
+        for _ in range(self.rng.choice(self.shape.acts)):
             await self.act()
             for worker in self.workers:
-                assert worker.failure is None, f"seed {self.seed}: {worker.name} failed: {worker.failure!r}"
+                assert worker.failure is None, f"{self.what}: {worker.name} failed: {worker.failure!r}"
+                assert worker.holds_only_its_own, f"{self.what}: {worker.name} holds a partition that it has lost"
+            assert not self.world.broken, f"{self.what}: {self.world.broken[0]}"
+        await self.produce_the_rest()
+        for _ in range(random.Random(self.seed).choice(self.shape.late_acts)):
+            await self.act()
         await self.settle()
         self.check()
 
-    async def settle(self) -> None:
-        """Produce and define what is left, wake everybody, and let them all come to rest."""
+    async def produce_the_rest(self) -> None:
+        """Produce and define what is left, and that time goes on."""
         while self.todo:
             self.send()
             await asyncio.sleep(0.001)
@@ -453,6 +525,9 @@ class Simulation:
             self.define()
         for partition in range(self.world.partitions):
             self.world.append(partition, type="watermark", event_at=START_MS + 40 * MINUTE_MS)
+
+    async def settle(self) -> None:
+        """Wake everybody, and let them all come to rest."""
         for worker in self.workers:
             if worker.paused:
                 self.wake(worker)
@@ -462,14 +537,12 @@ class Simulation:
                 await asyncio.sleep(0.05)
             await asyncio.get_running_loop().quiet()  # type: ignore[attr-defined]
             self._bury()
-            assert all(w.failure is None for w in self.workers), (
-                f"seed {self.seed}: {[w.failure for w in self.workers]}"
-            )
+            assert all(w.failure is None for w in self.workers), f"{self.what}: {[w.failure for w in self.workers]}"
             if not self._at_rest() or self.world.repairs:
                 moved_at = self._now()
-            elif self._now() - moved_at > REST_S:
+            elif self._now() - moved_at > self.shape.rest_s:
                 return
-        raise AssertionError(f"seed {self.seed}: no rest")
+        raise AssertionError(f"{self.what}: no rest")
 
     def _now(self) -> float:
         """The loop's time: it stands still while anybody has a step to make."""
@@ -481,29 +554,32 @@ class Simulation:
     # -- what must hold
 
     def check(self) -> None:
-        world, seed = self.world, self.seed
+        world = self.world
+        assert not world.broken, f"{self.what}: {world.broken[0]}"
         for name, label in self.plan.labels.items():
             self.plan.rows[name].y = label
         produced = sum(b'"inference"' in record.value for records in world.log.values() for record in records)
-        assert len(world.events) == produced, f"seed {seed}: history holds other rows than were produced"
-        assert len(world.letters) == self.plan.letters, f"seed {seed}: dead letters {world.letters}"
+        assert len(world.events) == produced, f"{self.what}: history holds other rows than were produced"
+        assert len(world.letters) == self.plan.letters, f"{self.what}: dead letters {world.letters}"
         for letter in world.letters.values():
-            assert (letter.code == "DLQ019") == (KILLER in (letter.value or b"")), f"seed {seed}: {letter}"
-        wanted = expected(list(self.plan.rows.values()), self.story[-1])
+            assert (letter.code == "DLQ019") == (KILLER in (letter.value or b"")), f"{self.what}: {letter}"
+        wanted = expected(list(self.plan.rows.values()), self.story[-1], self.shape.windows)
         self._compare(world.values, wanted, "the table")
         self._compare(world.sent, wanted, "the topic")
         for partition, records in world.log.items():
-            assert world.committed.get(partition) == len(records), f"seed {seed}: committed {world.committed}"
+            assert world.committed.get(partition) == len(records), f"{self.what}: committed {world.committed}"
 
     def _compare(self, got: dict[tuple[Any, ...], MetricValue], wanted: dict[tuple[Any, ...], Any], where: str) -> None:
         missing = wanted.keys() - got.keys()
-        assert not missing, f"seed {self.seed}: {where} lacks {sorted(missing)[:3]} and {len(missing)} in all"
-        if self.story is STEADY:
-            assert got.keys() == wanted.keys(), f"seed {self.seed}: {where} has other windows than expected"
+        assert not missing, f"{self.what}: {where} lacks {sorted(missing)[:3]} and {len(missing)} in all"
+        if len(self.story) == 1:
+            # what a record had given before it was set aside may have been published, and is taken back
+            empty = {key for key, value in got.items() if not value.rows} if not self.may_sleep else set()
+            assert got.keys() - empty == wanted.keys() - empty, f"{self.what}: {where} has other windows than expected"
         for key, (value, rows, labelled, revision) in wanted.items():
             published = got[key]
-            what = f"seed {self.seed}: in {where}, {key} is {published.value} of {published.rows} rows"
-            assert published.status in ("final", "revised") or self.story is STORY, f"{what}, {published.status}"
+            what = f"{self.what}: in {where}, {key} is {published.value} of {published.rows} rows"
+            assert published.status in ("final", "revised") or len(self.story) > 1, f"{what}, {published.status}"
             same = (
                 published.value == value
                 if value is None or published.value is None
@@ -515,11 +591,11 @@ class Simulation:
             assert key_of(published) == key
 
 
-def simulate(seed: int, *, events: int = 40) -> None:
+def simulate(seed: int, shape: Shape = LONG) -> None:
     random.seed(seed)
     # what the agents' meters read costs more than most steps
-    with mock.patch.object(engines.Engines, "_make", cached_engine), mock.patch("time.process_time", return_value=0.0):
-        virtual.run(Simulation(seed, events=events).run())
+    with mock.patch.object(engines.Engines, "_make", cached_engine), mock.patch("time.process_time", new=float):
+        virtual.run(Simulation(seed, shape).run())
 
 
 @pytest.mark.parametrize("block", range(8))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from tests.simulation.virtual import OWNER
-from tests.simulation.world import MODEL, TOPIC, MemoryLog, MemoryStore, World
+from tests.simulation.world import KILLER, MODEL, TOPIC, MemoryLog, MemoryStore, World
 
 from fqlstream.app.aggregate import AggregateAgent
 from fqlstream.app.ledger import Partition
@@ -24,11 +24,8 @@ from fqlstream.stream.delivery import Ports
 from fqlstream.stream.protocol import FlushRow
 
 FETCHED_MAX = 12
-#: A record that holds this ends whoever decodes it. To everything else it is an event like any other.
-KILLER = b"killer"
-#: The same, but later: when everything of it is written but for the flush row.
+#: A record that holds this ends its worker too, but later: when everything of it is written but for the flush row.
 LATE = b"killer-late"
-LOOK_S = 1.0
 
 
 class PoisonError(Exception):
@@ -91,10 +88,11 @@ class Definitions:
 class Worker:
     """One worker process."""
 
-    def __init__(self, world: World, name: str, settings: Settings, rng: random.Random) -> None:
+    def __init__(self, world: World, name: str, settings: Settings, rng: random.Random, look_s: float) -> None:
         self.world = world
         self.name = name
         self.rng = rng
+        self.look_s = look_s
         self.dead = False
         self.doomed: set[int] = set()  # partitions of which a record has been applied that ends their flush
         self.paused = False
@@ -152,7 +150,7 @@ class Worker:
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self.look_s)
             catalogue = await self.definitions.refresh()
             if catalogue is not self.agent.engines.catalogue:
                 await self.agent.adopt(catalogue)
@@ -238,6 +236,11 @@ class Worker:
         again = known.deaths + 1 if known.trying == known.suspects else 1
         is_last = first == last and again >= self.agent.settings.stream.deaths_alone
         return is_last and KILLER not in self.world.log[partition][first].value
+
+    @property
+    def holds_only_its_own(self) -> bool:
+        """Whether what was lost is forgotten."""
+        return all(self.sources.get(p) is held.source for p, held in self.agent._held.items())
 
     @property
     def at_rest(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,6 +27,8 @@ from fqlstream.stream.windows import Span
 
 TOPIC = "inference-events"
 MODEL = "m"
+#: A record that holds this ends whoever decodes it. To everything else it is an event like any other.
+KILLER = b"killer"
 _ROW_FIELDS = ("offset", "row", "record_at", "event_at", "event_id")
 
 
@@ -64,6 +67,22 @@ class Waiting:
 
 
 @dataclass
+class Prefix:
+    """Numbers from 0 on, without gaps up to `end`."""
+
+    _numbers: set[int] = field(default_factory=set)
+    _end: int = 0
+
+    def add(self, number: int) -> None:
+        self._numbers.add(number)
+
+    def end(self) -> int:
+        while self._end in self._numbers:
+            self._end += 1
+        return self._end
+
+
+@dataclass
 class World:
     """Log, store, definitions and clock."""
 
@@ -72,6 +91,7 @@ class World:
     clock: Clock
     log: dict[int, list[Record]] = field(default_factory=dict)
     committed: dict[int, int] = field(default_factory=dict)
+    holder: dict[int, Any] = field(default_factory=dict)  # the worker that the group has given a partition to
     flushes: dict[tuple[int, int, str], FlushRow] = field(default_factory=dict)
     states: dict[tuple[PaneKey, int, Lane], StateRecord] = field(default_factory=dict)
     events: dict[tuple[str, int, int, int], dict[str, Any]] = field(default_factory=dict)
@@ -84,14 +104,45 @@ class World:
     repairs: dict[str, RepairNeed] = field(default_factory=dict)  # each asking is a request of its own
     repairs_asked: int = 0
     waiting: list[Waiting] = field(default_factory=list)
-    steps: int = 0
+    broken: list[str] = field(default_factory=list)  # promises about the order of writes that were not kept
+    _kept: dict[int, Prefix] = field(default_factory=lambda: defaultdict(Prefix))
+    _rows: dict[int, Prefix] = field(default_factory=lambda: defaultdict(Prefix))
+    outdated: set[tuple[int, int, int, str]] = field(default_factory=set)  # flush rows written under somebody's claim
 
     def append(self, partition: int, **fields: Any) -> None:
         self.append_bytes(partition, json.dumps({"model": MODEL, **fields}).encode())
 
     def append_bytes(self, partition: int, value: bytes) -> None:
         records = self.log.setdefault(partition, [])
+        if KILLER in value or b'"watermark"' in value:
+            self.keep(partition, len(records))
+        if KILLER in value or b'"columns": {' not in value or b'"who"' in value:
+            self._rows[partition].add(len(records))  # nothing of it will be in history
         records.append(Record(len(records), value, self.clock.now_ms()))
+
+    # -- what must hold at any instant -----------------------------------------------------------------------------
+
+    def keep(self, partition: int, offset: int) -> None:
+        """Note that the dead letters hold a record."""
+        self._kept[partition].add(offset)
+
+    def keep_row(self, partition: int, offset: int) -> None:
+        """Note that history holds a record."""
+        self._kept[partition].add(offset)
+        self._rows[partition].add(offset)
+
+    def kept_below(self, partition: int) -> int:
+        """The first offset that neither history nor the dead letters hold."""
+        return self._kept[partition].end()
+
+    def promise_history(self, partition: int, upto: int) -> None:
+        """Whoever asks history up to an offset has to have written it."""
+        end = self._rows[partition].end()
+        self.promise(upto < end, f"history is asked up to {upto} before offset {end} is written")
+
+    def promise(self, is_kept: bool, text: str) -> None:
+        if not is_kept:
+            self.broken.append(text)
 
     def newest_flush(self, partition: int) -> FlushRow | None:
         rows = [row for (p, _, _), row in self.flushes.items() if p == partition]
@@ -143,14 +194,31 @@ class MemoryStore:
         for row in rows:
             await self._step("write flush row")
             key = (row.partition, row.version.epoch, row.owner)
+            self._promised(row)
+            if any(p == row.partition and e > row.version.epoch for p, e, _ in self.world.flushes):
+                self.world.outdated.add((row.partition, row.version.epoch, row.version.flush, row.owner))
             before = self.world.flushes.get(key)
             if before is None or before.version <= row.version:
                 self.world.flushes[key] = row
+
+    def _promised(self, row: FlushRow) -> None:
+        """A flush row comes after everything it speaks of; a claim and a note of what is tried say nothing new."""
+        if not row.version.flush or row.suspicion.trying is not None:
+            return
+        world, newest = self.world, {}
+        for (pane, partition, _), record in world.states.items():
+            if partition == row.partition:
+                newest[pane] = max(record.version.number, newest.get(pane, 0))
+        late = [pane for pane in row.panes if newest.get(pane, 0) < row.version.number]
+        world.promise(not late, f"flush row {row.version} before the states of {late}")
+        kept = world.kept_below(row.partition)
+        world.promise(max(row.fences.values()) < kept, f"flush row {row.version} before the history of offset {kept}")
 
     async def write_events(self, model: ModelDefinition, partition: int, table: pa.Table) -> None:
         await self._step("write events")
         for row in table.to_pylist():
             row["version"] = model.version
+            self.world.keep_row(partition, row["offset"])
             row["written_at"] = self.world.clock.now_ms()
             self.world.events[model.name, partition, row["offset"], row["row"]] = row
 
@@ -158,19 +226,23 @@ class MemoryStore:
         await self._step("write labels")
         for row in table.to_pylist():
             row["written_at"] = self.world.clock.now_ms()
+            self.world.keep_row(partition, row["offset"])
             self.world.labels[model.name, partition, row["offset"], row["row"]] = row
 
     async def write_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         await self._step("write dead letters")
         for letter in letters:
+            self.world.keep(letter.partition, letter.offset)
             self.world.letters[letter.partition, letter.offset, letter.row] = letter
 
     async def write_states(self, records: Sequence[StateRecord]) -> None:
         for record in records:  # an insert of several blocks may be cut short between two of them
             await self._step("write states")
             key = (record.pane, record.partition, record.lane)
+            kept = self.world.kept_below(record.partition)
+            self.world.promise(record.fence < kept, f"states up to {record.fence} before the history of offset {kept}")
             before = self.world.states.get(key)
-            if before is None or before.version <= record.version:
+            if before is None or before.version.number <= record.version.number:
                 self.world.states[key] = record
 
     async def read_states(self, partition: int, keys: Sequence[PaneKey]) -> Sequence[StateRecord]:
@@ -225,11 +297,13 @@ class MemoryStore:
         self, model: ModelDefinition, partition: int, start_ms: int, end_ms: int, upto: int
     ) -> Sequence[pa.Table]:
         await self._step("read pane rows")
+        self.world.promise_history(partition, upto)
         rows = self._rows(model.name, model.version, partition, upto)
         return _tables(model, [row for row in rows if start_ms <= row["event_at"] < end_ms])
 
     async def events_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> StoredEvents:
         await self._step("read events by id")
+        self.world.promise_history(partition, upto)
         versions = self.world.catalogue.models[model].versions
         wanted = set(ids)
         found = [row for row in self._rows(model, None, partition, upto) if row["event_id"] in wanted]
@@ -275,6 +349,7 @@ class MemoryStore:
 
     async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
         await self._step("read labels by id")
+        self.world.promise_history(partition, upto)
         found = [self._last_label(model, partition, text, upto) for text in ids]
         return _label_table(self.world.catalogue, model, [label for label in found if label is not None])
 
@@ -320,6 +395,15 @@ class MemoryStore:
         await self._step("read panes beyond")
         return sorted(
             {pane for (pane, p, _), record in self.world.states.items() if p == partition and record.fence > fence}
+        )
+
+    async def was_survived(self, topic: str, partition: int, offset: int) -> bool:
+        await self._step("read who got past a record")
+        is_aside = any(
+            (p, o) == (partition, offset) and x.code == "DLQ019" for (p, o, _), x in self.world.letters.items()
+        )
+        return not is_aside and any(
+            p == partition and row.fence >= offset for (p, _, _), row in self.world.flushes.items()
         )
 
     async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
@@ -407,7 +491,10 @@ class MemoryStore:
     async def write_values(self, values: Sequence[MetricValue], retention_ms: int) -> None:
         await self._step("write values")
         for value in values:
-            if _wins(value, self.world.values.get(key_of(value))):
+            before = self.world.values.get(key_of(value))
+            if _wins(value, before):
+                goes_back = before is not None and before.status != "early" and value.status == "early"
+                self.world.promise(not goes_back, f"{value} is {value.status} and was final before")
                 self.world.values[key_of(value)] = value
 
 
@@ -437,6 +524,13 @@ class MemoryLog:
 
     async def send_notices(self, rows: Sequence[FlushRow]) -> None:
         await self.world.step(self.actor, "send notices")
+        for row in rows:
+            key = (row.partition, row.version.epoch, row.owner)
+            durable = self.world.flushes.get(key)
+            is_durable = durable is not None and durable.version >= row.version
+            self.world.promise(is_durable, f"notice of flush row {row.version} before the row")
+            is_outdated = (row.partition, row.version.epoch, row.version.flush, row.owner) in self.world.outdated
+            self.world.promise(not is_outdated, f"notice of flush row {row.version}, written under a higher claim")
 
     def acknowledge(self, topic: str, partition: int, next_offset: int) -> None:
         self._durable[partition] = next_offset
@@ -446,7 +540,12 @@ class MemoryLog:
             return
         await self.world.step(self.actor, "commit")
         for partition, next_offset in self._durable.items():
-            if self.holds(partition):
+            durable = [max(row.fences.values()) for (p, _, _), row in self.world.flushes.items() if p == partition]
+            self.world.promise(
+                next_offset - 1 <= max(durable, default=-1), f"commit of {next_offset} before a flush row"
+            )
+            # Kafka takes no commit of a generation that is over
+            if self.holds(partition) and self.world.holder.get(partition) is self.actor:
                 self.world.committed[partition] = next_offset
         self._durable.clear()
 
