@@ -55,7 +55,7 @@ def test_a_number_is_the_same_double_to_its_last_bit(engine: MemoryTables, value
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 2.0**53 + 2, 1e22])
 def test_a_whole_number_is_a_double_too(engine: MemoryTables, value: float) -> None:
     assert answer(engine, f"toTypeName({number_literal(value)})") == "Float64"
-    assert answer(engine, f"1 - {number_literal(value)}") == 1 - value, "a minus before it is no comment"
+    assert answer(engine, f"1 -{number_literal(value)}") == 1 - value, "a minus before it is no comment"
 
 
 def test_constants_have_the_type_that_fql_gives_them(engine: MemoryTables) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fqlstream.events.catalogue import Catalogue
@@ -102,6 +102,10 @@ def test_a_model_with_metrics_and_without_a_version_is_not_defined() -> None:
 
 
 @given(st.integers(0, 30_000), st.integers(0, 30_000))
+@example(21_000, 20_000)
+@example(21_001, 20_000)
+@example(10_000, 20_000)
+@example(9_999, 20_000)
 def test_a_time_is_held_to_that_of_its_record_one_by_one_and_all_at_once(event_at: int, record_at: int) -> None:
     fault = time_fault(event_at, record_at, SETTINGS)
     if event_at > record_at + 1_000:
@@ -148,7 +152,9 @@ def test_parts_of_a_fetch_are_added_up_in_their_order() -> None:
     first, second, third = (pa.table({"n": [number]}) for number in range(3))
     whole = Findings({key: [first]}, [WatermarkMark("churn", 1, 0)], [Refused(0, NO_MODEL, "a")], {"a"}, {"b"})
     whole.add(
-        Findings({key: [second], other: [third]}, [WatermarkMark("churn", 2, 5)], [Refused(5, NO_MODEL, "b")], {"c"})
+        Findings(
+            {key: [second], other: [third]}, [WatermarkMark("churn", 2, 5)], [Refused(5, NO_MODEL, "b")], {"c"}, {"d"}
+        )
     )
     assert {of: [table["n"][0].as_py() for table in tables] for of, tables in whole.tables.items()} == {
         key: [0, 1],
@@ -156,4 +162,4 @@ def test_parts_of_a_fetch_are_added_up_in_their_order() -> None:
     }
     assert [mark.offset for mark in whole.marks] == [0, 5]
     assert [refused.reason for refused in whole.refused] == ["a", "b"]
-    assert (whole.unknown_models, whole.foreign) == ({"a", "c"}, {"b"})
+    assert (whole.unknown_models, whole.foreign) == ({"a", "c"}, {"b", "d"})

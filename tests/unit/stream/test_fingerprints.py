@@ -61,7 +61,7 @@ def test_how_a_column_lies_in_memory_does_not_matter(ids: list[str], start: int,
     expected = pairs(fingerprint(pa.array(ids, pa.string()), "m"))
     assert pairs(fingerprint(whole.slice(1), "m")) == expected
     assert pairs(fingerprint(pa.chunked_array([ids[:cut], ids[cut:]], pa.string()), "m")) == expected
-    assert pairs(fingerprint(pa.array(ids, pa.large_string()), "m")) == expected
+    assert pairs(fingerprint(whole.cast(pa.large_string()).slice(1), "m")) == expected
     assert pairs(fingerprint(whole.slice(1 + start), "m")) == expected[start:]
 
 
