@@ -10,7 +10,11 @@ from fqlstream.errors import FqlstreamError
 def body(data: Any, kind: str, state_version: int) -> list[Any]:
     """Give what follows the version; refuses what a newer release has written, and what is no state."""
     if not isinstance(data, (list, tuple)) or not data or not isinstance(data[0], int):
-        raise FqlstreamError("STA002", f"stored state of {kind!r} is damaged: it does not begin with a version")
+        raise FqlstreamError(
+            "STA002",
+            f"stored state of {kind!r} is damaged: it does not begin with a version",
+            "rebuild the states from history with `fqlstream repair`",
+        )
     if data[0] > state_version:
         raise FqlstreamError(
             "STA001",

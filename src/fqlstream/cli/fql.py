@@ -179,7 +179,7 @@ def eval_command(
             for warning in result.warnings:
                 print_note(render(text, warning))
     if every is not None and window is None:
-        raise UsageError("CLI013", "--every needs a --window to let hop")
+        raise UsageError("CLI013", "--every needs a --window to let hop", "give both: --window 1h --every 5m")
     read = read_data(data, file.model, event_at=event_at)
     for note in read.notes:
         print_note(f"note: {note}")
@@ -205,7 +205,9 @@ def _named_files(given: Iterable[str]) -> dict[str, Path]:
     for text in given:
         name, equals, path = text.partition("=")
         if not name or not equals or not path:
-            raise UsageError("CLI014", f"--baseline {text}: this is no NAME=FILE")
+            raise UsageError(
+                "CLI014", f"--baseline {text}: this is no NAME=FILE", "write --baseline training=training.parquet"
+            )
         paths[name] = Path(path)
     return paths
 
@@ -255,7 +257,7 @@ def explain_command(
     metrics = file.metrics
     if expression is not None:
         if not expression:
-            raise UsageError("CLI011", "the expression is empty")
+            raise UsageError("CLI011", "the expression is empty", "give one, for example traffic()")
         metrics = (MetricDefinition(model=file.model.name, name="metric", definition=expression),)
     if not metrics:
         raise DefinitionError("DEF042", f"{model} defines no metric to explain", "give an expression")

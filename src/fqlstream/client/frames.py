@@ -109,7 +109,11 @@ def _place(table: pa.Table, name: str) -> int:
     if len(places) == 1:
         return places[0]
     if places:
-        raise UsageError("SDK005", f"column {name!r} stands {len(places)} times in the frame")
+        raise UsageError(
+            "SDK005",
+            f"column {name!r} stands {len(places)} times in the frame",
+            "rename all but one, or leave them out",
+        )
     have = ", ".join(map(repr, table.column_names[:20]))
     raise UsageError("SDK005", f"the frame has no column {name!r}", f"it has {have}")
 
@@ -121,7 +125,9 @@ def _ids(column: pa.ChunkedArray) -> pa.Array:
         ids = ids.dictionary_decode()
     kind = ids.type
     if not (pa.types.is_integer(kind) or _is_text(kind)):
-        raise UsageError("SDK005", f"event ids are {kind}, not text or integers")
+        raise UsageError(
+            "SDK005", f"event ids are {kind}, not text or integers", "turn them into text: frame[name].astype(str)"
+        )
     ids = ids.cast(pa.string())
     missing = pc.fill_null(pc.equal(ids, ""), True)
     if pc.any(missing, min_count=0).as_py():

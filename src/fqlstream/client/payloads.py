@@ -29,7 +29,9 @@ def event_json(
     Raises UsageError for an event that the engine would refuse, or a value that JSON cannot say.
     """
     if not isinstance(model, str) or not model:
-        raise UsageError("SDK004", f"model is {model!r}, not a name")
+        raise UsageError(
+            "SDK004", f"model is {model!r}, not a name", "name the model that `fqlstream apply` has defined"
+        )
     event: dict[str, Any] = {"type": kind, "model": model}
     if version is not None:
         event["version"] = version

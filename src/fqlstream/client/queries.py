@@ -154,7 +154,7 @@ def _seconds(window: str) -> int:
     try:
         ms = parse_duration_ms(window)
     except ValueError as error:
-        raise UsageError("SDK013", f"window: {error}") from None
+        raise UsageError("SDK013", f"window: {error}", "write a size such as 1h, 1d or 7d") from None
     return ms // 1000
 
 

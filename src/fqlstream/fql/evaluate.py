@@ -451,7 +451,9 @@ def _of_values(values: Any) -> Any:
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise UsageError("USE033", f"a column must be a list or an array, not {type(values).__name__}")
+        raise UsageError(
+            "USE033", f"a column must be a list or an array, not {type(values).__name__}", "write {'x': [1.0, 2.0]}"
+        )
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
         return pa.array(values, from_pandas=True)
     if hasattr(values, "tolist"):
@@ -463,7 +465,11 @@ def _typed(columns: Columns, model: ModelDefinition) -> pa.Table:
     """Give the model's columns by the rules of `events.columns`; one that the data lacks is null throughout."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
-        raise UsageError("USE034", f"columns differ in length: {', '.join(map(str, sorted(lengths)))} values")
+        raise UsageError(
+            "USE034",
+            f"columns differ in length: {', '.join(map(str, sorted(lengths)))} values",
+            "give every row a value, None where it has none",
+        )
     rows = lengths.pop() if lengths else 0
     arrays: dict[str, pa.Array] = {}
     type_bad: dict[str, Mask] = {}
@@ -518,7 +524,11 @@ def _model_of(model: Model, columns: Columns, event_at: str | None) -> ModelDefi
         )
     found = [item for item in load_definitions(Path(model)) if isinstance(item, ModelDefinition)]
     if len(found) != 1:
-        raise UsageError("USE036", f"{model} holds {len(found)} models; evaluate needs exactly one")
+        raise UsageError(
+            "USE036",
+            f"{model} holds {len(found)} models; evaluate needs exactly one",
+            "keep each model in a file of its own, or give the definition itself",
+        )
     return found[0]
 
 

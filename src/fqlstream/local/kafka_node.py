@@ -132,7 +132,11 @@ def prepare_node(libs: Path, java: Java, data: Path, settings: LocalSettings, *,
 def _escape(text: str) -> str:
     # a backslash starts an escape in Java's property files, a comma the next directory
     if "," in text:
-        raise BrokerError("KFK014", f"Kafka cannot keep its data in {text}: the path has a comma")
+        raise BrokerError(
+            "KFK014",
+            f"Kafka cannot keep its data in {text}: the path has a comma",
+            "choose another --data: Kafka reads a comma as the start of a second directory",
+        )
     return text.replace("\\", "\\\\")
 
 
@@ -143,7 +147,11 @@ def _format(base: tuple[str, ...], properties: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_S, check=False)  # noqa: S603  # our Java
     except subprocess.TimeoutExpired:
-        raise BrokerError("KFK015", f"Kafka did not format its storage directory within {_FORMAT_S:.0f} s") from None
+        raise BrokerError(
+            "KFK015",
+            f"Kafka did not format its storage directory within {_FORMAT_S:.0f} s",
+            "try again on a machine with less to do",
+        ) from None
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines()[-12:]
         raise BrokerError(

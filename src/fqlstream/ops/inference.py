@@ -98,7 +98,11 @@ def infer_model(path: Path, name: str | None = None, task: Task | None = None) -
             continue
         seen.append(_look_at(column, [value for value in values if not _is_null(value)], is_text=path.suffix == ".csv"))
     if not seen:
-        raise UsageError("INF001", f"{path} has no column that a model could have")
+        raise UsageError(
+            "INF001",
+            f"{path} has no column that a model could have",
+            "give a file with a column per feature, output and target",
+        )
     _give_roles(seen, labels)
     guessed, params, guesses = _guess_task(seen)
     if task is not None and task is not guessed:

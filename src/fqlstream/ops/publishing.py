@@ -180,7 +180,9 @@ def _log_event(
         wanted = "a label" if plan.labels else "inference, label or watermark"
         raise UsageError("PUB003", f"{place} has type {kind!r}, not {wanted}")
     if not isinstance(columns, dict):
-        raise UsageError("PUB003", f"{place} has no columns object")
+        raise UsageError(
+            "PUB003", f"{place} has no columns object", 'write {"event_id": "r-1", "columns": {"age": 41}}'
+        )
     if isinstance(event_at, str) and parse_rfc3339_ms(event_at) is None:
         raise UsageError(
             "PUB003", f"{place}: event_at {event_at!r} is no RFC 3339 time", "it needs an offset, such as Z"

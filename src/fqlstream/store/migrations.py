@@ -43,7 +43,11 @@ def load(directory: Path | None = None) -> list[Migration]:
     migrations = [_read(path) for path in files]
     numbers = [migration.name[:3] for migration in migrations]
     if len(set(numbers)) < len(numbers):
-        raise StoreError("STO021", f"two schema files have the same number: {', '.join(numbers)}")
+        raise StoreError(
+            "STO021",
+            f"two schema files have the same number: {', '.join(numbers)}",
+            "give the newer one the next free number",
+        )
     return migrations
 
 

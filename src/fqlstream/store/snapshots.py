@@ -120,7 +120,9 @@ class _Asked:
         if lacking := uncounted(self.plan, entry.baselines):
             raise lacking[0].error
         if within.start_ms is not None and within.end_ms is not None and within.start_ms >= within.end_ms:
-            raise UsageError("SNP004", "the range is empty: it ends where it begins, or before")
+            raise UsageError(
+                "SNP004", "the range is empty: it ends where it begins, or before", "let --to be later than --from"
+            )
 
     @property
     def part(self) -> SegmentPlan:
