@@ -225,9 +225,9 @@ class StreamSettings(_Group):
         description="Merged panes, hours and days that a worker keeps for publishing, all its models together: what was let go of is merged anew.",
     )
     load_bytes_max: int = Field(
-        16 * 2**20,
+        4 * 2**20,
         ge=1,
-        description="Encoded states that one query reads, and that are merged at once, about: many panes where they are small, few where they are large.",
+        description="Encoded states that one query reads, and that are merged at once, about: many panes where they are small, few where they are large. Reading them takes a worker's time in one piece.",
     )
     windows_max: int = Field(
         2_000,

@@ -50,6 +50,9 @@ SIZES: Final[Mapping[int, str]] = MappingProxyType({10_000: "10k", 100_000: "100
 _PROBES: Final = 20
 _LATE: Final = 2_000
 _KILLED: Final = 20_000
+#: While states are built, their windows need not be published three times a second.
+_BUILD_FLUSH_MS: Final = "5000"
+_NOTHING_ELSE: Final[Mapping[str, str]] = MappingProxyType({})
 _ANSWER_S: Final = 60.0
 _SETTLED_S: Final = 1_800.0
 _LOOK_S: Final = 0.02
@@ -124,7 +127,7 @@ class _Course:
 
     def _build(self) -> None:
         begun_s = time.monotonic()
-        self._start()
+        self._start({"FQLSTREAM_STREAM__FLUSH_MS": _BUILD_FLUSH_MS})
         self._send(self.rows.of_panes(self.panes))
         self._settle()
         self.figures["states"] = self._states()
@@ -184,11 +187,12 @@ class _Course:
 
     # -- the worker
 
-    def _start(self) -> None:
+    def _start(self, others: Mapping[str, str] = _NOTHING_ELSE) -> None:
         self.workers += 1
         environment = {
             "FQLSTREAM_KAFKA__INSTANCE_ID": f"recovery-{os.getpid()}",
             "FQLSTREAM_FQL__QUANTILE_VALUES_MAX": str(SKETCHED_FROM),
+            **others,
         }
         command = (sys.executable, "-m", "fqlstream.bench.observed_worker", str(self.place))
         self.worker = Child(ChildSpec("worker", command, self._log(), lambda: True, environment))
