@@ -1,4 +1,4 @@
-"""`fqlstream bench pipeline` on a small workload: every contender reads all of it and answers right."""
+"""Benchmarks on small workloads: every contender reads all of it and answers right."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def test_the_pipeline_benchmark_checks_every_contenders_answer(
     assert (report["name"], report["checked"]) == ("pipeline", True)
     assert sorted(report["figures"]) == figures
     assert all(value > 0 for value in report["figures"].values())
+
+
+@pytest.mark.timeout(180)
+def test_a_worker_without_the_protocol_still_answers_right_while_nothing_goes_wrong() -> None:
+    result = invoke(command(bench), "protocol", "--json", "--events", "20000", "--only", "json_no_protocol")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["name"], report["checked"]) == ("protocol", True)
+    assert sorted(report["figures"]) == ["json_no_protocol_events_per_s", "json_no_protocol_events_per_s_core"]

@@ -152,6 +152,7 @@ class AggregateAgent:
         if source.lost:  # and perhaps assigned anew meanwhile: that is another takeover's
             return owner.state.next_offset
         self._held[partition] = _Held(owner, lock, source)
+        self._share_memory()
         log.info(
             "took over %s[%d] at offset %d as epoch %d in %.2f s",
             self.topic,
@@ -196,7 +197,13 @@ class AggregateAgent:
         if held is not None and held.source is source:
             del self._held[source.partition]
             self.duties.done(held.duty)
+            self._share_memory()
             log.info("gave up %s[%d]", self.topic, source.partition)
+
+    def _share_memory(self) -> None:
+        """Give each partition the same part of the memory for panes."""
+        for owner in self.owners:
+            owner.panes_bytes_max = self.settings.stream.panes_bytes_max // len(self._held)
 
     def _caught_up(self, held: _Held, next_offset: int) -> bool:
         """Say whether everything that was in the log a moment ago has been read, as far as the broker has told."""

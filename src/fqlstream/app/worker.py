@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fqlstream.app.aggregate import AggregateAgent
+from fqlstream.app.allocator import bound_arenas
 from fqlstream.app.definitions import DefinitionsFollower
 from fqlstream.app.faust_app import SourceApp, build_app, run_worker, serve_source
 from fqlstream.app.kafka_log import PANE_UPDATES, KafkaLog
@@ -43,6 +44,7 @@ class Worker:
     """Puts the parts of a worker together and runs them."""
 
     def __init__(self, settings: Settings) -> None:
+        bound_arenas()
         self.settings = settings
         self.owner_id = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.store = Store.connect(settings.store)

@@ -46,7 +46,8 @@ T = TypeVar("T")
 
 #: How many states, and what figures call it.
 SIZES: Final[Mapping[int, str]] = MappingProxyType({10_000: "10k", 100_000: "100k", 1_000_000: "1m"})
-#: Late events that come one after the other; those that come together; those among which the worker is killed.
+#: At most so many late events come one after the other; so many together; so many are those among which the worker is killed.
+#: Of few panes they are fewer: one for five panes, four a pane, forty a pane.
 _PROBES: Final = 20
 _LATE: Final = 2_000
 _KILLED: Final = 20_000
@@ -153,7 +154,7 @@ class _Course:
     def _touch_cold_panes(self) -> None:
         """Send single late events; each is about a pane that nothing has touched since the takeover."""
         waits = []
-        for _ in range(_PROBES):
+        for _ in range(max(1, min(_PROBES, self.panes // 5))):
             event = self.rows.anywhere(1, self.panes)
             start_ms = int(event.column("event_at")[0].as_py()) // many_states.WINDOWS_MS[0] * many_states.WINDOWS_MS[0]
             before = self._events_of(start_ms)
@@ -165,14 +166,14 @@ class _Course:
 
     def _touch_many(self) -> None:
         begun_s = time.monotonic()
-        self._send(self.rows.anywhere(_LATE, self.panes))
+        self._send(self.rows.anywhere(min(_LATE, 4 * self.panes), self.panes))
         self._settle()
         self.figures["late_events_s"] = time.monotonic() - begun_s
         self._note("after_late")
         self._check("late events")
 
     def _kill_amid(self) -> None:
-        late = self.rows.anywhere(_KILLED, self.panes)
+        late = self.rows.anywhere(min(_KILLED, 40 * self.panes), self.panes)
         half = len(late) // 2
         self._send(late.slice(0, half))
         time.sleep(1.0)

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from fqlstream.aggregates.encoding import ForeignStateError
 from fqlstream.aggregates.exact import Room
-from fqlstream.aggregates.index import make_aggregator
+from fqlstream.aggregates.index import AGGREGATORS, make_aggregator
 from fqlstream.aggregates.masks import pack
 from fqlstream.aggregates.protocol import (
     SMALL_STATE_BYTES,
@@ -223,9 +223,11 @@ class Engine:
         return sum(self._lane_bytes(lane, of) for lane, of in cells.items())
 
     @property
-    def small_bytes(self) -> int:
-        """Say about how many bytes of memory the states of a few rows take, where no pane was seen yet."""
-        return (_POINTER_BYTES + SMALL_STATE_BYTES) * sum(map(len, self._init.values()))
+    def most_bytes(self) -> int:
+        """Say about how many bytes of memory the states of a pane may take."""
+        kinds = [AGGREGATORS[item.kind].state_bytes_max(dict(item.params), self.settings) for item in self._aggregates]
+        places = [place for of in self._places.values() for place in of]
+        return sum(_POINTER_BYTES + max(SMALL_STATE_BYTES, kinds[place.aggregate]) for place in places)
 
     def _lane_bytes(self, lane: Lane, cells: Cells) -> int:
         nothing = self._init[lane]

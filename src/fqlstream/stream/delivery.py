@@ -245,7 +245,7 @@ class Owner:
         # from when on a label that memory has let go of may not have been looked for in other partitions, by model
         self._sought_ms: dict[str, int] = {}
         self.sought_from_ms = ports.clock.now_ms() - ports.settings.label_search_ms_max
-        self.panes_bytes_max = ports.settings.panes_bytes_max  # our share of it
+        self.panes_bytes_max = ports.settings.panes_bytes_max  # our share of what a worker may hold
         self._loading = Pace(ports.settings.load_bytes_max, _LOADED_PANES_MAX)
         self._records_max = _RECORDS_MAX  # of a fetch, that are applied at once: fewer where they touch very many panes
         self.counted_from = base.fences.get(Lane.EVENTS, NO_FENCE) + 1
@@ -280,7 +280,7 @@ class Owner:
         known = self.state.panes.expected_bytes(key)
         if known is None:
             known_now = self.state.is_known(key.model, key.version)
-            known = self.state.engine_of(key.model, key.version).small_bytes if known_now else 0
+            known = self.state.engine_of(key.model, key.version).most_bytes if known_now else 0
         return known
 
     # -- FETCH -----------------------------------------------------------------------------------------------------
@@ -721,8 +721,7 @@ async def flush(owners: Sequence[Owner], ports: Ports, *, labels: bool = False) 
     for owner, cut in cuts:
         owner.superseded = epochs.get(owner.partition, 0) > cut.row.version.epoch
         owner.flushed(cut)
-    for owner in owners:  # these settings are for all partitions of a worker
-        owner.panes_bytes_max = ports.settings.panes_bytes_max // len(owners)
+    for owner in owners:  # the setting is for all partitions of a worker
         owner.evict()
         owner.state.recent.evict(ports.settings.recent_bytes_max // len(owners), owner.flushed_offset - 1)
     kept = [cut for owner, cut in cuts if not owner.superseded]

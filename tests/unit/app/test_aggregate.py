@@ -234,6 +234,16 @@ async def test_a_fetch_of_more_panes_than_fit_the_memory_is_applied_in_parts_wit
 
 
 @in_a_loop
+async def test_the_partitions_of_a_worker_share_its_memory_for_panes() -> None:
+    mine = worker(panes_bytes_max=1_000)
+    first, second = await mine.take(partition=0), await mine.take(partition=1)
+    assert [owner.panes_bytes_max for owner in mine.agent.owners] == [500, 500]
+    mine.agent.lose(first)  # type: ignore[arg-type]
+    assert [owner.panes_bytes_max for owner in mine.agent.owners] == [1_000]
+    mine.agent.lose(second)  # type: ignore[arg-type]
+
+
+@in_a_loop
 async def test_one_record_that_touches_more_panes_than_fit_the_memory_still_counts() -> None:
     mine = worker(panes_bytes_max=1)
     await mine.take()

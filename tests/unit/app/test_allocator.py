@@ -1,0 +1,43 @@
+"""How many arenas a process of many threads ends up with, as glibc itself tells."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import ctypes, sys, tempfile, threading
+from fqlstream.app.allocator import bound_arenas
+if sys.argv[1] == "bound":
+    bound_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+together = threading.Barrier(12)
+def take():
+    together.wait()
+    libc.malloc(50_000)
+    together.wait()
+threads = [threading.Thread(target=take) for _ in range(12)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc.fopen.restype = ctypes.c_void_p
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+name = tempfile.mkstemp()[1]
+file = libc.fopen(name.encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+print(open(name).read().count("<heap nr="))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's: elsewhere the call does nothing")
+def test_threads_share_their_memory() -> None:
+    def arenas(how: str) -> int:
+        done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert arenas("bound") <= 2 < arenas("as it is")
