@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 from tests.commands import command, invoke
 from tests.integration import test_crash
 from tests.integration.test_crash import TOPIC, Stack, lag
+from tests.topic_records import read_topic
 from tests.waiting import wait_until
 
 from fqlstream import evaluate
@@ -173,26 +174,7 @@ class Sender:
 
 def read_json(bootstrap: str, topic: str) -> list[Row]:
     """Read a whole topic, partition by partition."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "enable.auto.commit": False})
-    try:
-        ends = {
-            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), 10)[1]
-            for partition in consumer.list_topics(topic, 10).topics[topic].partitions
-        }
-        consumer.assign([TopicPartition(topic, partition, 0) for partition, end in ends.items() if end])
-        left = {partition for partition, end in ends.items() if end}
-        rows: dict[int, list[Row]] = {partition: [] for partition in ends}
-        deadline = time.monotonic() + DEADLINE_S
-        while left:
-            assert time.monotonic() < deadline
-            for message in consumer.consume(1_000, 0.5):
-                assert message.error() is None
-                rows[message.partition()].append(_with_unix_times(json.loads(message.value())))
-                if message.offset() + 1 >= ends[message.partition()]:
-                    left.discard(message.partition())
-        return [row for partition in sorted(rows) for row in rows[partition]]
-    finally:
-        consumer.close()
+    return [_with_unix_times(json.loads(message.value())) for message in read_topic(bootstrap, topic)]
 
 
 def _with_unix_times(row: Row) -> Row:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer
 from tests.integration import test_crash
 from tests.integration.test_crash import TOPIC, Stack, definitions, lag
+from tests.topic_records import read_topic
 from tests.waiting import wait_until
 
 stack = test_crash.stack
@@ -143,25 +144,9 @@ def test_a_record_beyond_the_topics_limit_is_refused_to_its_producer(stack: Stac
 
 def dead_letters_of(stack: Stack) -> dict[tuple[int, int], tuple[bytes | None, dict[str, bytes]]]:
     """Everything on the dead-letter topic that came from the source topic, by its origin."""
-    consumer = Consumer({
-        "bootstrap.servers": stack.bootstrap, "group.id": uuid.uuid4().hex, "enable.auto.commit": False,
-        "auto.offset.reset": "earliest",
-    })  # fmt: skip
-    try:
-        _, end = consumer.get_watermark_offsets(TopicPartition("dead-letters", 0), 10)
-        consumer.assign([TopicPartition("dead-letters", 0, 0)])
-        out: dict[tuple[int, int], tuple[bytes | None, dict[str, bytes]]] = {}
-        deadline = time.monotonic() + 30
-        read = 0
-        while read < end:
-            assert time.monotonic() < deadline
-            message = consumer.poll(1.0)
-            if message is None or message.error():
-                continue
-            read = message.offset() + 1
-            headers = dict(message.headers())
-            if headers["topic"] == TOPIC.encode():
-                out[int(headers["partition"]), int(headers["offset"])] = (message.value(), headers)
-        return out
-    finally:
-        consumer.close()
+    out: dict[tuple[int, int], tuple[bytes | None, dict[str, bytes]]] = {}
+    for message in read_topic(stack.bootstrap, "dead-letters"):
+        headers = dict(message.headers() or ())
+        if headers["topic"] == TOPIC.encode():
+            out[int(headers["partition"]), int(headers["offset"])] = (message.value(), headers)
+    return out

@@ -14,35 +14,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from confluent_kafka import Message
+from tests.topic_records import read_topic
 from tests.unit.stream.test_decode import CATALOGUE
 
 from fqlstream.client import DeliveryError, DeliveryFailure, Producer
-from fqlstream.client.kafka_options import librdkafka_options
 from fqlstream.errors import BrokerError, UsageError
 from fqlstream.settings import ClientSettings, KafkaSettings, Settings, StreamSettings
 from fqlstream.stream.batches import Decoded, Fetch
 from fqlstream.stream.decode import decode
 
 WAIT_S = 30.0
-
-
-def read_all(kafka_settings: KafkaSettings, topic: str) -> list[Message]:
-    """Every record of a topic, up to the ends it has now."""
-    consumer = Consumer(librdkafka_options(kafka_settings, group_id="unused", enable_auto_commit=False))
-    partitions = list(consumer.list_topics(topic, timeout=WAIT_S).topics[topic].partitions)
-    ends = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=WAIT_S)[1] for p in partitions}
-    consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
-    messages: list[Message] = []
-    deadline_s = time.monotonic() + WAIT_S
-    while len(messages) < sum(ends.values()):
-        assert time.monotonic() < deadline_s
-        message = consumer.poll(1.0)
-        if message is not None:
-            assert message.error() is None
-            messages.append(message)
-    consumer.close()
-    return messages
 
 
 def fetch_of(messages: list[Message], partition: int) -> Fetch:
@@ -80,7 +62,7 @@ def test_batches_go_where_librdkafka_puts_the_same_ids(producer: Producer, kafka
     assert producer.log_inferences("fraud", pa.table({"event_id": ids, "age": [30] * len(ids)})) == len(ids)
     producer.log_labels("fraud", pd.DataFrame({"id": ids, "churned": "yes"}), event_id="id")
     producer.flush()
-    messages = read_all(kafka_settings, producer.topic)
+    messages = read_topic(kafka_settings.bootstrap, producer.topic)
     homes: dict[str, set[int]] = {}
     forms: dict[tuple[str, int], int] = {}
     for partition in range(5):
@@ -104,7 +86,7 @@ def test_a_ranking_models_rows_stay_together_by_key(producer: Producer, kafka_se
     for event_id, query in zip(ids, queries, strict=True):
         producer.log_label("fraud", event_id, {"churned": query}, key=query)
     producer.flush()
-    messages = read_all(kafka_settings, producer.topic)
+    messages = read_topic(kafka_settings.bootstrap, producer.topic)
     for partition in range(5):
         rows = {rows.kind.value: rows.table for rows in decoded(messages, partition).rows}
         if rows:
@@ -116,7 +98,7 @@ def test_finish_promises_every_partition_after_what_was_sent(producer: Producer,
         producer.log_inference("fraud", number, {})
     producer.finish("fraud", 1_795_255_200_000)
     producer.flush()
-    messages = read_all(kafka_settings, producer.topic)
+    messages = read_topic(kafka_settings.bootstrap, producer.topic)
     for partition in range(5):
         mine = fetch_of(messages, partition)
         assert mine.values[-1] == b'{"type":"watermark","model":"fraud","event_at":1795255200000}'
@@ -132,7 +114,7 @@ def test_a_frame_with_a_column_of_several_types_arrives_all_the_same(
     )
     assert producer.log_inferences("fraud", frame) == 3
     producer.flush()
-    messages = read_all(kafka_settings, producer.topic)
+    messages = read_topic(kafka_settings.bootstrap, producer.topic)
     lines = {
         line["event_id"]: (line["age"], line["_type_violations"], line["event_at"])
         for partition in range(5)
@@ -154,7 +136,7 @@ def test_a_record_that_no_broker_takes_is_raised_on_flush_with_its_bytes(
     assert (caught.value.code, caught.value.count) == ("SDK002", 1)
     assert (caught.value.failures[0].key, len(caught.value.failures[0].value or b"") > len(huge)) == (b"huge", True)
     producer.flush()  # told once
-    assert len(read_all(kafka_settings, producer.topic)) == 1
+    assert len(read_topic(kafka_settings.bootstrap, producer.topic)) == 1
 
 
 def test_what_the_broker_refuses_is_given_to_the_callback(
@@ -182,7 +164,7 @@ def test_an_error_in_the_block_stays_the_news(kafka_settings: KafkaSettings, mak
     producer = Producer(settings=settings_of(kafka_settings), topic=topic)
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert len(read_all(kafka_settings, topic)) == 1
+    assert len(read_topic(kafka_settings.bootstrap, topic)) == 1
     with pytest.raises(UsageError, match="closed"):
         producer.log_inference("fraud", "after", {})
 
@@ -198,7 +180,7 @@ def test_threads_share_a_producer(producer: Producer, kafka_settings: KafkaSetti
     for thread in threads:
         thread.join()
     producer.flush()
-    messages = read_all(kafka_settings, producer.topic)
+    messages = read_topic(kafka_settings.bootstrap, producer.topic)
     ids = [name for p in range(5) for rows in decoded(messages, p).rows for name in rows.table["event_id"].to_pylist()]
     assert sorted(map(int, ids)) == list(range(1000))
 
@@ -235,7 +217,7 @@ def test_room_in_the_queue_lets_a_waiting_caller_go_on(
     with Producer(settings=few, topic=make_topic(1)) as producer:
         for number in range(2_000):
             producer.log_inference("fraud", number, {})
-    assert len(read_all(kafka_settings, producer.topic)) == 2_000
+    assert len(read_topic(kafka_settings.bootstrap, producer.topic)) == 2_000
 
 
 def test_a_flush_that_takes_too_long_says_what_is_left() -> None:

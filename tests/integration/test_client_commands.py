@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from confluent_kafka.admin import AdminClient
 from tests.commands import command, invoke
-from tests.integration.test_client import fetch_of, read_all
+from tests.integration.test_client import fetch_of
 from tests.integration.test_client_queries import HOUR_MS, START_MS, value
 from tests.store_process import StoreProcess
+from tests.topic_records import read_topic
 
 from fqlstream.cli.publish import publish
 from fqlstream.cli.values import values
@@ -50,7 +51,7 @@ def broker(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_file_its_labels_and_watermarks_arrive(broker: KafkaSettings, tmp_path: Path) -> None:
-    before = read_all(broker, "inference-events")
+    before = read_topic(broker.bootstrap, "inference-events")
     rows = pd.DataFrame({"event_id": np.arange(500), "age": 30, "score": 0.5})
     rows.to_parquet(tmp_path / "events.parquet")
     rows[["event_id"]].assign(churned="yes").to_csv(tmp_path / "labels.csv", index=False)
@@ -64,7 +65,7 @@ def test_a_file_its_labels_and_watermarks_arrive(broker: KafkaSettings, tmp_path
     known = {(message.partition(), message.offset()) for message in before}
     messages = [
         message
-        for message in read_all(broker, "inference-events")
+        for message in read_topic(broker.bootstrap, "inference-events")
         if (message.partition(), message.offset()) not in known
     ]
     events, labels, marks = {}, {}, 0

@@ -29,6 +29,7 @@ from confluent_kafka.admin import AdminClient
 from sklearn.metrics import roc_auc_score
 from tests.integration.deadly_worker import MARK
 from tests.running_stack import RunningStack
+from tests.topic_records import read_topic
 from tests.waiting import wait_equal, wait_until
 
 from fqlstream.bench import chaos
@@ -277,22 +278,12 @@ def killers(stack: Stack) -> list[tuple[Any, ...]]:
 
 def letters(stack: Stack, code: str) -> dict[tuple[int, int], bytes]:
     """Read the topic: the original bytes of what was refused with this code, by where it was."""
-    consumer = Consumer({"bootstrap.servers": stack.bootstrap, "group.id": "t", "enable.auto.commit": False})
     found: dict[tuple[int, int], bytes] = {}
-    try:
-        topic = "dead-letters"
-        for number in consumer.list_topics(topic, 10).topics[topic].partitions:
-            end = consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1]
-            consumer.assign([TopicPartition(topic, number, 0)])
-            while (message := consumer.poll(10)) is not None and message.offset() < end:
-                headers = dict(message.headers() or ())
-                if headers["code"] == code.encode():
-                    found[int(headers["partition"]), int(headers["offset"])] = message.value() or b""
-                if message.offset() == end - 1:
-                    break
-        return found
-    finally:
-        consumer.close()
+    for message in read_topic(stack.bootstrap, "dead-letters"):
+        headers = dict(message.headers() or ())
+        if headers["code"] == code.encode():
+            found[int(headers["partition"]), int(headers["offset"])] = message.value() or b""
+    return found
 
 
 def new_model() -> str:
