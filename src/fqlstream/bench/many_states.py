@@ -197,18 +197,20 @@ class _Ranks:
     """How far in rank a value is from a quantile of a window and segment."""
 
     def __init__(self, table: pa.Table) -> None:
-        self._event_at = table.column("event_at").to_numpy()
-        self._age = table.column("age").to_numpy()
-        self._latency = table.column("latency_ms").to_numpy()
+        in_time = table.sort_by("event_at")
+        self._event_at = in_time.column("event_at").to_numpy()
+        self._age = in_time.column("age").to_numpy()
+        self._latency = in_time.column("latency_ms").to_numpy()
 
     def off(self, key: Key, value: float) -> float:
         """Give the distance of the value's ranks from the quantile's level, 0 where it is between them."""
         _, segment, start_ms, size_ms = key
-        inside = (self._event_at >= start_ms) & (self._event_at < start_ms + size_ms)
+        window = slice(*np.searchsorted(self._event_at, (start_ms, start_ms + size_ms)))
+        values = self._latency[window]
         if segment:
-            number = int(segment[1:])
-            inside &= self._age >= number if number % 2 else self._age < number + 200
-        values = np.sort(self._latency[inside])
+            number, age = int(segment[1:]), self._age[window]
+            values = values[age >= number if number % 2 else age < number + 200]
+        values = np.sort(values)
         low, high = (np.searchsorted(values, value, side) / len(values) for side in ("left", "right"))
         return float(max(low - _LEVEL, _LEVEL - high, 0.0))
 
