@@ -162,6 +162,9 @@ def test_a_missing_topic_is_told_as_such_and_may_be_sent_to_again(
             with pytest.raises(BrokerError, match="never-made") as caught:
                 await lost
             assert (caught.value.code, caught.value.retryable) == ("KFK110", True)
+            with pytest.raises(BrokerError, match="never-made") as at_once:  # now that it is known to be missing
+                await (await outbox.send("never-made", b"x"))
+            assert (at_once.value.code, at_once.value.retryable) == ("KFK110", True)
             outbox.hint("never-made", b"x", None, 0)
             outbox.hint(topic, b"hint", None, 1)
             outbox.hint(topic, b"beyond", None, 9)

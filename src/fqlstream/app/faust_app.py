@@ -121,6 +121,8 @@ class SourceApp(faust.App):
         self.source_topics = frozenset(source_topics)
         #: Seconds that stopping may take before the process is ended; None: the process is not ours to end.
         self.stop_wait_s: float | None = None
+        #: What has ended the app first. What fails while it stops fails because of that, and says less.
+        self.failure: BaseException | None = None
         self.desks: dict[Partition, Desk] = {}
         self.transport = SourceTransport(
             [URL(f"kafka://{bootstrap(settings.kafka)}")], self, settings=settings, source_topics=source_topics
@@ -216,6 +218,12 @@ async def _serve(app: SourceApp, stream: Any, own: Callable[[SourcePartition], P
     except asyncio.CancelledError:
         # The partition is lost or the worker stops. Passing it on would make Faust start the agent again.
         LOG.debug("%r: agent cancelled", partition)
+    except Exception as error:
+        if app.failure is not None or app.should_stop:
+            LOG.debug("%r: failed while the worker stops", partition, exc_info=error)
+            return
+        app.failure = error
+        raise
     finally:
         # Faust takes the channel out when reading from it ends. One that was lost during its takeover was never read from, and
         # the next assignment would end the worker: it asserts that every channel's partition is among those assigned.
@@ -249,7 +257,7 @@ def run_worker(app: SourceApp) -> int:
     try:
         worker.execute_from_commandline()  # always ends in SystemExit
     except SystemExit as end:
-        reason = worker.crash_reason
+        reason = app.failure or worker.crash_reason
         if isinstance(reason, FqlstreamError):
             LOG.critical("%s", reason)
             return exit_codes.exit_code_of(reason)

@@ -167,7 +167,9 @@ class OutboxProducer:
         try:
             self._require().produce(topic, value=value, key=key, headers=list(headers) or None, **place)
         except KafkaException as error:
-            raise _refused(topic, error.args[0]) from error
+            # a topic that is known to be missing is refused here, one that is not known yet fails later: the same to who sends
+            is_missing = error.args[0].code() in NO_SUCH_TOPIC | NOT_KNOWN_HERE
+            raise (_undelivered if is_missing else _refused)(topic, error.args[0]) from error
 
     async def flush(self) -> None:
         """Wait until everything sent so far has arrived.

@@ -138,6 +138,7 @@ class Worker:
 
     def _fail(self, error: BaseException) -> None:
         """End the process with the error: a worker that cannot keep its promise must not go on."""
+        self.app.failure = self.app.failure or error
         if isinstance(error, FqlstreamError):
             log.critical("%s", error)
         else:
