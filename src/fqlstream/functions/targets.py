@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fqlstream.events.columns import scalar_text
-from fqlstream.events.definitions import Column, ColumnType, ModelDefinition, Role, Task
+from fqlstream.events.definitions import Column, ColumnType, Role, Task
 from fqlstream.functions.building_blocks import apply_boolean, apply_number, class_is, number
 from fqlstream.functions.expression import ColumnRef, DType, Expression, Literal
 from fqlstream.functions.nearest import did_you_mean
@@ -215,8 +215,3 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def _has_parameter(call: Call, name: str) -> bool:
     return any(param.name == name for param in call.spec.params)
-
-
-def has_labels(model: ModelDefinition) -> bool:
-    """Whether a model has a target at all."""
-    return bool(model.role(Role.TARGET))
