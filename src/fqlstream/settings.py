@@ -285,6 +285,16 @@ class StreamSettings(_Group):
         ge=1_000,
         description="`repair` and `apply --backfill` wait no longer than this without any progress: no worker runs, and the requests stay.",
     )
+    deleted_ids_ms: int = Field(
+        90 * 86_400_000,
+        ge=60_000,
+        description="For so long records of ids that `delete-events` deleted are dropped as they come: as long as late labels, replays and the source topic's retention may bring them. A digest of each id is kept for that, 16 bytes in a worker.",
+    )
+    deleted_sweep_ms: int = Field(
+        600_000,
+        ge=1_000,
+        description="How often history is searched for deleted ids again: a worker that slept through the deletion may have written some of their rows.",
+    )
     replays_max: int = Field(
         5,
         ge=1,

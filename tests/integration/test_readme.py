@@ -80,7 +80,7 @@ def test_drift_is_computed_for_stored_history_and_history_again(churn: RunningSt
     assert f"{jensenshannon(sent, trained, base=2):.6f}" in defined.stdout
 
 
-def test_what_was_refused_is_counted_and_counts_after_a_replay(churn: RunningStack) -> None:
+def test_what_was_refused_counts_after_a_replay_and_is_deleted_again(churn: RunningStack) -> None:
     send, look, replay = blocks("run", "letters")
     sent = run(churn, send)
     assert sent.returncode == 0, sent.stderr
@@ -92,6 +92,11 @@ def test_what_was_refused_is_counted_and_counts_after_a_replay(churn: RunningSta
     assert "would replay 1 letters" in replayed.stderr
     query = 'fqlstream sql "SELECT event_id FROM events_upsell"'
     wait_equal(lambda: run(churn, query).stdout, "u-1\n", "the event is there", DEADLINE_S, look_s=0.2)
+    (delete,) = blocks("run", "delete")
+    deleted = run(churn, delete)
+    assert deleted.returncode == 0, deleted.stderr
+    assert "deleted 1 events and 0 labels of 1 ids" in deleted.stderr
+    assert run(churn, query).stdout == ""
 
 
 @pytest.mark.parametrize("query", blocks("sql"), ids=lambda text: text.splitlines()[0].removeprefix("-- "))

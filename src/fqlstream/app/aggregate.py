@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,10 +20,13 @@ from fqlstream.app.watchdog import Duties
 from fqlstream.errors import BrokerError, FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.settings import Settings
-from fqlstream.store.repairs import RepairRequest
+from fqlstream.store.deletions import DeletionRequest
+from fqlstream.store.repairs import TAKEN_MAX, RepairRequest
 from fqlstream.stream.batches import Fetch
+from fqlstream.stream.deleted import Deleted, DeletedIds
 from fqlstream.stream.delivery import Owner, Ports, flush, take_over
 from fqlstream.stream.engines import Engines, changed_models
+from fqlstream.stream.protocol import RepairNeed
 from fqlstream.stream.trials import next_part, try_alone
 
 log = logging.getLogger("fqlstream.aggregate")
@@ -58,6 +61,42 @@ class Repairs(Protocol):
         ...
 
 
+class Deletions(Protocol):
+    """Where it is asked for that events be deleted, and what deletes them."""
+
+    async def deleted_state(self) -> Mapping[str, tuple[int, int]]:
+        """Give per model a mark that changes whenever its deleted ids do."""
+        ...
+
+    async def deleted_ids(self, model: str) -> DeletedIds:
+        """Give the deleted ids of a model."""
+        ...
+
+    async def take_deletions(self) -> Sequence[DeletionRequest]:
+        """Give the requests that wait, of all partitions."""
+        ...
+
+    async def finish_deletions(self, requests: Sequence[DeletionRequest]) -> None:
+        """Say that requests were carried out."""
+        ...
+
+    async def has_deleted_rows(self, model: str, partition: int, since_ms: int | None) -> bool:
+        """Say whether a partition has rows of deleted ids that were written since a time, or since the first was deleted."""
+        ...
+
+    async def panes_of_deleted(self, model: str, partition: int) -> Sequence[RepairNeed]:
+        """Name the panes of a partition that hold a deleted event."""
+        ...
+
+    async def erase(self, model: str, partition: int) -> None:
+        """Take the rows of deleted ids out of a partition's history."""
+        ...
+
+    async def erase_states(self, model: str, partition: int) -> None:
+        """Take the states out that newer ones have replaced."""
+        ...
+
+
 @dataclass(slots=True)
 class Meter:
     """Where the time of this process goes, in seconds, and what went through."""
@@ -76,6 +115,7 @@ class _Held:
     lock: asyncio.Lock
     source: SourcePartition
     reading: bool = True  # False from when it is known that the partition must be taken over again
+    swept_ms: int | None = None  # when history was last searched for rows of deleted ids
     applied_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -98,6 +138,7 @@ class AggregateAgent:
         commit: Callable[[], Awaitable[None]],
         on_failure: Callable[[BaseException], None],
         duties: Duties | None = None,
+        deletions: Deletions | None = None,
     ) -> None:
         self.topic = topic
         self.duties = duties or Duties()
@@ -108,6 +149,10 @@ class AggregateAgent:
         self.definitions = definitions
         self.commit = commit
         self.on_failure = on_failure
+        self.deletions = deletions
+        self._deleted: Deleted = {}
+        self._learning = asyncio.Lock()
+        self._deleted_state: Mapping[str, tuple[int, int]] = {}
         self.engines = Engines(definitions.catalogue, settings.fql)
         self.meter = Meter()
         self._held: dict[int, _Held] = {}
@@ -149,6 +194,9 @@ class AggregateAgent:
             changed = changed_models(engines.catalogue, self.engines.catalogue)
             engines = self.engines
             await owner.adopt(engines.catalogue, engines, changed)
+        # after the claim: whoever finished a deletion before it had noted the ids by then, and later ones are asked of us
+        await self._look_for_deleted()
+        owner.state.deleted = self._deleted
         if source.lost:  # and perhaps assigned anew meanwhile: that is another takeover's
             return owner.state.next_offset
         self._held[partition] = _Held(owner, lock, source)
@@ -398,6 +446,7 @@ class AggregateAgent:
                 await self.flush(labels=True)
             await held.owner.search()
         await self.repair()
+        await self.delete()
 
     async def repair(self) -> int:
         """Carry out the repairs that were asked for in this worker's partitions. Gives how many panes were rebuilt."""
@@ -429,6 +478,78 @@ class AggregateAgent:
         if requests:
             log.info("rebuilt %d panes of %s[%d]", len(requests), self.topic, owner.partition)
         return len(requests)
+
+    async def delete(self) -> None:
+        """Carry out the deletions that were asked for in this worker's partitions, and those that came undone."""
+        if self.deletions is None or not self.settings.stream.history:
+            return
+        waiting = await self.deletions.take_deletions()
+        if waiting:  # a model that this worker has not read of yet would have nothing to delete
+            await self.adopt(await self.definitions.refresh())
+        await self._look_for_deleted()
+        for held in list(self._held.values()):
+            requests = [request for request in waiting if request.partition == held.owner.partition]
+            models = {request.model for request in requests} | await self._undone(held)
+            if models and await self._delete_in(held, sorted(models)):
+                await self.deletions.finish_deletions(requests)
+
+    async def _look_for_deleted(self) -> None:
+        """Learn which ids were deleted: from here on their records are dropped."""
+        if self.deletions is None:
+            return
+        async with self._learning:  # who looked earlier must not forget what who looked later has learned
+            state = await self.deletions.deleted_state()
+            if state == self._deleted_state:
+                return
+            known = {
+                model: self._deleted[model]
+                if self._deleted_state.get(model) == mark
+                else await self.deletions.deleted_ids(model)
+                for model, mark in state.items()
+            }
+            self._deleted, self._deleted_state = known, state
+            for held in list(self._held.values()):
+                async with held.lock:
+                    held.owner.state.deleted = known
+
+    async def _undone(self, held: _Held) -> set[str]:
+        """Name the models of which a partition has rows of deleted ids again: a worker that slept had them in memory."""
+        now_ms, every_ms = self.ports.clock.now_ms(), self.settings.stream.deleted_sweep_ms
+        if self.deletions is None or (held.swept_ms is not None and now_ms - held.swept_ms < every_ms):
+            return set()
+        since_ms = None if held.swept_ms is None else held.swept_ms - every_ms
+        partition = held.owner.partition
+        found = {model for model in self._deleted if await self.deletions.has_deleted_rows(model, partition, since_ms)}
+        if not found:
+            held.swept_ms = now_ms
+        return found
+
+    async def _delete_in(self, held: _Held, models: Sequence[str]) -> bool:
+        """Delete what a partition holds of deleted ids: rows, memory, states. False where another owner has to do it.
+
+        Rows that were applied before the ids were known are durable first, so that they are found; later ones are dropped.
+        """
+        owner = held.owner
+        await self.flush(labels=True)
+        if self.deletions is None or owner.superseded or not self._is_current(held):
+            return False
+        async with held.lock:
+            owner.state.forget_deleted(owner.flushed_offset - 1)
+        for model in models:
+            needs = await self.deletions.panes_of_deleted(model, owner.partition)
+            if needs:  # durable before the rows go: afterwards nothing would say which panes held them
+                await self.ports.store.request_repairs(needs, "events were deleted")
+            await self.deletions.erase(model, owner.partition)
+        # what waits now; under traffic there is always more to come
+        while await self._repair_partition(held) >= TAKEN_MAX and self._is_current(held):
+            pass
+        await self.flush(labels=True)
+        if owner.superseded or not self._is_current(held):
+            return False
+        for model in models:
+            await self.deletions.erase_states(model, owner.partition)
+        log.info("deleted events of %s in %s[%d]", ", ".join(models), self.topic, owner.partition)
+        return True
 
     def _is_current(self, held: _Held) -> bool:
         return self._held.get(held.owner.partition) is held and held.reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,10 +13,12 @@ from fqlstream.app.retries import patiently
 from fqlstream.clock import Clock
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import DAY_MS, ModelDefinition
-from fqlstream.store import history, repairs, states, values
+from fqlstream.store import deletions, history, repairs, states, values
 from fqlstream.store.client import Store
+from fqlstream.store.deletions import DeletionRequest
 from fqlstream.store.repairs import RepairRequest
 from fqlstream.stream.batches import DeadLetter, StoredEvents
+from fqlstream.stream.deleted import DeletedIds
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord
 from fqlstream.stream.windows import Span
 
@@ -23,6 +26,8 @@ T = TypeVar("T")
 
 #: States of a model whose definition is gone: kept no longer than the usual retention.
 _RETENTION_MS = 90 * DAY_MS
+#: How often it is looked whether ClickHouse has written parts anew.
+_REWRITE_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,64 @@ class StoreAdapter:
         """Say that requests were carried out."""
         now_ms = self.clock.now_ms()
         await patiently("repairs", lambda: repairs.finish(self.store, requests, finished_at_ms=now_ms))
+
+    # -- deletions -------------------------------------------------------------------------------------------------
+
+    async def deleted_state(self) -> Mapping[str, tuple[int, int]]:
+        """Give per model a mark that changes whenever its deleted ids do."""
+        return await patiently("deleted ids", lambda: deletions.ids_state(self.store))
+
+    async def deleted_ids(self, model: str) -> DeletedIds:
+        """Give the deleted ids of a model."""
+        return await patiently("deleted ids", lambda: deletions.read_ids(self.store, model))
+
+    async def take_deletions(self) -> Sequence[DeletionRequest]:
+        """Give the requests that wait, of all partitions."""
+        return await patiently("deletion requests", lambda: deletions.poll(self.store))
+
+    async def finish_deletions(self, requests: Sequence[DeletionRequest]) -> None:
+        """Say that requests were carried out."""
+        now_ms = self.clock.now_ms()
+        await patiently("deletions", lambda: deletions.finish(self.store, requests, finished_at_ms=now_ms))
+
+    async def has_deleted_rows(self, model: str, partition: int, since_ms: int | None) -> bool:
+        """Say whether a partition has rows of deleted ids that were written since a time, or since the first was deleted."""
+
+        def look() -> bool:
+            since = deletions.first_deleted_at(self.store, model) if since_ms is None else since_ms
+            return deletions.has_rows(self.store, model, partition, since)
+
+        return model in self.catalogue().models and await patiently("rows of deleted ids", look)
+
+    async def panes_of_deleted(self, model: str, partition: int) -> Sequence[RepairNeed]:
+        """Name the panes of a partition that hold a deleted event."""
+        versions = list(self.catalogue().models[model].versions.values()) if model in self.catalogue().models else []
+        if not versions:
+            return []  # nobody computes it any more
+        return await patiently("panes of deleted ids", lambda: deletions.held_panes(self.store, versions, partition))
+
+    async def erase(self, model: str, partition: int) -> None:
+        """Take the rows of deleted ids out of a partition's history; those of a model that is no more end with its retention."""
+        if model in self.catalogue().models:
+            await self._rewrite(
+                await patiently("rows of deleted ids", lambda: deletions.delete_rows(self.store, model, partition))
+            )
+
+    async def erase_states(self, model: str, partition: int) -> None:
+        """Take the states out that newer ones have replaced."""
+        await self._rewrite(
+            await patiently("older states", lambda: deletions.delete_older_states(self.store, model, partition))
+        )
+
+    async def _rewrite(self, tables: Sequence[str]) -> None:
+        """Wait until deletions of these tables are carried out: that rewrites whole parts, and holds no connection."""
+        for table in tables:
+            while not await self._is_rewritten(table):
+                self.worked()
+                await asyncio.sleep(_REWRITE_LOOK_S)
+
+    async def _is_rewritten(self, table: str) -> bool:
+        return await patiently("deleted rows", lambda: deletions.is_rewritten(self.store, table))
 
     # -- values ----------------------------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class Worker:
             self.log.commit,
             self._fail,
             self.duties,
+            self.adapter,
         )
         self.finalise = FinaliseAgent(
             INFERENCE_EVENTS,

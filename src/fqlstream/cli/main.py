@@ -44,6 +44,7 @@ COMMANDS: Final[tuple[CommandRow, ...]] = (
     CommandRow("topics", "fqlstream.cli.topics:app", "Compare topics with their declarations; apply them.", OPERATE),
     CommandRow("schema", "fqlstream.cli.schema:app", "Apply ClickHouse's tables; write the schemas of payloads.", OPERATE),
     CommandRow("repair", "fqlstream.cli.repair:repair", "Compute stored history again.", OPERATE),
+    CommandRow("delete-events", "fqlstream.cli.delete_events:delete_events", "Take events and their labels out of all that is kept.", OPERATE),
     CommandRow("dead-letters", "fqlstream.cli.dead_letters:app", "Show what was refused, and why; send it again.", OPERATE),
     CommandRow("docs", "fqlstream.cli.docs:app", "Generate schemas and the README's tables; say whether they are current.", OPERATE),
     CommandRow("bench", "fqlstream.cli.bench:bench", "Measure speed.", OPERATE),

@@ -58,15 +58,21 @@ def await_done(store: Store, asked: Asked, progress: ProgressBar, *, stall_s: fl
             moved_at_s, left = time.monotonic(), now_left
         progress(asked.panes - left, asked.panes)
         if left:
-            _pause(moved_at_s, stall_s, f"{left} of {asked.panes} panes are not rebuilt yet")
+            pause(moved_at_s, stall_s, f"{left} of {asked.panes} panes are not rebuilt yet")
+    await_published(store, asked.model, asked.partitions, stall_s=stall_s)
+
+
+def await_published(store: Store, model: str, partitions: frozenset[int], *, stall_s: float) -> None:
+    """Wait until what is durable of these partitions now is in the model's published values.
+
+    Raises StoreError REP001 where it is not within `stall_s` seconds.
+    """
     wanted = {
-        row.partition: row.version.number
-        for row in states.newest_flushes(store, SOURCE)
-        if row.partition in asked.partitions
+        row.partition: row.version.number for row in states.newest_flushes(store, SOURCE) if row.partition in partitions
     }
     moved_at_s = time.monotonic()
-    while not _published(store, asked.model, wanted):
-        _pause(moved_at_s, stall_s, "the panes are rebuilt, but their values are not published yet")
+    while not _published(store, model, wanted):
+        pause(moved_at_s, stall_s, "the panes are rebuilt, but their values are not published yet")
 
 
 def _published(store: Store, model: str, wanted: dict[int, int]) -> bool:
@@ -74,7 +80,8 @@ def _published(store: Store, model: str, wanted: dict[int, int]) -> bool:
     return found is not None and all(found.vector.get(p, -1) >= number for p, number in wanted.items())
 
 
-def _pause(moved_at_s: float, stall_s: float, what: str) -> None:
+def pause(moved_at_s: float, stall_s: float, what: str) -> None:
+    """Wait a moment for workers. Raises StoreError REP001 where nothing has moved for `stall_s` seconds."""
     if time.monotonic() - moved_at_s > stall_s:
         hint = "is a worker running? The requests stay, and the next one carries them out"
         raise StoreError("REP001", f"{what}, and nothing has moved for {stall_s:.0f} s", hint)

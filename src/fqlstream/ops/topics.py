@@ -6,7 +6,7 @@ Nothing is ever shrunk or deleted: more partitions, or more replicas, than decla
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,6 +34,8 @@ from fqlstream.settings import KafkaSettings
 
 #: An admin request that takes longer has failed; a controller answers in milliseconds.
 REQUEST_S: Final = 20.0
+#: Kafka's log.retention.check.interval.ms, and then file.delete.delay.ms.
+_CLEANING_MS: Final = 6 * 60_000
 #: New partitions have leaders within a second or two.
 LEADERS_S: Final = 30.0
 REPARTITION_HINT: Final = (
@@ -230,7 +232,21 @@ def retention_ms(settings: KafkaSettings, topic: str) -> int | None:
 
     Raises BrokerError where the cluster does not answer or has no such topic.
     """
+    return _kept_ms(_describe(AdminClient(librdkafka_options(settings)), [topic])[topic])
+
+
+def longest_kept_ms(settings: KafkaSettings, topic: str) -> int | None:
+    """Ask for how long a topic may keep a record at most; None where it keeps them for ever.
+
+    Kafka deletes a segment as a whole, once its youngest record is older than the retention: a segment takes records for
+    `segment.ms`, and what is to go is looked for every few minutes. Raises BrokerError as `retention_ms`.
+    """
     config = _describe(AdminClient(librdkafka_options(settings)), [topic])[topic]
+    kept = _kept_ms(config)
+    return None if kept is None else kept + int(config.get("segment.ms", "604800000")) + _CLEANING_MS
+
+
+def _kept_ms(config: Mapping[str, str]) -> int | None:
     kept = int(config.get("retention.ms", "-1"))
     return kept if kept >= 0 and "delete" in config.get("cleanup.policy", "delete") else None
 

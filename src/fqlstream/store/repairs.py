@@ -16,7 +16,7 @@ from fqlstream.stream.protocol import PaneKey, RepairNeed
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 #: Requests taken at once: a repair of a year of panes must not fill a worker's memory.
-_TAKEN_MAX: Final = 10_000
+TAKEN_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def poll(store: Store, partition: int) -> list[RepairRequest]:
         "SELECT id, model, version, toUnixTimestamp64Milli(pane_start) AS start_ms, any(reason) AS reason, "
         "max(applied_offset) AS applied_offset, min(requested_at) AS asked FROM repair_requests WHERE partition = {partition:Int32} "
         "GROUP BY model, version, pane_start, id HAVING max(step) = 0 ORDER BY asked, model, version, pane_start, id LIMIT {taken:UInt32}",
-        {"partition": partition, "taken": _TAKEN_MAX},
+        {"partition": partition, "taken": TAKEN_MAX},
         store.quorum_read(),
     )
     return [

@@ -35,6 +35,7 @@ from fqlstream.settings import StreamSettings
 from fqlstream.stream.arrow_events import content_types
 from fqlstream.stream.baselines import reach_ms
 from fqlstream.stream.batches import DeadLetter, Decoded, Fetch, RowKind, StoredEvents
+from fqlstream.stream.deleted import without_deleted
 from fqlstream.stream.engines import plan_digest
 from fqlstream.stream.findings import shown
 from fqlstream.stream.fingerprints import fingerprint
@@ -452,7 +453,9 @@ class Owner:
             first, last = run[0], run[-1]
             fresh = {PaneKey(model, version, start): empty_pane(engine, upto) for start in run}
             tables = await self.ports.store.read_pane_rows(definition, self.partition, first, last + pane_ms, upto)
-            for table in tables:
+            for found in tables:
+                # a worker that slept may have written rows again after they were deleted
+                table = without_deleted(self.state.deleted, model, found)
                 rows_count += len(table)
                 event_at = table.column("event_at").to_numpy().astype(np.int64, copy=False)
                 asked = np.isin(event_at // pane_ms * pane_ms, run)

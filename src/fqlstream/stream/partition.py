@@ -24,6 +24,7 @@ from fqlstream.fql.compile_arrow import Cells, Engine
 from fqlstream.fql.plan import Lane
 from fqlstream.settings import StreamSettings
 from fqlstream.stream.batches import DeadLetter, Decoded, RowKind, Rows, StoredEvents
+from fqlstream.stream.deleted import Deleted, deleted_rows
 from fqlstream.stream.fingerprints import Fingerprints, concat, fingerprint
 from fqlstream.stream.id_index import IdIndex, judge
 from fqlstream.stream.panes import LANES, NO_FENCE, Pane, PaneCodes, Panes, pane_codes
@@ -131,6 +132,9 @@ class Staged:
     #: labels whose event is another partition's: their ids by model, and what its owner is to be asked
     elsewhere_ids: dict[str, set[str]] = field(default_factory=dict)
     elsewhere: list[RepairNeed] = field(default_factory=list)
+    #: rows of deleted ids that were left out, and the highest event time of such events by model
+    deleted_count: int = 0
+    deleted_marks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -168,6 +172,8 @@ class PartitionState:
         self.panes = Panes()
         self.watermarks: dict[str, int] = {}
         self.next_offset = 0
+        #: ids whose events and labels are dropped
+        self.deleted: Deleted = {}
         #: chunks whose ids are not in the index yet: (number, ids, model)
         self._unindexed: deque[tuple[int, pa.ChunkedArray, str]] = deque(maxlen=_UNINDEXED_MAX)
         self.counters: dict[str, int] = {}
@@ -175,7 +181,31 @@ class PartitionState:
     # -- reading steps ---------------------------------------------------------------------------------------------
 
     def stage(self, decoded: Decoded, next_offset: int) -> Staged:
-        """Fingerprint the rows and decide duplicates."""
+        """Leave out what was deleted, fingerprint the other rows and decide duplicates."""
+        decoded, deleted_count, marks = self._without_deleted(decoded)
+        staged = self._stage(decoded, next_offset)
+        staged.deleted_count, staged.deleted_marks = deleted_count, marks
+        return staged
+
+    def _without_deleted(self, decoded: Decoded) -> tuple[Decoded, int, dict[str, int]]:
+        """Leave out rows of deleted ids; time moves on by their events all the same, as it did when they came first."""
+        kept: list[Rows] = []
+        count = 0
+        marks: dict[str, int] = {}
+        for rows in decoded.rows:
+            gone = deleted_rows(self.deleted, rows.model, rows.table)
+            if gone is None:
+                kept.append(rows)
+                continue
+            count += int(np.count_nonzero(gone))
+            if rows.kind is RowKind.INFERENCE:
+                newest = int(_int64(rows.table, "event_at")[gone].max())
+                marks[rows.model] = max(newest, marks.get(rows.model, newest))
+            if not gone.all():
+                kept.append(replace(rows, table=rows.table.filter(pa.array(~gone))))
+        return (replace(decoded, rows=tuple(kept)) if count else decoded), count, marks
+
+    def _stage(self, decoded: Decoded, next_offset: int) -> Staged:
         labels = [
             (rows, fingerprint(rows.table.column("event_id"), rows.model))
             for rows in decoded.rows
@@ -295,6 +325,9 @@ class PartitionState:
         update.count("dead_letters", len(staged.decoded.dead_letters))
         for mark in staged.decoded.watermarks:
             update.watermarks[mark.model] = max(mark.event_at_ms, update.watermarks.get(mark.model, mark.event_at_ms))
+        for model, at_ms in staged.deleted_marks.items():
+            update.watermarks[model] = max(at_ms, update.watermarks.get(model, at_ms))
+        update.count("deleted", staged.deleted_count)
         for events in staged.events:
             self._count_events(events, update)
         for model in dict.fromkeys([rows.model for rows, _ in staged.labels] + [e.rows.model for e in staged.events]):
@@ -380,6 +413,18 @@ class PartitionState:
             _, rows = room.match(ids.take(np.flatnonzero(found.to_numpy(zero_copy_only=False))))
             room = room.without(rows)
         self.waiting[model] = room
+
+    def forget_deleted(self, flushed_offset: int) -> None:
+        """Drop what memory holds of deleted ids, as far as ClickHouse has it: the other rows are read again when needed."""
+        for model, deleted in self.deleted.items():
+            room = self.waiting.get(model)
+            if room is not None and len(gone := np.flatnonzero(deleted.holds(room.ids))):
+                self.waiting[model] = room.without(gone)
+        for number, chunk in list(self.recent.chunks.items()):
+            if chunk.touched_offset > flushed_offset:
+                continue
+            if deleted_rows(self.deleted, chunk.model, chunk.table) is not None:
+                self.recent.drop(number)
 
     def refresh_rows(self, model: str, version: str, table: pa.Table) -> None:
         """Give rows in memory the targets that they have in history: a pane was made of these very rows.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from tests.simulation.world import TOPIC
 from tests.unit.stream.one_partition import (
+    MINUTE_MS,
+    EndedError,
     Place,
     catalogue,
     event,
@@ -32,7 +36,10 @@ from fqlstream.errors import StoreError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import DEFINITION
 from fqlstream.settings import Settings, StreamSettings
-from fqlstream.stream.protocol import RepairNeed
+from fqlstream.store.deletions import DeletionRequest
+from fqlstream.stream.deleted import DeletedIds
+from fqlstream.stream.fingerprints import fingerprint
+from fqlstream.stream.protocol import PaneKey, RepairNeed
 
 MEBIBYTE = 2**20
 
@@ -93,9 +100,11 @@ class Worker:
         return reading(self.agent.owners[0].state)
 
 
-def worker(known: Catalogue | None = None, *, first: Catalogue | None = None, **limits: Any) -> Worker:
+def worker(
+    known: Catalogue | None = None, *, first: Catalogue | None = None, there: Place | None = None, **limits: Any
+) -> Worker:
     """Make a worker in a world with these definitions, of which it has read the `first` ones."""
-    there = place(known, **limits)
+    there = place(known, **limits) if there is None else there
     failures: list[BaseException] = []
     commits: list[int] = []
     read = there.world.catalogue if first is None else first
@@ -444,3 +453,180 @@ async def test_repairs_are_carried_out_once_their_label_was_read_and_finished_on
     assert steps.index("read pane rows") < steps.index("write states") < steps.index("finish repairs")
     assert mine.there.world.repairs == {}
     assert mine.values()["sum"] == 7
+
+
+# -- deletions -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class MemoryDeletions:
+    """Deletions in the world's history, each step of which may be the one that is not taken any more."""
+
+    there: Place
+    ids: set[str] = field(default_factory=set)
+    requests: list[DeletionRequest] = field(default_factory=list)
+    sweeps: list[int | None] = field(default_factory=list)
+
+    def ask(self, *ids: str, partition: int = 0) -> None:
+        self.ids.update(ids)
+        self.requests.append(DeletionRequest(str(len(self.requests)), partition, "m"))
+
+    async def deleted_state(self) -> dict[str, tuple[int, int]]:
+        return {"m": (len(self.ids), 0)} if self.ids else {}
+
+    async def deleted_ids(self, model: str) -> DeletedIds:
+        return DeletedIds.of(fingerprint(pa.array(sorted(self.ids), pa.string()), model))
+
+    async def take_deletions(self) -> list[DeletionRequest]:
+        return list(self.requests)
+
+    async def finish_deletions(self, requests: Sequence[DeletionRequest]) -> None:
+        self.there.world.take("finish deletions")
+        self.requests = [request for request in self.requests if request not in requests]
+
+    async def has_deleted_rows(self, model: str, partition: int, since_ms: int | None) -> bool:
+        self.sweeps.append(since_ms)
+        return bool(self._rows(partition))
+
+    def _rows(self, partition: int) -> list[dict[str, Any]]:
+        return [
+            row
+            for rows in (self.there.world.events, self.there.world.labels)
+            for (_, p, _, _), row in rows.items()
+            if p == partition and row["event_id"] in self.ids
+        ]
+
+    async def panes_of_deleted(self, model: str, partition: int) -> list[RepairNeed]:
+        held = [row for row in self._rows(partition) if "duplicate" in row and not row["duplicate"]]
+        panes = {PaneKey("m", row["version"], row["event_at"] // MINUTE_MS * MINUTE_MS) for row in held}
+        return [RepairNeed(partition, key) for key in sorted(panes)]
+
+    async def erase(self, model: str, partition: int) -> None:
+        self.there.world.take("erase")
+        for rows in (self.there.world.events, self.there.world.labels):
+            for key in [key for key, row in rows.items() if key[1] == partition and row["event_id"] in self.ids]:
+                del rows[key]
+
+    async def erase_states(self, model: str, partition: int) -> None:
+        self.there.world.take("erase states")
+
+
+def deleting(
+    there: Place | None = None, deletions: MemoryDeletions | None = None, **limits: Any
+) -> tuple[Worker, MemoryDeletions]:
+    """Make a worker that deletes, in a world of its own or after another one that has ended in it."""
+    mine = worker(there=there, **limits)
+    deletions = deletions or MemoryDeletions(mine.there)
+    mine.agent.deletions = deletions
+    return mine, deletions
+
+
+LOG = [event("a", x=3), event("b", minute=1, x=40), label("b", 1), event("c", x=4), label("late", 0)]
+AFTER = [event("a", x=9), label("b", 0), event("late", x=50), event("d", minute=1, x=5)]
+#: Of both together, without b and late.
+LEFT = {"traffic": 3.0, "sum": 12.0, "most": 5.0}
+
+
+def chosen(values: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: values[name] for name in LEFT}
+
+
+@in_a_loop
+async def test_deleted_events_go_with_their_labels_and_nothing_that_comes_later_brings_them_back() -> None:
+    mine, deletions = deleting()
+    await mine.take()
+    await mine.apply(0, *LOG)
+    deletions.ask("b", "late")
+    before = len(mine.there.world.taken)
+    await mine.agent.maintain()
+    steps = mine.there.world.taken[before:]
+    order = [
+        "write events",
+        "request repairs",
+        "erase",
+        "read pane rows",
+        "write states",
+        "erase states",
+        "finish deletions",
+    ]
+    assert sorted(order, key=lambda name: len(steps) - 1 - steps[::-1].index(name)) == order
+    assert (deletions.requests, mine.there.world.repairs) == ([], {})
+    assert not len(mine.agent.owners[0].state.waiting["m"]), "a label that waits is gone from memory"
+    await mine.apply(5, *AFTER)
+    await mine.agent.flush(labels=True)
+    assert chosen(stored(mine.there)) == LEFT
+    assert {row["event_id"] for row in mine.there.world.events.values()} == {"a", "c", "d"}
+    assert mine.there.world.labels == {}
+    assert mine.agent.owners[0].state.counters["deleted"] == 2
+
+
+@pytest.mark.parametrize("left", range(60))
+def test_a_death_before_any_step_of_a_deletion_loses_nothing_and_brings_nothing_back(left: int) -> None:
+    async def run() -> None:
+        mine, deletions = deleting()
+        await mine.take()
+        await mine.apply(0, *LOG)
+        await mine.agent.flush()
+        deletions.ask("b", "late")
+        world = mine.there.world
+        world.ends_before = len(world.taken) + left
+        with suppress(EndedError):
+            await mine.agent.maintain()
+            await mine.apply(5, *AFTER)
+            await mine.agent.flush(labels=True)
+        world.ends_before = None
+        heir, _ = deleting(mine.there, deletions)
+        await heir.take()
+        next_offset = heir.agent.owners[0].state.next_offset
+        await heir.apply(next_offset, *[*LOG, *AFTER][next_offset:])
+        await heir.agent.maintain()
+        await heir.agent.flush(labels=True)
+        assert chosen(stored(mine.there)) == LEFT
+        assert {row["event_id"] for row in world.events.values()} == {"a", "c", "d"}
+        assert (world.labels, deletions.requests) == ({}, [])
+
+    asyncio.run(run())
+
+
+@in_a_loop
+async def test_an_owner_that_was_superseded_leaves_the_request_to_the_next_one() -> None:
+    mine, deletions = deleting()
+    await mine.take()
+    await mine.apply(0, *LOG)
+    await mine.agent.flush()
+    await mine.there.take("another")
+    deletions.ask("b")
+    await mine.agent.delete()
+    assert deletions.requests, "its states have lost"
+
+
+@in_a_loop
+async def test_rows_that_a_worker_which_slept_writes_again_are_found_and_not_counted() -> None:
+    mine, deletions = deleting()
+    await mine.take()
+    await mine.apply(0, *LOG)
+    await mine.agent.flush()
+    kept = dict(mine.there.world.events)
+    deletions.ask("b")
+    await mine.agent.delete()
+    await mine.agent.delete()  # looks whether all of it is gone
+    mine.there.world.events.update(kept)
+    await mine.there.ports.store.request_repairs([RepairNeed(0, pane(1))], "a test")
+    await mine.agent.repair()
+    assert stored(mine.there)["traffic"] == 2.0, "a row that came back is not counted by a repair"
+    looked = len(deletions.sweeps)
+    await mine.agent.delete()
+    assert len(deletions.sweeps) == looked, "history is searched rarely"
+    mine.there.clock.advance(StreamSettings().deleted_sweep_ms)
+    await mine.agent.delete()
+    assert {row["event_id"] for row in mine.there.world.events.values()} == {"a", "c"}
+    assert stored(mine.there)["traffic"] == 2.0
+
+
+@in_a_loop
+async def test_without_history_nothing_is_deleted() -> None:
+    mine, deletions = deleting(history=False)
+    await mine.take()
+    deletions.ask("b")
+    await mine.agent.delete()
+    assert deletions.requests
