@@ -42,7 +42,7 @@ def test_of_those_who_claim_at_once_each_has_an_epoch_of_its_own_and_the_highest
     catalogue = Catalogue()
     engines = Engines(catalogue, FqlSettings())
     adapter = StoreAdapter(store, SystemClock(), lambda: catalogue)
-    ports = Ports(adapter, Log(), SystemClock(), decode, StreamSettings())  # type: ignore[arg-type]
+    ports = Ports(adapter, Log(), SystemClock(), decode, StreamSettings())
 
     async def claim(name: str) -> Owner:
         return await take_over(TOPIC, 0, name, catalogue, engines, ports, asyncio.Lock())

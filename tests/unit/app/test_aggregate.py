@@ -226,7 +226,7 @@ async def test_a_fetch_of_more_panes_than_fit_the_memory_is_applied_in_parts_wit
         held.append(mine.agent.owners[0].state.panes.bytes_count)
         return await loaded(partition, keys)
 
-    mine.there.ports.store.read_states = read_states  # type: ignore[method-assign]
+    mine.there.ports.store.read_states = read_states
     running = asyncio.create_task(mine.agent.run())
     # each pane twice, far from each other: a part is written and let go of, and comes back
     records = [event(f"e{number}", -(number % 60), x=number, s=0.9) for number in range(120)]
@@ -247,9 +247,9 @@ async def test_the_partitions_of_a_worker_share_its_memory_for_panes() -> None:
     mine = worker(panes_bytes_max=1_000)
     first, second = await mine.take(partition=0), await mine.take(partition=1)
     assert [owner.panes_bytes_max for owner in mine.agent.owners] == [500, 500]
-    mine.agent.lose(first)  # type: ignore[arg-type]
+    mine.agent.lose(first)
     assert [owner.panes_bytes_max for owner in mine.agent.owners] == [1_000]
-    mine.agent.lose(second)  # type: ignore[arg-type]
+    mine.agent.lose(second)
 
 
 @in_a_loop
