@@ -273,7 +273,7 @@ class StreamSettings(_Group):
     deaths_before_alone: int = Field(
         3,
         ge=1,
-        description="So many workers in a row that ended without progress at one place of the log: a record there is suspected, and records are applied alone. Fewer are accidents.",
+        description="So many workers in a row that ended without progress at one place of the log: a record there is suspected, and the next fetch is applied alone. Fewer are accidents.",
     )
     deaths_alone: int = Field(
         2,

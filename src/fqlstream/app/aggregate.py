@@ -211,7 +211,7 @@ class AggregateAgent:
         )
         if owner.caution is not None:
             log.warning(
-                "%s[%d]: workers have ended at offset %d again and again: records before offset %d are applied alone",
+                "%s[%d]: workers have ended at offset %d again and again: what may have ended them, before offset %d, is applied alone",
                 self.topic,
                 partition,
                 owner.state.next_offset,

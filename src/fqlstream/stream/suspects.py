@@ -3,7 +3,7 @@
 An owner that ends without a word cannot say what ended it. Its successor's claim counts it. When several in a row have ended
 at one fence, a record after it is suspected, and its surroundings become smaller with every further death:
 
-    deaths at one fence       records are applied alone: noted durably, applied, flushed, while the process does nothing else
+    deaths at one fence       the next fetch is applied alone: noted durably, applied, flushed, while the process does nothing else
     a death among those       the noted range is suspected, and applied in parts
     a death on one record     it is tried again, and set aside when that was its end so often that nothing else explains it
 
@@ -24,7 +24,7 @@ _PARTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """How to go on: records below `until` alone, no more than `span` offsets at once (None: a whole fetch).
+    """How to go on: records below `until` alone, no more than `span` offsets at once (None: one whole fetch, and no more).
 
     `is_aside`: the one record that is left is not applied at all.
     """

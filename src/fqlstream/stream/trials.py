@@ -44,6 +44,8 @@ async def try_alone(owner: Owner, part: Fetch, *, caught_up: bool) -> None:
         async with owner.lock:
             await owner.apply(part, caught_up=caught_up, is_known=True)
     await flush([owner], owner.ports, labels=True)
+    if owner.caution is not None and owner.caution.span is None:
+        owner.caution = None  # the place where they ended is passed, and nobody was seen to end beyond it
 
 
 async def _note(owner: Owner, first: int, last: int) -> None:
