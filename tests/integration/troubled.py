@@ -150,17 +150,22 @@ class Troubled:
 
     def copy_store(self, where: Path) -> None:
         """Keep a copy of the stopped store's files."""
-        shutil.copytree(self.store_process.data, where)
+        shutil.copytree(self.store_process.data, where, symlinks=True)
 
     def restore_store(self, where: Path) -> None:
         """Put a copy in the place of the stopped store's files."""
         shutil.rmtree(self.store_process.data)
-        shutil.copytree(where, self.store_process.data)
+        shutil.copytree(where, self.store_process.data, symlinks=True)
 
     def store(self, database: str | None = None) -> Store:
         """Give a client of the store itself, past the proxy."""
         url = f"{self.store_process.url}/{database or self.database}"
         return Store.connect(StoreSettings(), url=url, key=self.store_process.key)
+
+    def flushes(self) -> int:
+        """Give the highest number of a flush that is durable."""
+        with self.store() as store:
+            return int(store.query_rows("SELECT max(flush) FROM flushes")[0][0])
 
     @property
     def database(self) -> str:
@@ -172,7 +177,11 @@ class Troubled:
         self.stack.described["store_url"] = f"{self.store_process.url}/{self.database}"
 
     def renew(self) -> None:
-        """Give the next test empty topics and an empty database."""
+        """Give the next test empty topics and an empty database, and start what a failure has left dead."""
+        if self.store_process.process.poll() is not None:
+            self.start_store()
+        if self.broker.child is not None and self.broker.child.exit_code is not None:
+            self.start_broker()
         names = [each.name for each in topics.load_declarations()]
         admin = self.admin
         there = admin.list_topics(timeout=10).topics
