@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,6 +16,7 @@ from fqlstream.app.transport import SourcePartition
 from fqlstream.clock import SystemClock
 from fqlstream.errors import BrokerError
 from fqlstream.events.refusals import ORIGINAL_HEADER
+from fqlstream.fql.plan import Lane
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import DeadLetter, Headers
 from fqlstream.stream.protocol import FlushRow, MetricValue
@@ -35,6 +36,7 @@ class KafkaLog:
     sources: dict[int, SourcePartition] = field(default_factory=dict)
     _durable: dict[int, int] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
+    _noticed_ms: dict[int, Mapping[str, int]] = field(default_factory=dict)  # watermarks that were told, by partition
 
     async def topic_id(self, topic: str) -> str:
         """Identify the topic, asking the broker each time: between two takeovers it may have been recreated."""
@@ -71,9 +73,10 @@ class KafkaLog:
         """Tell the finalisers which panes changed. They look anyway: nobody waits for it, and losing one loses nothing."""
         notices: list[tuple[str, bytes]] = []
         for row in rows:
-            models: dict[str, list[list[object]]] = {
-                name: [] for name in row.watermarks.get(next(iter(row.fences)), {})
-            }
+            # time that stood still changes no window: with many models, most of them are quiet in most flushes
+            reached, before = row.watermarks.get(Lane.EVENTS, {}), self._noticed_ms.get(row.partition, {})
+            models: dict[str, list[list[object]]] = {name: [] for name, at in reached.items() if before.get(name) != at}
+            self._noticed_ms[row.partition] = reached
             for pane in row.panes:
                 models.setdefault(pane.model, []).append([pane.version, pane.start_ms])
             for model, panes in models.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from fqlstream.app.watchdog import Duties
@@ -13,6 +13,7 @@ from fqlstream.clock import Clock
 from fqlstream.settings import Settings
 from fqlstream.stream.engines import Engines
 from fqlstream.stream.finalise import FinalMemory, FinalStorePort, ModelFinaliser, ValueLogPort
+from fqlstream.stream.protocol import FlushRow
 
 log = logging.getLogger("fqlstream.finalise")
 
@@ -91,10 +92,15 @@ class FinaliseAgent:
                 if loop.time() - looked_at_s >= _LOOK_EVERY_S:
                     looked_at_s = loop.time()
                     noticed |= engines.catalogue.models.keys()
-                for model in sorted(noticed & engines.catalogue.models.keys()):
-                    if await self.partition_of(model) in self._partitions:
-                        await self.refresh(model, engines)
-                        self.duties.moved(_PUBLISHING)
+                mine = [
+                    model
+                    for model in sorted(noticed & engines.catalogue.models.keys())
+                    if await self.partition_of(model) in self._partitions
+                ]
+                rows = await self.store.newest_flushes(self.source_topic) if mine else ()
+                for model in mine:
+                    await self.refresh(model, engines, rows)
+                    self.duties.moved(_PUBLISHING)
                 # notices come with every flush of every partition: one look serves all of one rhythm
                 await asyncio.sleep(self.settings.stream.flush_ms / 2000)
         except asyncio.CancelledError:
@@ -103,8 +109,8 @@ class FinaliseAgent:
             self.on_failure(error)
             raise
 
-    async def refresh(self, model: str, engines: Engines) -> None:
-        """Publish what changed of one model."""
+    async def refresh(self, model: str, engines: Engines, rows: Sequence[FlushRow] | None = None) -> None:
+        """Publish what changed of one model, by flush rows that were read for all."""
         finaliser = self._finalisers.get(model)
         if finaliser is not None and finaliser.superseded:
             # by a worker that was given our partition, or that has not been told yet that it is ours again
@@ -116,7 +122,7 @@ class FinaliseAgent:
             )
             self._finalisers[model] = finaliser
         started_s = time.process_time()
-        async for values in finaliser.look(engines.catalogue, engines):
+        async for values in finaliser.look(engines.catalogue, engines, rows):
             self.values_count += len(values)
         self.finalise_s += time.process_time() - started_s
 

@@ -174,8 +174,14 @@ class ModelFinaliser:
         """Publish what has changed since last time. Gives the values that were published, however many."""
         return [value async for values in self.look(catalogue, engine_of) for value in values]
 
-    async def look(self, catalogue: Catalogue, engine_of: EngineOf) -> AsyncIterator[Sequence[MetricValue]]:
-        """Publish what has changed since last time, some windows at a time. Must be read to its end."""
+    async def look(
+        self, catalogue: Catalogue, engine_of: EngineOf, rows: Sequence[FlushRow] | None = None
+    ) -> AsyncIterator[Sequence[MetricValue]]:
+        """Publish what has changed since last time, some windows at a time. Must be read to its end.
+
+        `rows` are flush rows that were read a moment ago, for many models at once; the first look reads its own, after its claim.
+        """
+        rows = rows if self.published is not None else None
         entry = catalogue.models.get(self.model)
         if entry is None or entry.newest is None:
             return
@@ -184,7 +190,7 @@ class ModelFinaliser:
             self.memory.blocks.forget(lambda key: key[0] == self._owner)
             self._common.clear()
             self._entry, self._digest = entry, definitions_digest(entry)
-        rows = await self.store.newest_flushes(self.topic)
+        rows = await self.store.newest_flushes(self.topic) if rows is None else rows
         now_ms = self.clock.now_ms()
         partitions_count = await self.log.partitions_count(self.topic)
         watermark = model_watermark(

@@ -135,6 +135,18 @@ def test_each_model_gets_its_notice_where_its_finaliser_listens() -> None:
         assert partition == asyncio.run(made.model_partition(model.decode()))
 
 
+def test_a_model_that_stands_still_gets_no_notice_of_others_flushes() -> None:
+    made, outbox = log()
+    asyncio.run(made.send_notices([flush_row(PaneKey("a", "v1", 0), models=("a", "b"))]))
+    outbox.records.clear()
+    asyncio.run(made.send_notices([flush_row(PaneKey("a", "v1", 0), models=("a", "b"))]))
+    assert [record[2] for record in outbox.records] == [b"a"]
+    moved = flush_row(models=("a", "b"))
+    reached = {**moved.watermarks[Lane.EVENTS], "b": 10**12}
+    asyncio.run(made.send_notices([replace(moved, watermarks={**moved.watermarks, Lane.EVENTS: reached})]))
+    assert [record[2] for record in outbox.records] == [b"a", b"b"]
+
+
 def test_a_notice_is_a_hint_of_bounded_length_that_nobody_waits_for() -> None:
     made, outbox = log()
     many = flush_row(*(PaneKey("a", "v1", start) for start in range(2_000)))

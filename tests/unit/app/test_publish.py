@@ -149,3 +149,21 @@ async def test_what_cannot_go_on_ends_the_worker() -> None:
     await asyncio.wait([running], timeout=5)
     assert isinstance(running.exception(), StoreError)
     assert len(mine.failures) == 1
+
+
+@in_a_loop
+async def test_flush_rows_are_read_once_for_all_models_and_anew_by_who_has_just_claimed_one() -> None:
+    mine = await publisher()
+    engines = mine.there.engines
+    await mine.write(0, event("a", x=1))
+    old = await mine.there.ports.store.newest_flushes(TOPIC)
+    await mine.write(1, event("b", x=2))
+    mine.there.world.taken.clear()
+    await mine.agent.refresh("m", engines, old)
+    assert mine.there.world.taken.count("read all flush rows") == 1, "what was read before the claim may be too old"
+    assert mine.sums() == [3.0]
+    await mine.write(2, event("c", x=4))
+    mine.there.world.taken.clear()
+    await mine.agent.refresh("m", engines, await mine.there.ports.store.newest_flushes(TOPIC))
+    assert mine.there.world.taken.count("read all flush rows") == 1, "ours"
+    assert mine.sums() == [7.0]
