@@ -127,6 +127,7 @@ class Shape:
     acts: Sequence[int] = (300, 1000, 2000)
     late_acts: Sequence[int] = (0,)
     killers: float = 0.25
+    is_tight: bool = False  # hardly any pane stays in memory
     partitions: Sequence[int] = (1, 2, 3)
     label_flush_ms: Sequence[int] = (1, 1_000, 10_000)
     label_search_ms_max: int = 3_000
@@ -139,15 +140,17 @@ LONG = Shape("long", ODDS)
 FEWER = ODDS | {"send": 0.05}
 #: Thousands of short ones are run where there is time for a hundred long ones: most faults need two or three things to happen.
 SHORT = Shape(
-    "short", FEWER | {"kill": 0.01, "pause": 0.008, "wake": 0.013, "rebalance": 0.015, "start": 0.01},
-    stories=(FEW_STEADY, FEW_STEADY, FEW_STORY), windows=((2, 2),), events=8, minutes=2, acts=(150, 350, 600),
+    "short", FEWER | {"kill": 0.02, "pause": 0.008, "wake": 0.013, "rebalance": 0.015, "start": 0.01},
+    stories=(FEW_STEADY, FEW_STEADY, FEW_STORY), windows=((2, 2),), events=8, minutes=2, acts=(100, 200, 400),
     late_acts=(0, 40, 100), partitions=(1, 2), label_flush_ms=(1, 1_500, 1_500),
     label_search_ms_max=300, flush_ms=(100, 300), look_s=0.3, rest_s=1.0,
 )  # fmt: skip
 #: Partitions are claimed by several at once, and move all the time.
-RIVALS = replace(SHORT, name="rivals", odds=FEWER | {"pause": 0.015, "wake": 0.03, "rebalance": 0.03, "mistake": 0.04})
+RIVALS = replace(
+    SHORT, name="rivals", is_tight=True, odds=FEWER | {"pause": 0.015, "wake": 0.03, "rebalance": 0.03, "mistake": 0.04}
+)
 #: Hardly anybody lives to finish what was begun.
-STORM = replace(SHORT, name="storm", odds=FEWER | {"kill": 0.04, "start": 0.03})
+STORM = replace(SHORT, name="storm", late_acts=(50, 150), odds=FEWER | {"kill": 0.05, "start": 0.03})
 #: Some record ends whoever applies it, and others end by accident, or lose it meanwhile.
 DEADLY = replace(SHORT, name="deadly", odds=FEWER | {"kill": 0.01, "rebalance": 0.04}, killers=1.0)
 _PLANS: dict[tuple[int, str], Any] = {}
@@ -336,7 +339,7 @@ class Simulation:
                 label_search_ms=min(1_000, shape.label_search_ms_max),
                 recover_rows_max=rng.choice([0, 5, 1000]),
                 panes_max=rng.choice([10, 1000]),
-                panes_bytes_max=(2**29, 60_000, 2**29, 2**29, 1)[seed % 5],
+                panes_bytes_max=1 if shape.is_tight else (2**29, 60_000, 2**29, 2**29, 1)[seed % 5],
                 blocks_bytes_max=(2**28, 2**28, 20_000, 1)[seed % 4],
                 load_bytes_max=(2**25, 1)[seed % 2],
                 label_flush_ms=rng.choice(shape.label_flush_ms),

@@ -125,7 +125,7 @@ TAKEOVER = [
     fault("memory not rebuilt", delivery.take_over, (REBUILD, "")),
     fault("memory rebuilt before the claim", delivery.take_over, (NEW_STATE, ""), (REBUILD, ""), (CLAIM, EARLY + CLAIM)),
     fault("open panes not looked at", delivery.take_over, ("    await owner.take_stock()\n", "")),
-    fault("a takeover of a lost partition", aggregate.AggregateAgent.take, ("if source.lost:", "if False:")),
+    fault("a takeover of a lost partition", aggregate.AggregateAgent._take, ("source.lost", "False")),
 ]  # fmt: skip
 
 # -- fetches, labels, repairs ----------------------------------------------------------------------------------------------
@@ -146,9 +146,6 @@ FETCH = [
           ("upto = self.state.next_offset - 1", "upto = 2**62")),
     fault("panes evicted before they are written", panes.Panes.unwritten,
           ("return self.dirty[Lane.EVENTS] | self.dirty[Lane.LABELS] | self.writing", "return set()")),
-    fault("panes read back while they are written", panes.Panes.unwritten, (" | self.writing", "")),
-    fault("a repair before its offset is applied", aggregate.AggregateAgent._repair_partition,
-          ("request.applied_offset < owner.state.next_offset", "True")),
     fault("a repair noted as done before it is written", aggregate.AggregateAgent._repair_partition,
           ("            await self.flush(labels=True)\n", "            await self.repairs.finish_repairs(part)\n            await self.flush(labels=True)\n")),
 ]  # fmt: skip
@@ -157,19 +154,18 @@ FETCH = [
 
 SEND = "                await self.log.send_values(values)\n"
 WRITE = "                await self.store.write_values(values, entry.newest.retention_ms)\n"
-EACH = "        for start in range(0, len(ordered), _SPANS_AT_ONCE):\n"
-REMEMBER = "        await self._remember(now, now_ms, is_news=bool(published))\n"
+EACH = "        while left:\n"
+REMEMBER = "        await self._remember(now, now_ms, is_news=is_news)\n"
 FINALISE = [
-    fault("finaliser: flush rows read after the states", finalise.ModelFinaliser.refresh,
+    fault("finaliser: flush rows read after the states", finalise.ModelFinaliser.look,
           (REMEMBER, "        rows = await self.store.newest_flushes(self.topic)\n"
                      "        now = Published({r.partition: r.version.number for r in rows}, watermark, self._digest)\n" + REMEMBER)),
-    fault("finaliser: remembered before values are written", finalise.ModelFinaliser.refresh,
+    fault("finaliser: remembered before values are written", finalise.ModelFinaliser.look,
           (EACH, "        await self._remember(now, now_ms, is_news=True)\n" + EACH)),
-    fault("finaliser: table before topic", finalise.ModelFinaliser.refresh, (SEND + WRITE, WRITE + SEND)),
-    fault("finaliser: no look for a successor", finalise.ModelFinaliser.refresh, ("if spans and self._owner not in", "if False and self._owner not in")),
-    fault("finaliser: watermark goes back", finalise.ModelFinaliser.refresh, ("before.watermark_ms\n", "None\n")),
-    fault("finaliser: an hour kept though a pane changed", finalise.ModelFinaliser._changed_panes,
-          ("self._blocks.pop((key.version, Block(pane_ms, key.start_ms)), None)", "pass")),
+    fault("finaliser: table before topic", finalise.ModelFinaliser.look, (SEND + WRITE, WRITE + SEND)),
+    fault("finaliser: watermark goes back", finalise.ModelFinaliser.look, ("before.watermark_ms\n", "None\n")),
+    fault("finaliser: merged panes kept though one changed", finalise.ModelFinaliser._changed_panes,
+          ("self.memory.blocks.pop((self._owner, key.version, block))", "pass")),
     fault("finaliser: claim without a higher epoch", finalise.ModelFinaliser._claim, (".values()]) + 1", ".values()])")),
 ]  # fmt: skip
 
@@ -179,14 +175,10 @@ NOTE = "    await _note(owner, int(part.offsets[0]), int(part.offsets[-1]))\n"
 TRIALS = [
     fault("trial: noted after it is applied", trials.try_alone, (NOTE, ""),
           ("is_known=True)\n", "is_known=True)\n" + NOTE)),
-    fault("trial: not flushed before", trials.try_alone, ("    await flush([owner], owner.ports, labels=True)\n    if owner.superseded", "    if owner.superseded")),
-    fault("trial: nobody is acquitted", trials._acquit, ("if not await", "if True or not await")),
     fault("trial: history of the record is kept", trials._set_aside, ("        await owner.ports.store.forget_record(owner.partition, offset)\n", "")),
     fault("trial: states of the record are kept", trials._set_aside,
           ("        await owner.rebuild(await owner.ports.store.panes_beyond(owner.partition, offset - 1))\n", "")),
-    fault("trial: others go on meanwhile", aggregate.AggregateAgent._alone, ("if other is not held", "if False"), ("self._nobody_alone.clear()", "pass")),
     fault("suspects: ends are not counted", suspects.inherited, ("return replace(known, deaths=known.deaths + 1)", "return known")),
-    fault("suspects: who left counts as an end", suspects.inherited, (" or known.has_left", "")),
 ]  # fmt: skip
 
 

@@ -99,10 +99,13 @@ class World:
     values: dict[tuple[Any, ...], MetricValue] = field(default_factory=dict)
     sent: dict[tuple[Any, ...], MetricValue] = field(default_factory=dict)
     published: dict[str, Published] = field(default_factory=dict)
+    publisher: Actor | None = None
+    told_ms: dict[int, int] = field(default_factory=dict)  # up to when each has said that it has published
     finalisers: dict[tuple[str, str], int] = field(default_factory=dict)
     letters: dict[tuple[int, int, str], DeadLetter] = field(default_factory=dict)
     repairs: dict[str, RepairNeed] = field(default_factory=dict)  # each asking is a request of its own
     repairs_asked: int = 0
+    asked_at: dict[str, int] = field(default_factory=dict)  # the newest state of the pane when its repair was asked for
     waiting: list[Waiting] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)  # promises about the order of writes that were not kept
     _kept: dict[int, Prefix] = field(default_factory=lambda: defaultdict(Prefix))
@@ -384,6 +387,13 @@ class MemoryStore:
         for need in needs:
             self.world.repairs_asked += 1
             self.world.repairs[str(self.world.repairs_asked)] = need
+            self.world.asked_at[str(self.world.repairs_asked)] = self._newest_number(need.partition, need.pane)
+
+    def _newest_number(self, partition: int, pane: PaneKey) -> int:
+        return max((self.world.states[key].version.number for key in self._lanes(partition, pane)), default=-1)
+
+    def _lanes(self, partition: int, pane: PaneKey) -> list[tuple[PaneKey, int, Lane]]:
+        return [key for lane in Lane if (key := (pane, partition, lane)) in self.world.states]
 
     async def forget_record(self, partition: int, offset: int) -> None:
         await self._step("forget a record")
@@ -417,6 +427,9 @@ class MemoryStore:
     async def finish_repairs(self, requests: Sequence[RepairRequest]) -> None:
         await self._step("finish repairs")
         for request in requests:
+            asked_at = self.world.asked_at[request.id]
+            is_written = self._newest_number(request.partition, request.pane) > asked_at
+            self.world.promise(is_written, f"the repair of {request.pane} is done before it is written")
             self.world.repairs.pop(request.id, None)
 
     # -- what publishing asks --------------------------------------------------------------------------------------
@@ -464,9 +477,15 @@ class MemoryStore:
 
     async def write_published(self, model: str, published: Published, now_ms: int) -> None:
         await self._step("write published")
+        self.world.told_ms[id(self.actor)] = now_ms
         before = self.world.published.get(model)
         if before is None or before.value_version <= published.value_version:
+            # one that was read before a predecessor's last word may begin below it, for a moment
+            reached = before.watermark_ms if before is not None and self.world.publisher is self.actor else None
+            goes_back = reached is not None and (published.watermark_ms is None or published.watermark_ms < reached)
+            self.world.promise(not goes_back, f"the watermark goes back from {reached} to {published.watermark_ms}")
             self.world.published[model] = published
+            self.world.publisher = self.actor
 
     async def claim_finaliser(self, model: str, epoch: int, owner: str) -> None:
         await self._step("claim finaliser")
@@ -492,6 +511,11 @@ class MemoryStore:
         await self._step("write values")
         for value in values:
             before = self.world.values.get(key_of(value))
+            sent = self.world.sent.get(key_of(value))
+            is_sent = sent is not None and sent.value_version >= value.value_version
+            is_first = value.updated_at_ms > self.world.told_ms.get(id(self.actor), -1)
+            self.world.promise(is_first, f"{key_of(value)} is written after it was said to be published")
+            self.world.promise(is_sent, f"{key_of(value)} is in the table before it is in the topic")
             if _wins(value, before):
                 goes_back = before is not None and before.status != "early" and value.status == "early"
                 self.world.promise(not goes_back, f"{value} is {value.status} and was final before")
