@@ -134,6 +134,7 @@ class Shape:
     flush_ms: Sequence[int] = (30, 300)
     look_s: float = 1.0
     rest_s: float = 8.0
+    rest_acts_max: int = 40_000
 
 
 LONG = Shape("long", ODDS)
@@ -143,7 +144,7 @@ SHORT = Shape(
     "short", FEWER | {"kill": 0.02, "pause": 0.008, "wake": 0.013, "rebalance": 0.015, "start": 0.01},
     stories=(FEW_STEADY, FEW_STEADY, FEW_STORY), windows=((2, 2),), events=8, minutes=2, acts=(100, 200, 400),
     late_acts=(0, 40, 100), partitions=(1, 2), label_flush_ms=(1, 1_500, 1_500),
-    label_search_ms_max=300, flush_ms=(100, 300), look_s=0.3, rest_s=1.0,
+    label_search_ms_max=300, flush_ms=(100, 300), look_s=0.3, rest_s=1.0, rest_acts_max=8_000,
 )  # fmt: skip
 #: Partitions are claimed by several at once, and move all the time.
 RIVALS = replace(
@@ -535,7 +536,7 @@ class Simulation:
             if worker.paused:
                 self.wake(worker)
         moved_at = self._now()
-        for _ in range(40_000):
+        for _ in range(self.shape.rest_acts_max):
             if not self.let_go():
                 await asyncio.sleep(0.05)
             await asyncio.get_running_loop().quiet()  # type: ignore[attr-defined]
