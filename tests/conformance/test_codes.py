@@ -18,6 +18,9 @@ CODE: Final = re.compile(r"[A-Z]{3}\d{3}")
 #: Codes that more than one module gives, and the one thing that each of them says wherever it is given.
 SHARED: Final = {
     "BEN003": "a contender of a benchmark failed",
+    "BEN004": "a benchmark has no such figure",
+    "BEN005": "a benchmark's events did not all reach their topic",
+    "DEF020": "the topic of definitions is missing",
     "DEF030": "nothing of that kind and name is defined",
     "FQL007": "an operator is written as other languages write it",
     "FQL030": "the model has no such column or attribute",
@@ -26,11 +29,16 @@ SHARED: Final = {
     "FQL047": "an argument is none of the values that it may have",
     "FQL061": "the model's targets, outputs or parameters are not what the function works on",
     "FQL064": "a metric reads a baseline that is not there",
+    "DLV001": "the source topic is another one than the states were counted from",
+    "DLV002": "records left the log before they were counted",
+    "DLV003": "the log is older than the states",
+    "KFK021": "the source topic is missing",
+    "KFK101": "the log does not hold the offset that comes next",
+    "KFK121": "a topic is missing",
     "STA001": "a stored state is of a newer release",
     "STA002": "a stored state is damaged",
     "STO002": "ClickHouse refused a statement",
     "STO012": "the store's port is taken",
-    "USE031": "rows without times cannot be cut into windows",
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
 from tests.integration.stuck_worker import MARK
-from tests.integration.test_crash import lag, send
+from tests.integration.test_crash import TOPIC, lag
 from tests.integration.troubled import Troubled, troubled_stack
 from tests.waiting import wait_until
 
@@ -49,7 +50,15 @@ def test_a_stuck_worker_ends_says_where_and_the_next_one_goes_on(
     producer = Producer({"bootstrap.servers": troubled.stack.bootstrap, "partitioner": "murmur2_random"})
     now_ms = time.time_ns() // 1_000_000
     for number in range(20):
-        send(producer, model, number, columns={"x": 1.0, "score": 0.5}, event_at=now_ms, note=MARK)
+        name = f"{model}-{number}"
+        event = {
+            "model": model,
+            "event_id": name,
+            "columns": {"x": 1.0, "score": 0.5},
+            "event_at": now_ms,
+            "note": MARK,
+        }
+        producer.produce(TOPIC, json.dumps(event).encode(), key=name)
     assert producer.flush(30) == 0
     begun = time.monotonic()
     assert worker.process.wait(60) == code, worker.said
