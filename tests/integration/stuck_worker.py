@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import time
+import threading
+from collections.abc import AsyncIterator
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,7 @@ from fqlstream.stream.finalise import ModelFinaliser
 MARK = "sticky-record"
 KIND = os.environ.get("STUCK", "")
 met = asyncio.Event()
-apply, refresh = AggregateAgent.apply, ModelFinaliser.refresh
+apply, look = AggregateAgent.apply, ModelFinaliser.look
 
 
 async def apply_or_stick(self: AggregateAgent, fetch: Fetch) -> None:
@@ -27,22 +28,23 @@ async def apply_or_stick(self: AggregateAgent, fetch: Fetch) -> None:
         if KIND == "deadlock":
             await asyncio.Event().wait()
         if KIND == "blocked":
-            time.sleep(1_000)  # noqa: ASYNC251  # that is the point
+            threading.Event().wait()  # the whole loop, for ever
         if KIND == "locked":
             re.match("(a+)+$", 60 * "a" + "b")  # for years, without giving any other thread a turn
     await apply(self, fetch)
 
 
-async def refresh_or_stick(self: ModelFinaliser, *arguments: Any) -> Any:
+async def look_or_stick(self: ModelFinaliser, *arguments: Any) -> AsyncIterator[Any]:
     """Publish as a worker does, until the mark."""
     if met.is_set() and KIND == "publishing":
         await asyncio.Event().wait()
-    return await refresh(self, *arguments)
+    async for values in look(self, *arguments):
+        yield values
 
 
 if __name__ == "__main__":
     with (
         mock.patch.object(AggregateAgent, "apply", apply_or_stick),
-        mock.patch.object(ModelFinaliser, "refresh", refresh_or_stick),
+        mock.patch.object(ModelFinaliser, "look", look_or_stick),
     ):
         run()

@@ -319,7 +319,7 @@ class SourceThread(driver.AIOKafkaConsumerThread):
             raise NodeNotReadyError("no broker is known")
         try:
             return id_in(await client.send(node, TopicsRequest([topic])), topic)
-        except NotImplementedError:
+        except NotImplementedError:  # aiokafka's word for a request that the broker is too old for
             return ""
 
     async def seek_others_to_committed(self) -> Mapping[Any, int]:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -160,9 +161,12 @@ class _Course:
             before = self._events_of(start_ms)
             sent_s = time.monotonic()
             self._send(event)
-            self._until(lambda start=start_ms, rows=before: self._events_of(start) > rows or None, "published")  # type: ignore[misc]
+            self._until(partial(self._has_more, start_ms, before), "published")
             waits.append((time.monotonic() - sent_s) * 1_000)
         self.figures |= {"late_to_published_ms": statistics.median(waits), "late_to_published_worst_ms": max(waits)}
+
+    def _has_more(self, start_ms: int, rows: int) -> bool | None:
+        return self._events_of(start_ms) > rows or None
 
     def _touch_many(self) -> None:
         begun_s = time.monotonic()

@@ -147,8 +147,7 @@ class Selection:
             return False
         if not self.places:
             return True
-        origin = Place(letter.topic, letter.partition, letter.offset) if _has_origin(letter) else None  # type: ignore[arg-type]  # both are there
-        return letter.place in self.places or origin in self.places
+        return letter.place in self.places or _origin(letter) in self.places
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +410,7 @@ def letter_of(
 
 def _identity(letter: Letter) -> str:
     """Name a letter by its origin and its bytes; by its own place where it has no origin."""
-    origin = f"{letter.origin}#{letter.row}" if _has_origin(letter) else f"letter {letter.place}"
+    origin = f"{letter.origin}#{letter.row}" if _origin(letter) is not None else f"letter {letter.place}"
     digest = hashlib.sha256()
     for part in (origin.encode(), letter.key, letter.value):
         # lengths keep the parts apart, -1 keeps null and empty apart
@@ -420,8 +419,11 @@ def _identity(letter: Letter) -> str:
     return digest.hexdigest()[:32]
 
 
-def _has_origin(letter: Letter) -> bool:
-    return bool(letter.topic) and letter.partition is not None and letter.offset is not None
+def _origin(letter: Letter) -> Place | None:
+    """Say where the record stood; None where the letter does not say it whole."""
+    if not letter.topic or letter.partition is None or letter.offset is None:
+        return None
+    return Place(letter.topic, letter.partition, letter.offset)
 
 
 def _row(letter: Letter) -> LetterRow:
