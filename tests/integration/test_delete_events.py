@@ -156,7 +156,7 @@ def test_events_are_gone_and_values_are_those_of_the_rest(flow: Flow, tmp_path: 
         flow.store.command(f"ALTER TABLE {table} MODIFY SETTING old_parts_lifetime = 1, cleanup_delay_period = 1")
 
     report = delete(flow, traffic.name, "--ids", file_of(tmp_path, [*personal, *whole_window, "never sent"]))
-    assert (report["ids"], report["events"], report["done"]) == (46, 46, True)
+    assert (report["ids"], report["ids_found"], report["events"], report["done"]) == (46, 45, 46, True)
     assert report["labels"] == sum(
         traffic.rows[event_id]["churned"] is not None for event_id in personal + whole_window
     )

@@ -72,21 +72,31 @@ def delete_events(
     matches = deletion.matches
     if json:
         print_json({
-            "model": model, "ids": deletion.ids, "events": matches.events, "labels": matches.labels,
+            "model": model, "ids": deletion.ids, "ids_found": matches.ids, "events": matches.events, "labels": matches.labels,
             "partitions": len(deletion.requests), "done": wait, **asdict(rest),
         })  # fmt: skip
         return
     done = "deleted" if wait else "asked to delete"
     print_note(
-        f"{done} {matches.events:,} events and {matches.labels:,} labels of {deletion.ids:,} ids of model {model}"
+        f"{done} {matches.events:,} events and {matches.labels:,} labels of {matches.ids:,} ids of model {model}"
     )
+    if matches.ids < deletion.ids:
+        print_note(
+            f"of {deletion.ids - matches.ids:,} of the {deletion.ids:,} ids nothing was stored: are they written as sent?"
+        )
     for line in _rest(rest):
         print_note(line)
 
 
 def _rest(rest: ops.Elsewhere) -> list[str]:
     """Say what is out of reach."""
-    lines = [f"Kafka's topic inference-events may hold their bytes {_until(rest.source_until)}"]
+    lines = (
+        [f"Kafka's topic inference-events may hold their bytes {_until(rest.source_until)}"]
+        if rest.kafka_answered
+        else [
+            "Kafka does not answer: its topics may hold their bytes until their retention ends; run this again to learn when"
+        ]
+    )
     if rest.dead_letters:
         lines.append(
             f"{rest.dead_letters:,} dead letters name these ids; Kafka holds them {_until(rest.dead_letters_until)}"

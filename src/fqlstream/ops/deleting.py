@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from typing import Any, Final, TextIO
 import pyarrow as pa
 
 from fqlstream.clock import Clock, SystemClock
-from fqlstream.errors import FqlstreamError, UsageError
+from fqlstream.errors import BrokerError, FqlstreamError, UsageError
 from fqlstream.events.catalogue import ModelEntry
 from fqlstream.ops.dead_letters import TOPIC as DEAD_LETTERS
 from fqlstream.ops.dead_letters import Letter, Mark, reading
@@ -34,7 +35,7 @@ _ID_BYTES_MAX: Final = 2**16
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What was asked of the owners: `matches` are the rows that were stored then."""
+    """What was asked of the owners: `ids` were named, `matches` is what was stored of them then."""
 
     model: str
     ids: int
@@ -51,24 +52,26 @@ class Deletion:
 class Elsewhere:
     """What deleting events cannot reach, and until when (RFC 3339; None: for ever) it may hold their bytes.
 
-    `dead_letters` counts letters of these ids on the dead-letter topic.
+    `dead_letters` counts letters of these ids on the dead-letter topic. Where Kafka did not answer, `kafka_answered` is False and
+    all that it would have told is None. `files_until` is None where no file had to be written anew.
     """
 
+    kafka_answered: bool
     source_until: str | None
-    dead_letters: int
+    dead_letters: int | None
     dead_letters_until: str | None
     files_until: str | None
 
 
 def read_ids(file: TextIO) -> list[str]:
-    """Read ids, one a line; empty lines are skipped.
+    """Read ids, one a line; empty lines are skipped, and so is the mark with which some editors begin a text.
 
     Raises UsageError DEL002 for a line that is no id.
     """
     ids: dict[str, None] = {}
     try:
         for number, line in enumerate(file, start=1):
-            text = line.rstrip("\r\n")
+            text = (line.removeprefix(codecs.BOM_UTF8.decode()) if number == 1 else line).rstrip("\r\n")
             if len(text.encode()) > _ID_BYTES_MAX:
                 raise UsageError("DEL002", f"line {number} is no event_id: it has more than {_ID_BYTES_MAX} bytes")
             if text:
@@ -104,16 +107,22 @@ def ask(
         raise FqlstreamError("DEL001", message, hint)
     model_tables.ensure(store, list(entry.versions.values()))
     now_ms = (clock or SystemClock()).now_ms()
-    source_ms = longest_kept_ms(settings.kafka, SOURCE)
-    kept_until_ms = now_ms + max(settings.stream.deleted_ids_ms, source_ms or 0)
+    kept_until_ms = _known_until_ms(now_ms, settings.stream.deleted_ids_ms, longest_kept_ms(settings.kafka, SOURCE))
     # the ids first: an owner that meets the request must know them
     count = deletions.add_ids(store, entry.name, ids, deleted_at_ms=now_ms, kept_until_ms=kept_until_ms)
     if not count:
-        return Deletion(entry.name, 0, Matches(0, 0), ())
+        return Deletion(entry.name, 0, Matches(0, 0, 0), ())
     matches = deletions.count_rows(store, entry.name)
     partitions = [row.partition for row in states.newest_flushes(store, SOURCE)]
     requests = deletions.request(store, entry.name, partitions, requested_at_ms=now_ms)
     return Deletion(entry.name, count, matches, tuple(requests))
+
+
+def _known_until_ms(now_ms: int, wanted_ms: int, source_ms: int | None) -> int:
+    """Say until when ids are kept: as long as the source topic holds its records at least (None: for ever)."""
+    if source_ms is None:
+        return deletions.KEPT_UNTIL_MAX_MS
+    return min(now_ms + max(wanted_ms, source_ms), deletions.KEPT_UNTIL_MAX_MS)
 
 
 def await_done(store: Store, deletion: Deletion, progress: ProgressBar, *, stall_s: float) -> None:
@@ -140,19 +149,20 @@ def await_done(store: Store, deletion: Deletion, progress: ProgressBar, *, stall
 def elsewhere(
     settings: KafkaSettings, store: Store, model: str, deletion: Deletion, *, clock: Clock | None = None
 ) -> Elsewhere:
-    """Say where bytes of the events may still be, and until when.
-
-    Raises BrokerError where Kafka does not answer.
-    """
+    """Say where bytes of the events may still be, and until when. A Kafka that is away keeps nobody from hearing the rest."""
     now_ms = (clock or SystemClock()).now_ms()
-    letters = count_letters(settings, model, deletions.read_ids(store, model))
     touched = bool(deletion.matches.events or deletion.matches.labels)
-    return Elsewhere(
-        _until(now_ms, longest_kept_ms(settings, SOURCE)),
-        letters,
-        _until(now_ms, longest_kept_ms(settings, DEAD_LETTERS)),
-        _until(now_ms, 1000 * deletions.files_kept_s(store, model)) if touched else None,
-    )
+    files_until = _until(now_ms, 1000 * deletions.files_kept_s(store, model)) if touched else None
+    try:
+        return Elsewhere(
+            True,
+            _until(now_ms, longest_kept_ms(settings, SOURCE)),
+            count_letters(settings, model, deletions.read_ids(store, model)),
+            _until(now_ms, longest_kept_ms(settings, DEAD_LETTERS)),
+            files_until,
+        )
+    except BrokerError:
+        return Elsewhere(False, None, None, None, files_until)
 
 
 def _until(now_ms: int, kept_ms: int | None) -> str | None:

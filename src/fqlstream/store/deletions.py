@@ -25,6 +25,8 @@ from fqlstream.stream.fingerprints import Fingerprints, fingerprint
 from fqlstream.stream.protocol import PaneKey, RepairNeed
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
+#: The last moment that `kept_until` can say, a DateTime: in the year 2106.
+KEPT_UNTIL_MAX_MS: Final = (2**32 - 1) * 1000
 #: Ids written by one insert.
 _IDS_AT_ONCE: Final = 100_000
 #: What a mutation's subquery reads was written with the quorum, and rows that a replica lacks are not its to judge.
@@ -42,10 +44,11 @@ class DeletionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Rows of deleted ids that are stored, over all partitions."""
+    """Rows of deleted ids that are stored, over all partitions, and how many of the ids have any."""
 
     events: int
     labels: int
+    ids: int
 
 
 # ---- ids -----------------------------------------------------------------------------------------------------------
@@ -176,13 +179,16 @@ def _write(store: Store, requests: Sequence[DeletionRequest], at_ms: int, finish
 def count_rows(store: Store, model: str) -> Matches:
     """Count the stored rows of deleted ids."""
     # a row may be there twice until parts are merged
-    counts = [
-        store.query_rows(
-            f"SELECT uniqExact(partition, offset, row) FROM {identifier(table)} WHERE {_condition(model)}"
-        )[0][0]
-        for table in (event_table(model), label_table(model))
-    ]
-    return Matches(*counts)
+    tables = " UNION ALL ".join(
+        f"SELECT {number} AS kind, partition, offset, row, SHA256(event_id) AS id FROM {identifier(table)} WHERE {_condition(model)}"
+        for number, table in enumerate((event_table(model), label_table(model)))
+    )
+    found = store.query_arrow(
+        "SELECT uniqExactIf((partition, offset, row), kind = 0) AS events, uniqExactIf((partition, offset, row), kind = 1) AS labels, "
+        f"uniqExact(id) AS ids FROM ({tables})",
+        settings=store.quorum_read(),
+    )
+    return Matches(**rows_of(found)[0])
 
 
 def has_rows(store: Store, model: str, partition: int, since_ms: int) -> bool:
