@@ -299,6 +299,18 @@ def test_an_export_is_lossless_and_what_was_edited_is_what_is_sent(post: Post, t
     assert post.replay().counts == {"already_replayed": 3}, "an edited letter is still that letter"
 
 
+def test_a_letter_without_its_record_is_not_replayed_until_it_has_it_again(post: Post, tmp_path: Path) -> None:
+    post.write((b"k", None, {"omitted_bytes": b"17"}), (None, None, {}))
+    assert post.replay().counts == {"without_value": 1, "replayed": 1}
+    file = tmp_path / "letters.jsonl"
+    export(letters_of(post.settings, Selection(), post.letters)(), file)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["value"] = {"text": "found again"}
+    file.write_text("\n".join(map(json.dumps, lines)))
+    assert post.replay(file=file).counts == {"replayed": 1, "already_replayed": 1}
+    assert [message.value() for message in post.arrived()] == [None, b"found again"]
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

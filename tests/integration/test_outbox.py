@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import uuid
 from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
+from fqlstream.app.kafka_log import KafkaLog
 from fqlstream.app.producer import OutboxProducer
 from fqlstream.errors import BrokerError
+from fqlstream.ops import topics
+from fqlstream.ops.dead_letters import Selection
+from fqlstream.ops.kafka_options import librdkafka_options
+from fqlstream.ops.replaying import letters_of
 from fqlstream.settings import KafkaSettings
+from fqlstream.stream.batches import DeadLetter
 
 MakeTopic = Callable[..., str]
 
@@ -72,7 +80,7 @@ def test_a_flush_raises_the_first_failed_delivery_once(kafka_settings: KafkaSett
             lost = await outbox.send(topic, os.urandom(10_000))
             with pytest.raises(BrokerError, match=topic) as caught:
                 await outbox.flush()
-            assert caught.value.code == "KFK110"
+            assert caught.value.code == "KFK113"
             assert lost.exception() is caught.value
             await outbox.send(topic, b"fine again")
             await outbox.flush()
@@ -81,20 +89,47 @@ def test_a_flush_raises_the_first_failed_delivery_once(kafka_settings: KafkaSett
     assert [record.value() for record in read(kafka_settings, topic, 2)] == [b"fine", b"fine again"]
 
 
-def test_a_record_that_no_broker_would_take_is_refused_at_once(
+def test_a_record_that_the_queue_never_has_room_for_is_refused_at_once(
     kafka_settings: KafkaSettings, make_topic: MakeTopic
 ) -> None:
     topic = make_topic(1)
-    settings = kafka_settings.model_copy(update={"record_bytes_max": 2**11})
+    settings = kafka_settings.model_copy(update={"send_queue_bytes_max": 2**20})
 
     async def main() -> None:
         async with OutboxProducer(settings) as outbox:
             with pytest.raises(BrokerError) as caught:
-                await outbox.send(topic, b"x" * (4 * 2**20))
-            assert caught.value.code == "KFK111"
+                await asyncio.wait_for(outbox.send(topic, b"x" * (4 * 2**20)), 20)
+            assert caught.value.code == "KFK113"
             await outbox.flush()
 
     asyncio.run(main())
+
+
+def test_dead_letters_of_any_size_get_there_whole_where_the_broker_takes_them(kafka_settings: KafkaSettings) -> None:
+    """The broker weighs what is compressed, with headers: what it took as a record may be too much as a letter."""
+    admin = AdminClient(librdkafka_options(kafka_settings))
+    topics.apply(admin, topics.plan(admin, topics.load_declarations()))
+    origin = f"o{uuid.uuid4().hex}"
+    easy, hard = b'{"note": "' + b"y" * (20 * 2**20) + b'"}', os.urandom(20 * 2**20)
+    headers = tuple((name, b"") for name in os.urandom(9 * 2**20).hex(",", 40).split(","))
+    letters = [
+        DeadLetter("DLQ002", "too large", origin, 0, offset, "0", b"k", value, 17, headers=of_its_own)
+        for offset, (value, of_its_own) in enumerate([(easy, ()), (hard, ()), (b"v", headers), (b"small", ())])
+    ]
+
+    async def main() -> None:
+        async with OutboxProducer(kafka_settings) as outbox:
+            await KafkaLog(kafka_settings, outbox).send_dead_letters(letters)
+
+    asyncio.run(main())
+    found = {
+        letter.offset: letter
+        for letter in letters_of(kafka_settings, Selection(topic=origin))()
+        if letter.topic == origin
+    }
+    assert {offset: (letter.value, letter.omitted_bytes) for offset, letter in found.items()} == {
+        0: (easy, 0), 1: (None, 20 * 2**20 + 1), 2: (None, 2 + sum(len(name) for name, _ in headers)), 3: (b"small", 0),
+    }  # fmt: skip
 
 
 def test_sending_waits_while_the_queue_is_full(kafka_settings: KafkaSettings, make_topic: MakeTopic) -> None:

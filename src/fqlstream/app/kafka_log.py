@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Final
 
 import msgspec
 
-from fqlstream.app.producer import OutboxProducer
+from fqlstream.app.producer import TOO_LARGE, OutboxProducer
 from fqlstream.app.retries import patiently, persist
 from fqlstream.app.transport import SourcePartition
 from fqlstream.clock import SystemClock
 from fqlstream.errors import BrokerError
-from fqlstream.events.refusals import ORIGINAL_HEADER
+from fqlstream.events.refusals import OMITTED_HEADER, ORIGINAL_HEADER
 from fqlstream.fql.plan import Lane
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import DeadLetter, Headers
@@ -24,6 +27,9 @@ from fqlstream.stream.protocol import FlushRow, MetricValue
 PANE_UPDATES = "pane-updates"
 METRIC_VALUES = "metric-values"
 DEAD_LETTERS = "dead-letters"
+_LOG = logging.getLogger("fqlstream.kafka_log")
+#: Characters of a header, and bytes of a key, in a letter that is sent without its record.
+_STUB_TEXT_MAX: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -63,11 +69,26 @@ class KafkaLog:
         return zlib.crc32(model.encode()) % await self.partitions_count(PANE_UPDATES)
 
     async def send_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        """Write refused records to the dead-letter topic: the original bytes, the reasons in headers."""
+        """Write refused records to the dead-letter topic: the original bytes, the reasons in headers.
+
+        One that the topic does not take for its size is written without its bytes: the log has to go on.
+        """
         seen_at = _iso(SystemClock().now_ms())
-        await self._send_all(
-            [_Record(DEAD_LETTERS, letter.value, letter.key, _letter_headers(letter, seen_at)) for letter in letters]
-        )
+        records = [_letter_record(letter, seen_at) for letter in letters]
+        for at in await self._send_all(records):
+            # together with others it may only have been the sum: so alone first
+            for record in (records[at], _stub(letters[at], seen_at)):
+                if not await self._send_all([record]):
+                    break
+            else:
+                _LOG.error(
+                    "the topic %s takes not even a letter without its record (%s of %s[%d]@%d): raise its max.message.bytes",
+                    DEAD_LETTERS,
+                    letters[at].code,
+                    letters[at].topic,
+                    letters[at].partition,
+                    letters[at].offset,
+                )
 
     async def send_notices(self, rows: Sequence[FlushRow]) -> None:
         """Tell the finalisers which panes changed. They look anyway: nobody waits for it, and losing one loses nothing."""
@@ -94,9 +115,16 @@ class KafkaLog:
 
     async def send_values(self, values: Sequence[MetricValue]) -> None:
         """Write published values to the metric-values topic."""
-        await self._send_all(
-            [_Record(METRIC_VALUES, msgspec.json.encode(value_payload(value)), _value_key(value)) for value in values]
-        )
+        records = [
+            _Record(METRIC_VALUES, msgspec.json.encode(value_payload(value)), _value_key(value)) for value in values
+        ]
+        if too_large := await self._send_all(records):
+            largest = max(len(records[at].value or b"") for at in too_large)
+            raise BrokerError(
+                TOO_LARGE,
+                f"{len(too_large)} values of up to {largest} bytes are too large for {METRIC_VALUES}",
+                "raise the topic's max.message.bytes: fqlstream topics check shows what it should be",
+            )
 
     def acknowledge(self, topic: str, partition: int, next_offset: int) -> None:  # noqa: ARG002  # one source topic
         """Let the commit follow what is durable; nothing where the partition was lost meanwhile."""
@@ -121,34 +149,47 @@ class KafkaLog:
             del self.sources[source.partition]
             self._durable.pop(source.partition, None)
 
-    async def _send_all(self, records: Sequence[_Record]) -> None:
+    async def _send_all(self, records: Sequence[_Record]) -> list[int]:
         """Send records; returns when all have arrived, however long Kafka is away or a topic is missing.
 
-        Raises BrokerError where one never will.
+        Gives the places of those that Kafka does not take for their size. Raises BrokerError where one never will for
+        another reason.
         """
-        left = list(records)
+        left: list[int] = list(range(len(records)))
+        too_large: list[int] = []
 
         async def attempt() -> None:
             nonlocal left
-            sent = [
-                (
-                    record,
-                    await self.outbox.send(record.topic, record.value, record.key, record.headers),
-                )
-                for record in left
-            ]
-            failed: list[tuple[_Record, BrokerError]] = []
-            for record, delivery in sent:
-                try:
-                    await delivery
-                except BrokerError as error:
-                    failed.append((record, error))
-            left = [record for record, _ in failed]
+            sent = [(at, await self._offer(records[at])) for at in left]
+            failed: list[tuple[int, BrokerError]] = []
+            for at, delivery in sent:
+                error = delivery if isinstance(delivery, BrokerError) else await _failure(delivery)
+                if error is not None and error.code == TOO_LARGE:
+                    too_large.append(at)
+                elif error is not None:
+                    failed.append((at, error))
+            left = [at for at, _ in failed]
             if failed:  # what will never arrive before what may
                 raise min((refused for _, refused in failed), key=lambda refused: refused.retryable)
 
         if records:
             await persist(f"records for {records[0].topic}", attempt)
+        return too_large
+
+    async def _offer(self, record: _Record) -> asyncio.Future[int] | BrokerError:
+        """Queue a record, or say why it does not even get so far: the others do all the same."""
+        try:
+            return await self.outbox.send(record.topic, record.value, record.key, record.headers)
+        except BrokerError as error:
+            return error
+
+
+async def _failure(delivery: asyncio.Future[int]) -> BrokerError | None:
+    try:
+        await delivery
+    except BrokerError as error:
+        return error
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +234,22 @@ def _value_key(value: MetricValue) -> bytes:
     return msgspec.json.encode([value.model, value.metric, value.segment])
 
 
-def _letter_headers(letter: DeadLetter, seen_at: str) -> list[tuple[str, bytes]]:
-    """Say why and where from; the record's own headers come after that, each under its name with a prefix."""
+def _letter_record(letter: DeadLetter, seen_at: str) -> _Record:
+    """Give the refused record itself, with why and where from in headers; its own come after that, each with a prefix."""
+    original = [(f"{ORIGINAL_HEADER}{name}", value) for name, value in letter.headers]
+    return _Record(DEAD_LETTERS, letter.value, letter.key, [*_told(letter, seen_at), *original])
+
+
+def _stub(letter: DeadLetter, seen_at: str) -> _Record:
+    """Give a letter that only says what was refused, why, and how many bytes are left out: the record is at its origin."""
+    key = letter.key if len(letter.key or b"") <= _STUB_TEXT_MAX else None
+    size = len(letter.value or b"") + len(letter.key or b"")
+    size += sum(len(name.encode()) + len(value or b"") for name, value in letter.headers)
+    cut = [(name, value.decode()[:_STUB_TEXT_MAX].encode()) for name, value in _told(letter, seen_at)]
+    return _Record(DEAD_LETTERS, None, key, [*cut, (OMITTED_HEADER, str(size).encode())])
+
+
+def _told(letter: DeadLetter, seen_at: str) -> list[tuple[str, bytes]]:
     texts = {
         "code": letter.code,
         "reason": letter.reason,
@@ -207,5 +262,4 @@ def _letter_headers(letter: DeadLetter, seen_at: str) -> list[tuple[str, bytes]]
     }
     if letter.content_type is not None:
         texts["content-type"] = letter.content_type
-    told = [(name, text.encode()) for name, text in texts.items()]
-    return told + [(f"{ORIGINAL_HEADER}{name}", value) for name, value in letter.headers]
+    return [(name, text.encode()) for name, text in texts.items()]

@@ -17,16 +17,19 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from fqlstream.errors import BrokerError
 from fqlstream.ops.kafka_errors import NO_SUCH_TOPIC, NOT_KNOWN_HERE, may_pass
-from fqlstream.ops.kafka_options import producer_options
+from fqlstream.ops.kafka_options import RECORD_BYTES_ANY, producer_options
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import Headers
 
 LOG = logging.getLogger("fqlstream.producer")
 
+#: The code of the error of a record that Kafka does not take because of its size.
+TOO_LARGE: Final = "KFK113"
+_SIZES: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 #: How long librdkafka may wait for events in one call of its polling thread: bounds how long stopping takes.
 _POLL_S: Final = 0.1
 #: One question: a worker that stops waits no longer for a broker that is away.
@@ -61,6 +64,7 @@ class OutboxProducer:
                 self._settings,
                 acks="all",
                 linger_ms=_LINGER_MS,
+                message_max_bytes=RECORD_BYTES_ANY,
                 message_timeout_ms=self._settings.delivery_timeout_ms,
                 topic_metadata_propagation_max_ms=_NEW_TOPIC_MS,
                 queue_buffering_max_kbytes=self._settings.send_queue_bytes_max // 2**10,
@@ -106,7 +110,7 @@ class OutboxProducer:
         """Queue one record, waiting while the queue is full; give a future of its offset.
 
         The future may be ignored: `flush` raises what failed. Raises BrokerError at once for a record that Kafka
-        would never take (KFK111).
+        would never take: KFK113 where it is too large, even for the empty queue, else KFK111.
         """
         self._require()
         future: asyncio.Future[int] = self._loop.create_future()
@@ -156,7 +160,10 @@ class OutboxProducer:
         timestamp_ms: int | None,
         on_delivery: Callable[[Any, Any], None] | None,
     ) -> None:
-        """Queue a record. Raises BufferError where there is no room, BrokerError KFK111 for one that Kafka would never take."""
+        """Queue a record. Raises BufferError where there is no room, BrokerError KFK111 or KFK113 for one that never gets in."""
+        room = self._settings.send_queue_bytes_max // 2**10 * 2**10
+        if value is not None and len(value) > room:  # librdkafka would call the queue full for ever
+            raise _too_large(topic, f"{len(value)} bytes, more than kafka.send_queue_bytes_max")
         place: dict[str, Any] = {}
         if partition is not None:
             place["partition"] = partition
@@ -174,7 +181,7 @@ class OutboxProducer:
     async def flush(self) -> None:
         """Wait until everything sent so far has arrived.
 
-        Raises BrokerError KFK110 for the first delivery that failed since the last flush, once.
+        Raises BrokerError KFK110 or KFK113 for the first delivery that failed since the last flush, once.
         """
         pending: Sequence[asyncio.Future[int]] = list(self._pending)
         if pending:
@@ -223,6 +230,8 @@ def _uncounted(topic: str, error: Any) -> BrokerError:
 
 
 def _undelivered(topic: str, error: Any) -> BrokerError:
+    if error.code() in _SIZES:
+        return _too_large(topic, error.str())
     missing = error.code() in NO_SUCH_TOPIC | NOT_KNOWN_HERE
     return BrokerError(
         "KFK110",
@@ -233,8 +242,16 @@ def _undelivered(topic: str, error: Any) -> BrokerError:
 
 
 def _refused(topic: str, error: Any) -> BrokerError:
+    if error.code() in _SIZES:
+        return _too_large(topic, error.str())
     return BrokerError(
-        "KFK111",
-        f"a record for {topic} was refused: {error.str()}",
-        "kafka.record_bytes_max and the topic's max.message.bytes bound a record's size",
+        "KFK111", f"a record for {topic} was refused: {error.str()}", "does the topic have that partition?"
+    )
+
+
+def _too_large(topic: str, why: str) -> BrokerError:
+    return BrokerError(
+        TOO_LARGE,
+        f"a record for {topic} is too large: {why}",
+        "raise the topic's max.message.bytes; it bounds what a record takes compressed",
     )

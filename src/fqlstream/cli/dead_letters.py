@@ -162,6 +162,10 @@ def _described(letter: Letter, mark: Mark | None) -> list[str]:
     lines = [f"{name + ':':<13}{text}" for name, text in facts.items()]
     lines += [f"header {name}: {_readable(content or b'')}" for name, content in letter.headers]
     size = "null" if letter.value is None else f"{len(letter.value):,} bytes"
+    if letter.omitted_bytes:
+        lines.append(
+            f"left out: {letter.omitted_bytes:,} bytes, too large for a letter: they are at the origin, if anywhere"
+        )
     return [*lines, f"value ({size}):", *_shown_value(letter)]
 
 

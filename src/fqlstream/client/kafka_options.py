@@ -13,6 +13,9 @@ from fqlstream.settings import KafkaSettings
 CLIENT_ID: Final = "fqlstream"
 #: A record may carry headers and a key beside its value; a dead letter carries the original bytes and more headers.
 RECORD_OVERHEAD_BYTES: Final = 2**20
+#: librdkafka's own maximum. It measures a record before compression, the broker afterwards: what the broker would take must not
+#: fail here. For whoever sends on what a broker has taken once.
+RECORD_BYTES_ANY: Final = 1_000_000_000
 _SECRETS: Final = frozenset({"sasl.password", "sasl_plain_password", "ssl.key.password"})
 _LOG = logging.getLogger("fqlstream.kafka")
 

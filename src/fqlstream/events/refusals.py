@@ -7,6 +7,8 @@ from typing import Final
 
 #: Before the names of the refused record's own headers, in those of its dead letter.
 ORIGINAL_HEADER: Final = "original."
+#: On a dead letter whose record was too large for the topic of letters: the bytes of key, value and headers that it had.
+OMITTED_HEADER: Final = "omitted_bytes"
 
 
 @dataclass(frozen=True, slots=True)

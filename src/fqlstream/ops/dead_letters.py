@@ -19,7 +19,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from fqlstream.errors import BrokerError, FqlstreamError, UsageError
-from fqlstream.events.refusals import ORIGINAL_HEADER, REFUSALS
+from fqlstream.events.refusals import OMITTED_HEADER, ORIGINAL_HEADER, REFUSALS
 from fqlstream.ops.kafka_options import librdkafka_options
 from fqlstream.settings import KafkaSettings
 
@@ -69,7 +69,8 @@ class Letter:
     """One dead letter, whole. `topic`, `partition`, `offset`, `row` say where its record was: empty or None where it does not say.
 
     `headers` are the refused record's own, `told` all that the letter has. `replays` counts how often the record had been
-    sent again before this letter, the last time from the letter at `replayed_from`.
+    sent again before this letter, the last time from the letter at `replayed_from`. `omitted_bytes`: the record was so large that
+    the letter has neither its value nor its headers; that many bytes stand at the origin only.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Letter:
     told: Headers
     replays: int = 0
     replayed_from: str = ""
+    omitted_bytes: int = 0
 
     @property
     def origin(self) -> str:
@@ -404,6 +406,7 @@ def letter_of(
         told=headers,
         replays=_number(before.get(REPLAYS)) or 0,
         replayed_from=before.get(REPLAYED_FROM, ""),
+        omitted_bytes=_number(text.get(OMITTED_HEADER)) or 0,
     )
     return replace(letter, id=_identity(letter))
 

@@ -2,6 +2,7 @@
 
 from fqlstream.client.kafka_options import (
     CLIENT_ID,
+    RECORD_BYTES_ANY,
     RECORD_OVERHEAD_BYTES,
     aiokafka_options,
     bootstrap,
@@ -12,6 +13,7 @@ from fqlstream.client.kafka_options import (
 
 __all__ = [
     "CLIENT_ID",
+    "RECORD_BYTES_ANY",
     "RECORD_OVERHEAD_BYTES",
     "aiokafka_options",
     "bootstrap",

@@ -1,7 +1,8 @@
 """Letters as files: one JSON object a line, from which the very bytes can be had again.
 
 A line holds `id`, `letter` (the letter's own place), code, reason, topic, partition, offset, row, seen_at (RFC 3339), record_at
-and written_at (Unix ms, of the record and of the letter), replays, `key`, `value` and `headers` (a list of pairs of a name and its content). Bytes are null, `{"text": ...}` where
+and written_at (Unix ms, of the record and of the letter), replays, omitted_bytes
+(0 but for a record that was too large for a letter), `key`, `value` and `headers` (a list of pairs of a name and its content). Bytes are null, `{"text": ...}` where
 they are UTF-8, or `{"base64": ...}`. Key, value, headers, topic, partition and record_at may be edited before a replay; the
 id says which letter it is that is then sent again.
 """
@@ -77,6 +78,7 @@ def letter_document(letter: Letter) -> dict[str, Any]:
         "record_at": letter.record_at_ms,
         "written_at": letter.written_at_ms,
         "replays": letter.replays,
+        "omitted_bytes": letter.omitted_bytes,
         "key": _packed(letter.key),
         "value": _packed(letter.value),
         "headers": [[name, _packed(content)] for name, content in letter.headers],
@@ -130,6 +132,7 @@ def _letter(line: str, where: str) -> Letter:
             told=headers,
             replays=_integer(document["replays"]) or 0,
             replayed_from=_replayed_from(headers),
+            omitted_bytes=_integer(document.get("omitted_bytes")) or 0,
         )
     except KeyError as error:
         raise _wrong(where, f"{error.args[0]} is missing") from error

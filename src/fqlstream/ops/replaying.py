@@ -33,7 +33,7 @@ from fqlstream.ops.dead_letters import (
     Selection,
     reading,
 )
-from fqlstream.ops.kafka_options import librdkafka_options, producer_options
+from fqlstream.ops.kafka_options import RECORD_BYTES_ANY, librdkafka_options, producer_options
 from fqlstream.ops.topics import load_declarations, retention_ms
 from fqlstream.settings import KafkaSettings
 
@@ -63,6 +63,7 @@ class Outcome:
     RETURNED: Final = "returned_too_often"
     KILLER: Final = "ends_workers"
     NO_ORIGIN: Final = "without_origin"
+    OMITTED: Final = "without_value"
     NO_SOURCE: Final = "not_a_source_topic"
     GONE: Final = "origin_is_gone"
     REFUSED: Final = "refused_by_kafka"
@@ -70,7 +71,7 @@ class Outcome:
 
 #: Outcomes that leave something for a person to do.
 TROUBLES: Final = (
-    Outcome.RETURNED, Outcome.KILLER, Outcome.NO_ORIGIN, Outcome.NO_SOURCE, Outcome.GONE, Outcome.REFUSED,
+    Outcome.RETURNED, Outcome.KILLER, Outcome.NO_ORIGIN, Outcome.OMITTED, Outcome.NO_SOURCE, Outcome.GONE, Outcome.REFUSED,
 )  # fmt: skip
 
 
@@ -174,6 +175,7 @@ def replay(
         producer_options(
             settings,
             transactional_id=TRANSACTION_ID,
+            message_max_bytes=RECORD_BYTES_ANY,
             transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS,
             # librdkafka refuses requests that may outlive their transaction
             socket_timeout_ms=_TRANSACTION_TIMEOUT_MS,
@@ -234,6 +236,9 @@ def _problem(letter: Letter, plan: ReplayPlan, origins: _Origins) -> tuple[str, 
         return Outcome.RETURNED, f"it came back {letter.replays} times; --again sends it all the same"
     if not letter.topic or letter.partition is None:
         return Outcome.NO_ORIGIN, "the letter does not say where it came from"
+    if letter.omitted_bytes and letter.value is None:
+        told = f"its {letter.omitted_bytes} bytes were too large for a letter: they are at its origin, if anywhere"
+        return Outcome.OMITTED, f"{told}; replay --file sends a line that was given its value"
     return origins.problem(letter, by_key=plan.by_key)
 
 

@@ -30,8 +30,13 @@ class Outbox:
     failure: BrokerError | None = None
 
     failures_left: int = 1_000
+    #: What one record may take with key and headers.
+    bytes_max: int | None = None
+    refuses_at_once: bool = False
 
     async def send(self, *record: Any) -> asyncio.Future[int]:
+        if self.bytes_max is not None:
+            return self._weigh(record)
         delivery: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self.failure is not None and self.failures_left:
             self.failures_left -= 1
@@ -39,6 +44,20 @@ class Outbox:
         else:
             self.records.append(record)
             delivery.set_result(len(self.records))
+        return delivery
+
+    def _weigh(self, record: tuple[Any, ...]) -> asyncio.Future[int]:
+        _, value, key, headers = record
+        size = len(value or b"") + len(key or b"") + sum(len(name) + len(content) for name, content in headers)
+        delivery: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if size <= (self.bytes_max or 0):
+            self.records.append(record)
+            delivery.set_result(len(self.records))
+            return delivery
+        error = BrokerError("KFK113", f"{size} bytes are too large")
+        if self.refuses_at_once:
+            raise error
+        delivery.set_exception(error)
         return delivery
 
     def hint(self, topic: str, value: bytes, key: bytes, partition: int) -> None:
@@ -107,6 +126,59 @@ def test_a_dead_letter_has_its_bytes_and_says_in_headers_why_and_where_from() ->
         "content-type": "application/vnd.apache.arrow.stream", "record_at": "17",
     }  # fmt: skip
     assert "content-type" not in dict(outbox.records[1][3])
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_letter_that_is_too_large_says_what_it_was_and_fails_nothing(at_once: bool) -> None:
+    made, outbox = log()
+    outbox.bytes_max, outbox.refuses_at_once = 4_000, at_once
+    small = DeadLetter("DLQ005", "no JSON", "t", 3, 41, "0", b"k", b"\xff", 17)
+    large = replace(small, offset=42, value=b"v" * 5_000, headers=(("model", b"churn"),))
+    headed = replace(small, offset=43, headers=tuple((f"h{number}", b"x") for number in range(600)))
+    wordy = replace(large, offset=44, key=b"k" * 5_000, row=",".join(map(str, range(9_000))), reason="é" * 9_000)
+    asyncio.run(made.send_dead_letters([large, small, headed, wordy]))
+    told = {record[3][4][1]: (record, dict(record[3])) for record in outbox.records}
+    assert [name for name, _ in outbox.records[0][3]][4] == "offset"
+    assert told.keys() == {b"41", b"42", b"43", b"44"}
+    assert told[b"41"][0][1:3] == (b"\xff", b"k")
+    assert "omitted_bytes" not in told[b"41"][1]
+    for offset, size, key in ((b"42", 5_000 + 1 + 10, b"k"), (b"43", 2 + 600 * 2 + sum(len(str(n)) for n in range(600)), b"k"),
+                              (b"44", 10_000 + 10, None)):  # fmt: skip
+        record, headers = told[offset]
+        assert record[1:3] == (None, key)
+        assert headers["omitted_bytes"] == str(size).encode()
+        assert headers["code"] == b"DLQ005"
+        assert not any(name.startswith("original.") for name in headers)
+
+
+def test_letters_that_are_too_large_together_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, outbox = log()
+    offered = outbox.send
+    pending: list[asyncio.Future[int]] = []
+
+    async def send(*record: Any) -> asyncio.Future[int]:
+        """As librdkafka's batches: one that is refused takes all its records with it."""
+        refused: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if len(pending) < 3:
+            pending.append(refused)
+            refused.set_exception(BrokerError("KFK113", "too large together"))
+            return refused
+        return await offered(*record)
+
+    monkeypatch.setattr(outbox, "send", send)
+    letter = DeadLetter("DLQ005", "no JSON", "t", 3, 41, "0", b"k", b"\xff", 17)
+    asyncio.run(made.send_dead_letters([letter, replace(letter, offset=42), replace(letter, offset=43)]))
+    assert [record[1] for record in outbox.records] == [b"\xff"] * 3, "whole"
+
+
+def test_a_topic_that_takes_not_even_a_stub_is_told_of_and_the_flush_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    made, outbox = log()
+    outbox.bytes_max = 10
+    asyncio.run(made.send_dead_letters([DeadLetter("DLQ005", "no JSON", "t", 3, 41, "0", b"k", b"\xff", 17)]))
+    assert outbox.records == []
+    assert "t[3]@41" in caplog.text
+    with pytest.raises(BrokerError, match="metric-values"):
+        asyncio.run(made.send_values([VALUE]))
 
 
 def flush_row(*panes: PaneKey, models: tuple[str, ...] = ()) -> FlushRow:
