@@ -299,6 +299,17 @@ def test_an_export_is_lossless_and_what_was_edited_is_what_is_sent(post: Post, t
     assert post.replay().counts == {"already_replayed": 3}, "an edited letter is still that letter"
 
 
+def test_a_file_that_holds_letters_twice_sends_them_once(post: Post, tmp_path: Path) -> None:
+    post.write((b"k", b"1", {}), (b"k", b"2", {}))
+    file = tmp_path / "letters.jsonl"
+    export(letters_of(post.settings, Selection(), post.letters)(), file)
+    file.write_text(file.read_text() + file.read_text())  # two exports that overlap
+    assert post.replay(file=file).counts == {"replayed": 2, "same_record_again": 2}
+    assert [message.value() for message in post.arrived()] == [b"1", b"2"]
+    assert post.replay(ReplayPlan(again=True), file=file).counts == {"replayed": 2, "same_record_again": 2}
+    assert len(post.arrived()) == 4
+
+
 def test_a_letter_without_its_record_is_not_replayed_until_it_has_it_again(post: Post, tmp_path: Path) -> None:
     post.write((b"k", None, {"omitted_bytes": b"17"}), (None, None, {}))
     assert post.replay().counts == {"without_value": 1, "replayed": 1}

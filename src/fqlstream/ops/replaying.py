@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -114,9 +114,9 @@ class ReplayReport:
 
 @dataclass(slots=True)
 class _Choice:
-    """Which letters are to be sent, by place, and what becomes of the others."""
+    """Which letters are to be sent, by place and id, and what becomes of the others."""
 
-    places: dict[tuple[int, int], str] = field(default_factory=dict)
+    places: set[tuple[int, int, str]] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     returned: int = 0
@@ -187,7 +187,8 @@ def replay(
         # whoever replays at this moment is ended, and its marks are there to be read
         producer.init_transactions(_CALL_S)
         choice = _choose(settings, source, plan, topic, clock.now_ms())
-        chosen = (letter for letter in source() if choice.places.get(_place(letter)) == letter.id)
+        # a file may hold a letter twice: it is sent the first time it comes
+        chosen = _once(source(), choice.places)
         total, started_s = len(choice.places), time.monotonic()
         for batch in _batches(chosen, plan.rate):
             _send_or_split(producer, batch, plan, topic, choice, clock)
@@ -221,7 +222,7 @@ def _choose(settings: KafkaSettings, source: Source, plan: ReplayPlan, topic: st
         elif (problem := _problem(letter, plan, origins)) is not None:
             choice.skip(letter, *problem)
         elif plan.limit is None or len(choice.places) < plan.limit:
-            choice.places[_place(letter)] = letter.id
+            choice.places.add(_place(letter))
             choice.returned += letter.replays > 0
             choice.expiring += origins.is_expiring(letter)
             choice.labels += _is_label(letter)
@@ -284,8 +285,16 @@ def _is_label(letter: Letter) -> bool:
 _LOOK_BYTES: Final = 4_096
 
 
-def _place(letter: Letter) -> tuple[int, int]:
-    return letter.letter_partition, letter.letter_offset
+def _place(letter: Letter) -> tuple[int, int, str]:
+    return letter.letter_partition, letter.letter_offset, letter.id
+
+
+def _once(letters: Iterable[Letter], places: Set[tuple[int, int, str]]) -> Iterator[Letter]:
+    left = set(places)
+    for letter in letters:
+        if _place(letter) in left:
+            left.remove(_place(letter))
+            yield letter
 
 
 def _batches(letters: Iterable[Letter], rate: float | None) -> Iterator[list[Letter]]:
