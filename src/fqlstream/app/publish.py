@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 
 from fqlstream.app.watchdog import Duties
 from fqlstream.clock import Clock
 from fqlstream.settings import Settings
 from fqlstream.stream.engines import Engines
-from fqlstream.stream.finalise import FinalMemory, FinalStorePort, ModelFinaliser, ValueLogPort
-from fqlstream.stream.protocol import FlushRow
+from fqlstream.stream.finalise import (
+    FinalMemory,
+    FinalStorePort,
+    Flushed,
+    ModelFinaliser,
+    ValueLogPort,
+    read_flushed,
+)
 
 log = logging.getLogger("fqlstream.finalise")
 
@@ -92,14 +98,14 @@ class FinaliseAgent:
                 if loop.time() - looked_at_s >= _LOOK_EVERY_S:
                     looked_at_s = loop.time()
                     noticed |= engines.catalogue.models.keys()
-                mine = [
-                    model
-                    for model in sorted(noticed & engines.catalogue.models.keys())
-                    if await self.partition_of(model) in self._partitions
-                ]
-                rows = await self.store.newest_flushes(self.source_topic) if mine else ()
+                partitions = {
+                    model: await self.partition_of(model) for model in sorted(noticed & engines.catalogue.models.keys())
+                }
+                mine = [model for model, partition in partitions.items() if partition in self._partitions]
+                flushed = await read_flushed(self.store, self.source_topic, self.clock) if mine else None
                 for model in mine:
-                    await self.refresh(model, engines, rows)
+                    if partitions[model] in self._partitions:  # it may go while another model is published
+                        await self.refresh(model, engines, flushed)
                     self.duties.moved(_PUBLISHING)
                 # notices come with every flush of every partition: one look serves all of one rhythm
                 await asyncio.sleep(self.settings.stream.flush_ms / 2000)
@@ -109,7 +115,7 @@ class FinaliseAgent:
             self.on_failure(error)
             raise
 
-    async def refresh(self, model: str, engines: Engines, rows: Sequence[FlushRow] | None = None) -> None:
+    async def refresh(self, model: str, engines: Engines, flushed: Flushed | None = None) -> None:
         """Publish what changed of one model, by flush rows that were read for all."""
         finaliser = self._finalisers.get(model)
         if finaliser is not None and finaliser.superseded:
@@ -122,7 +128,7 @@ class FinaliseAgent:
             )
             self._finalisers[model] = finaliser
         started_s = time.process_time()
-        async for values in finaliser.look(engines.catalogue, engines, rows):
+        async for values in finaliser.look(engines.catalogue, engines, flushed):
             self.values_count += len(values)
         self.finalise_s += time.process_time() - started_s
 

@@ -109,6 +109,23 @@ class ValueLogPort(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Flushed:
+    """How far every partition is: the newest flush rows, which hold all that was durable at `read_at_ms` and perhaps more."""
+
+    rows: Sequence[FlushRow]
+    read_at_ms: int
+
+
+async def read_flushed(store: FinalStorePort, topic: str, clock: Clock) -> Flushed:
+    """Read how far every partition is.
+
+    The time is taken first: counted from a later one, a model would seem idle whose rows were flushed meanwhile.
+    """
+    read_at_ms = clock.now_ms()
+    return Flushed(await store.newest_flushes(topic), read_at_ms)
+
+
+@dataclass(frozen=True, slots=True)
 class Merged:
     """States of a block or window over all partitions; `missing` names cells that some record does not cover."""
 
@@ -175,13 +192,13 @@ class ModelFinaliser:
         return [value async for values in self.look(catalogue, engine_of) for value in values]
 
     async def look(
-        self, catalogue: Catalogue, engine_of: EngineOf, rows: Sequence[FlushRow] | None = None
+        self, catalogue: Catalogue, engine_of: EngineOf, flushed: Flushed | None = None
     ) -> AsyncIterator[Sequence[MetricValue]]:
         """Publish what has changed since last time, some windows at a time. Must be read to its end.
 
-        `rows` are flush rows that were read a moment ago, for many models at once; the first look reads its own, after its claim.
+        `flushed` was read a moment ago, for many models at once; the first look reads its own, after its claim.
         """
-        rows = rows if self.published is not None else None
+        flushed = flushed if self.published is not None else None
         entry = catalogue.models.get(self.model)
         if entry is None or entry.newest is None:
             return
@@ -190,8 +207,8 @@ class ModelFinaliser:
             self.memory.blocks.forget(lambda key: key[0] == self._owner)
             self._common.clear()
             self._entry, self._digest = entry, definitions_digest(entry)
-        rows = await self.store.newest_flushes(self.topic) if rows is None else rows
-        now_ms = self.clock.now_ms()
+        flushed = await read_flushed(self.store, self.topic, self.clock) if flushed is None else flushed
+        rows, now_ms = flushed.rows, flushed.read_at_ms
         partitions_count = await self.log.partitions_count(self.topic)
         watermark = model_watermark(
             self.model, rows, partitions_count, now_ms, self.settings.idle_ms, before.watermark_ms
@@ -490,7 +507,7 @@ class ModelFinaliser:
         unknown: list[int] = []
         for block in blocks:
             lacking = self._unknown_panes(version, block, pane_ms)
-            if unknown and len(unknown) + len(lacking) > self._loading.items:
+            if group and len(unknown) + len(lacking) > self._loading.items:
                 await self._merge_group(fold, version, group, unknown, pane_ms)
                 group, unknown = [], []
                 lacking = self._unknown_panes(version, block, pane_ms)

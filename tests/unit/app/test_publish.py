@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from tests.simulation.world import TOPIC
@@ -15,6 +16,7 @@ from fqlstream.app.publish import FinaliseAgent
 from fqlstream.errors import StoreError
 from fqlstream.settings import Settings, StreamSettings
 from fqlstream.stream.delivery import Owner
+from fqlstream.stream.finalise import read_flushed
 from fqlstream.stream.protocol import MetricValue
 
 
@@ -156,7 +158,8 @@ async def test_flush_rows_are_read_once_for_all_models_and_anew_by_who_has_just_
     mine = await publisher()
     engines = mine.there.engines
     await mine.write(0, event("a", x=1))
-    old = await mine.there.ports.store.newest_flushes(TOPIC)
+    store: Any = mine.there.ports.store
+    old = await read_flushed(store, TOPIC, mine.there.clock)
     await mine.write(1, event("b", x=2))
     mine.there.world.taken.clear()
     await mine.agent.refresh("m", engines, old)
@@ -164,6 +167,27 @@ async def test_flush_rows_are_read_once_for_all_models_and_anew_by_who_has_just_
     assert mine.sums() == [3.0]
     await mine.write(2, event("c", x=4))
     mine.there.world.taken.clear()
-    await mine.agent.refresh("m", engines, await mine.there.ports.store.newest_flushes(TOPIC))
+    await mine.agent.refresh("m", engines, await read_flushed(store, TOPIC, mine.there.clock))
     assert mine.there.world.taken.count("read all flush rows") == 1, "ours"
     assert mine.sums() == [7.0]
+
+
+@in_a_loop
+async def test_a_model_whose_partition_goes_while_another_is_published_is_left_alone() -> None:
+    """Claiming it would take it from its new owner."""
+    mine = await publisher()
+    published: list[str] = []
+
+    async def refresh(model: str, *_: object) -> None:
+        published.append(model)
+        mine.agent.lose([3])
+
+    agent: Any = mine.agent
+    agent.refresh = refresh
+    agent.engines_of = lambda: SimpleNamespace(catalogue=SimpleNamespace(models={"a": None, "b": None}))
+    running = asyncio.create_task(mine.agent.run())
+    mine.agent.take([3])
+    await wait_in_loop(lambda: mine.looks.count("b") >= 2, "a second look at the models")
+    assert published == ["a"]
+    mine.agent.stop()
+    await asyncio.wait_for(running, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -410,6 +411,27 @@ def test_whatever_left_the_memory_a_changed_pane_changes_its_hour_its_day_and_ev
                 assert value.value == (wanted[value.metric] if inside or value.metric == "traffic" else None), value
             assert finaliser.memory.blocks.weight <= finaliser.settings.blocks_bytes_max
             assert finaliser.memory.values.weight <= finaliser.settings.values_max
+
+    in_a_loop(main)()
+
+
+@pytest.mark.parametrize("blocks_bytes_max", [5_000, 10_000])
+def test_blocks_that_are_in_memory_are_merged_before_others_push_them_out(blocks_bytes_max: int) -> None:
+    """Windows that overlap find some of their hours in memory, and read panes of the others."""
+
+    async def main() -> None:
+        rng = random.Random(1)
+        windows = {"pane": "1m", "sizes": [{"size": "1h", "every": "5m"}], "lateness": "7d"}
+        stage = await Stage.of(catalogue(model(windows=windows), metrics=SUM_AND_TRAFFIC, segments={}))
+        finaliser = stage.finaliser(blocks_bytes_max=blocks_bytes_max, load_bytes_max=1)
+        minutes: list[int] = []
+        for number in range(40):
+            late = [-rng.randrange(120) for _ in range(3)]
+            minutes += late
+            await stage.write(*(event(f"e{number}-{i}", minute, x=1.0) for i, minute in enumerate(late)))
+            for value in await stage.publish(finaliser):
+                start, end = ((at - START_MS) // MINUTE_MS for at in (value.window_start_ms, value.window_end_ms))
+                assert value.rows == sum(start <= minute < end for minute in minutes), value
 
     in_a_loop(main)()
 
