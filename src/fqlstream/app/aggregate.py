@@ -230,7 +230,8 @@ class AggregateAgent:
         try:
             await source.begin(await self.take(source))
         except Exception as error:
-            self.on_failure(error)
+            if not source.lost:  # else it is another worker's, and what was asked for it has no answer here
+                self.on_failure(error)
 
     async def release(self, source: SourcePartition) -> None:
         """Write what there is, and that the partition may be left: whoever takes it over next finds no sudden end."""
