@@ -230,7 +230,7 @@ class StreamSettings(_Group):
         description="Encoded states that one query reads, and that are merged at once, about: many panes where they are small, few where they are large. Reading them takes a worker's time in one piece.",
     )
     windows_max: int = Field(
-        2_000,
+        20_000,
         ge=10,
         description="Windows whose published values a worker keeps in memory, to publish only changes.",
     )
