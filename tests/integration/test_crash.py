@@ -130,10 +130,12 @@ def recount(x: np.ndarray, score: np.ndarray, label: np.ndarray) -> dict[str, fl
     positive, predicted, labelled = label == "yes", score >= 0.5, label != ""
     tp, fp = labelled & positive & predicted, labelled & ~positive & predicted
     fn = labelled & positive & ~predicted
-    cost = np.where(fn, -40, np.where(fp, -400, 250))[labelled]
+    bill = np.where(fn, -40, np.where(fp, -400, 250))
+    cost = bill[labelled]
     return {
         "traffic": len(x),
         "sum": math.fsum(x) if len(x) else None,
+        "bill": math.fsum(bill) / len(bill) if len(bill) else None,
         "cost": math.fsum(cost) / len(cost) if len(cost) else None,
         "precision": tp.sum() / (tp.sum() + fp.sum()) if tp.sum() + fp.sum() else None,
         "recall": tp.sum() / (tp.sum() + fn.sum()) if tp.sum() + fn.sum() else None,
