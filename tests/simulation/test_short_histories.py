@@ -1,4 +1,4 @@
-"""A thousand short histories of four kinds: what a hundred long ones in `test_delivery` may miss. Many more: `pytest -m soak`.
+"""Two thousand short histories of four kinds: what a hundred long ones in `test_delivery` may miss. Many more: `pytest -m soak`.
 
 A failure names its kind and seed: `simulate(seed, RIVALS)` replays it.
 """
@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.test_delivery import DEADLY, RIVALS, SHORT, STORM, Shape, simulate
 
 #: Histories of each kind, run in blocks so that a failure does not hide the others.
-SEEDS = 250
+SEEDS = 500
 BLOCKS = 10
 
 

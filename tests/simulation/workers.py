@@ -24,6 +24,8 @@ from fqlstream.stream.delivery import Ports
 from fqlstream.stream.protocol import FlushRow
 
 FETCHED_MAX = 12
+#: How often what is done with a lost partition ends only some time after it was lost.
+LEFT_LATE = 0.3
 #: A record that holds this ends its worker too, but later: when everything of it is written but for the flush row.
 LATE = b"killer-late"
 
@@ -100,6 +102,7 @@ class Worker:
         self.failure: BaseException | None = None
         self.sources: dict[int, Source] = {}
         self._owning: dict[int, asyncio.Task[None]] = {}
+        self._leaving: set[Source] = set()  # lost, and what was done with them has not ended yet
         self._ready = asyncio.Event()
         store = Store(world, self)
         log = MemoryLog(world, self, lambda p: p in self.sources and self.sources[p].position is not None)
@@ -171,11 +174,21 @@ class Worker:
         self._owning[partition] = self._spawn(self._own(source))
 
     def lose(self, partition: int) -> None:
+        """Learn that a partition is gone. What was done with it ends a little later, as Faust ends its agents."""
         source = self.sources.pop(partition, None)
         if source is not None:
             source.lost = True
-            self._owning.pop(partition).cancel()
-            self.agent.lose(source)  # type: ignore[arg-type]
+            held = self.agent._held.get(partition)
+            if held is not None and held.source is source:
+                self._leaving.add(source)
+            self._spawn(self._leave(source, self._owning.pop(partition)))
+
+    async def _leave(self, source: Source, owning: asyncio.Task[None]) -> None:
+        if self.rng.random() < LEFT_LATE:
+            await asyncio.sleep(self.rng.random() * 0.1)
+        owning.cancel()
+        self.agent.lose(source)  # type: ignore[arg-type]
+        self._leaving.discard(source)
 
     def release(self, patience_s: float) -> asyncio.Task[None]:
         """Write what there is before partitions may go, for so long."""
@@ -197,8 +210,10 @@ class Worker:
                 await self.world.step(self, "fetch")
                 fetch = self._fetch(source)
                 if fetch is None:
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.2)
                 else:
+                    if source.lost:
+                        return
                     source.position = fetch.next_offset
                     await self.agent.apply(fetch)  # one at a time, as `hand_over` does
         except asyncio.CancelledError:
@@ -239,8 +254,8 @@ class Worker:
 
     @property
     def holds_only_its_own(self) -> bool:
-        """Whether what was lost is forgotten."""
-        return all(self.sources.get(p) is held.source for p, held in self.agent._held.items())
+        """Whether nothing was taken over that had been lost by then."""
+        return all(not held.source.lost or held.source in self._leaving for held in self.agent._held.values())
 
     @property
     def at_rest(self) -> bool:
