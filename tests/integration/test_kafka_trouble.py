@@ -6,33 +6,19 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from tests.integration.test_crash import TOPIC, go, lag
-from tests.integration.troubled import Troubled, Worker, troubled_stack
+from tests.integration.troubled import Troubled, Worker
 from tests.misbehaving_store import Request, well
 from tests.waiting import pause, wait_until
 
 from fqlstream.app import exit_codes
 
 EVENTS = 3_000
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
-    with troubled_stack(tmp_path_factory.mktemp("troubled")) as parts:
-        yield parts
-
-
-@pytest.fixture
-def troubled(parts: Troubled) -> Iterator[Troubled]:
-    parts.renew()
-    yield parts
-    parts.stack.stop_workers()
 
 
 def test_kafka_away_beyond_every_time_out_is_waited_out_and_said_in_a_few_lines(troubled: Troubled) -> None:

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Producer
 from tests import misbehaving_store as store_that
 from tests.integration.test_crash import TOPIC, go, lag
-from tests.integration.troubled import Troubled, Worker, troubled_stack
+from tests.integration.troubled import Troubled, Worker
 from tests.misbehaving_store import Behaviour, MisbehavingStore
 from tests.store_process import StoreProcess
 from tests.waiting import wait_until
@@ -23,19 +23,6 @@ from fqlstream.store.client import Store
 from fqlstream.store.error_codes import ERROR_CODES
 
 EVENTS = 2_000
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
-    with troubled_stack(tmp_path_factory.mktemp("troubled")) as parts:
-        yield parts
-
-
-@pytest.fixture
-def troubled(parts: Troubled) -> Iterator[Troubled]:
-    parts.renew()
-    yield parts
-    parts.stack.stop_workers()
 
 
 # -- one call, one trouble -----------------------------------------------------------------------------------------------

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
 from tests.integration.stuck_worker import MARK
 from tests.integration.test_crash import TOPIC, lag
-from tests.integration.troubled import Troubled, troubled_stack
+from tests.integration.troubled import Troubled
 from tests.waiting import wait_until
 
 from fqlstream.app import exit_codes
 
 STUCK_MS = 3_000
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
-    with troubled_stack(tmp_path_factory.mktemp("stuck")) as parts:
-        parts.renew()
-        yield parts
-
-
-@pytest.fixture
-def troubled(parts: Troubled) -> Iterator[Troubled]:
-    yield parts
-    parts.stack.stop_workers()
 
 
 @pytest.mark.parametrize(
