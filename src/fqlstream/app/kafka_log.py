@@ -42,6 +42,7 @@ class KafkaLog:
     sources: dict[int, SourcePartition] = field(default_factory=dict)
     _durable: dict[int, int] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
+    _counting: asyncio.Task[int] | None = None
     _noticed_ms: dict[int, Mapping[str, int]] = field(default_factory=dict)  # watermarks that were told, by partition
 
     async def topic_id(self, topic: str) -> str:
@@ -91,7 +92,17 @@ class KafkaLog:
                 )
 
     async def send_notices(self, rows: Sequence[FlushRow]) -> None:
-        """Tell the finalisers which panes changed. They look anyway: nobody waits for it, and losing one loses nothing."""
+        """Tell the finalisers which panes changed. They look anyway: nobody waits for it, and losing one loses nothing.
+
+        None before it is known how many partitions there are: a flush, whose lock is held, must not wait for Kafka here.
+        """
+        if PANE_UPDATES not in self._counts:
+            if self._counting is None:
+                self._counting = asyncio.create_task(self.partitions_count(PANE_UPDATES))
+            elif self._counting.done():  # the topic is missing, for one
+                counting, self._counting = self._counting, None
+                counting.result()
+            return
         notices: list[tuple[str, bytes]] = []
         for row in rows:
             # time that stood still changes no window: with many models, most of them are quiet in most flushes

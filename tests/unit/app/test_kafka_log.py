@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +32,7 @@ class Outbox:
     failure: BrokerError | None = None
 
     failures_left: int = 1_000
+    partitions_count: Callable[[str], int] | None = None
     #: What one record may take with key and headers.
     bytes_max: int | None = None
     refuses_at_once: bool = False
@@ -217,6 +220,31 @@ def test_a_model_that_stands_still_gets_no_notice_of_others_flushes() -> None:
     reached = {**moved.watermarks[Lane.EVENTS], "b": 10**12}
     asyncio.run(made.send_notices([replace(moved, watermarks={**moved.watermarks, Lane.EVENTS: reached})]))
     assert [record[2] for record in outbox.records] == [b"a", b"b"]
+
+
+def test_a_flush_does_not_wait_for_the_number_of_partitions() -> None:
+    made, outbox = log()
+    made._counts.clear()
+    answer = threading.Event()
+
+    def count(topic: str) -> int:
+        assert topic == "pane-updates"
+        assert answer.wait(30)
+        return 4
+
+    outbox.partitions_count = count
+    row = flush_row(PaneKey("a", "v1", 0), models=("a",))
+
+    async def main() -> None:
+        for _ in range(2):
+            await asyncio.wait_for(made.send_notices([row]), 5)
+        assert outbox.records == [], "nobody knows where to"
+        answer.set()
+        await made.partitions_count("pane-updates")
+        await made.send_notices([row])
+
+    asyncio.run(main())
+    assert [record[2] for record in outbox.records] == [b"a"], "what was not told is still news"
 
 
 def test_a_notice_is_a_hint_of_bounded_length_that_nobody_waits_for() -> None:
