@@ -59,16 +59,6 @@ ROW = """    await ports.store.write_flushes([cut.row for _, cut in cuts])
 """
 LOOK = """    epochs = {row.partition: row.version.epoch for row in await ports.store.newest_flushes(cuts[0][1].row.topic)}
 """
-AFTER = """    for owner, cut in cuts:
-        owner.superseded = epochs.get(owner.partition, 0) > cut.row.version.epoch
-        owner.flushed(cut)
-    for owner in owners:  # the setting is for all partitions of a worker
-        owner.state.recent.evict(ports.settings.recent_bytes_max // len(owners), owner.flushed_offset - 1)
-    kept = [cut for owner, cut in cuts if not owner.superseded]
-    await ports.log.send_notices([cut.row for cut in kept])
-    for cut in kept:
-        ports.log.acknowledge(cut.row.topic, cut.row.partition, cut.next_offset)
-"""
 NOTICES = """    await ports.log.send_notices([cut.row for _, cut in cuts])
     for _, cut in cuts:
         ports.log.acknowledge(cut.row.topic, cut.row.partition, cut.next_offset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Final
 
 from fqlstream.errors import FqlstreamError
@@ -16,17 +15,15 @@ STUCK: Final = 3
 #: Starting it again meets the same until somebody does what the message says.
 NEEDS_SOMEBODY: Final = 4
 
-_SOMEBODY: Final = MappingProxyType(
-    {
-        "DLV001": "the source topic is another one than the states were counted from",
-        "DLV002": "records left the log before they were counted",
-        "DLV003": "the log is older than the states",
-        "KFK101": "the log does not hold the offset that comes next",
-        "KFK021": "the source topic is missing",
-        "KFK121": "a topic is missing",
-        "DEF020": "the topic of definitions is missing",
-    }
-)
+_SOMEBODY: Final = frozenset({
+    "DLV001",  # the source topic is another one than the states were counted from
+    "DLV002",  # records left the log before they were counted
+    "DLV003",  # the log is older than the states
+    "KFK101",  # the log does not hold the offset that comes next
+    "KFK021",  # the source topic is missing
+    "KFK121",  # a topic is missing
+    "DEF020",  # the topic of definitions is missing
+})  # fmt: skip
 
 
 def exit_code_of(error: FqlstreamError) -> int:
