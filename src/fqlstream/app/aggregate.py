@@ -331,20 +331,26 @@ class AggregateAgent:
             return
         if not self._pause_said and OUTSIDE.trouble_s() > time.monotonic() - 1:
             self._pause_said = True
-            waiting_mb = self._unwritten_bytes() / 1e6
-            log.warning("%.0f MB wait for ClickHouse: reading pauses until it has taken them", waiting_mb)
+            log.warning("%s: reading pauses until it has taken them", self._what_waits())
         async with self._flushed:
             while self._is_full():
                 self._wake.set()
                 await self._flushed.wait()
         if self._pause_said:
             self._pause_said = False
-            log.warning("ClickHouse has taken what waited: reading goes on")
+            log.warning("what waited is written: reading goes on")
+
+    def _what_waits(self) -> str:
+        if self._has_too_many_rows():
+            return f"{self._unwritten_bytes() / 1e6:.0f} MB of rows wait for a flush"
+        return "changed panes, as many as memory may hold, wait for a flush"
 
     def _is_full(self) -> bool:
-        too_many_rows = self._unwritten_bytes() >= self.settings.stream.sink_backlog_bytes_max
         # one that was superseded is not flushed any more: it is about to be taken over again
-        return too_many_rows or any(o.is_full for o in self.owners if not o.superseded)
+        return self._has_too_many_rows() or any(o.is_full for o in self.owners if not o.superseded)
+
+    def _has_too_many_rows(self) -> bool:
+        return self._unwritten_bytes() >= self.settings.stream.sink_backlog_bytes_max
 
     def _unwritten_bytes(self) -> int:
         return sum(held.owner.unwritten_bytes for held in self._held.values())
