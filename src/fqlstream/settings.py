@@ -263,7 +263,7 @@ class StreamSettings(_Group):
     stuck_ms: int = Field(
         300_000,
         ge=1_000,
-        description="Lag without any progress for so long ends the worker with exit code 3, so that a supervisor restarts it.",
+        description="A worker in which something stands still for so long (a partition with lag, flushing, publishing, upkeep, a takeover, an event loop) ends with exit code 3, so that a supervisor restarts it; where native code holds Python's lock, after half as long again, with 1. Waiting for Kafka or ClickHouse is not standing still.",
     )
     trouble_said_ms: int = Field(
         30_000,
