@@ -260,6 +260,11 @@ class StreamSettings(_Group):
     sink_backlog_bytes_max: int = Field(
         256 * 2**20, ge=2**20, description="Rows waiting for a slow ClickHouse; beyond them consumption pauses."
     )
+    clock_leap_ms: int = Field(
+        86_400_000,
+        ge=60_000,
+        description="A worker follows a clock that is set slowly, so that no window ends early; one that is set forward by more was wrong at boot, and is followed at once.",
+    )
     stuck_ms: int = Field(
         300_000,
         ge=1_000,

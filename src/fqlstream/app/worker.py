@@ -54,7 +54,7 @@ class Worker:
         self.outbox = OutboxProducer(settings.kafka)
         self.log = KafkaLog(settings.kafka, self.outbox)
         self.duties = Duties()
-        clock = SteadyClock()
+        clock = SteadyClock(leap_ms_min=settings.stream.clock_leap_ms)
         self.adapter = StoreAdapter(self.store, clock, lambda: self.aggregate.engines.catalogue, self.duties.worked)
         read = partial(decode, record_bytes_max=settings.kafka.record_bytes_max)
         self.ports = Ports(self.adapter, self.log, clock, read, settings.stream)
