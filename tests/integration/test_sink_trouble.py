@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import time
@@ -119,6 +120,40 @@ def test_an_insert_that_fails_while_it_is_written_is_not_acknowledged(store_proc
             assert store.query_rows("SELECT count() FROM narrow") == [(3,)]
         finally:
             store.command("DROP TABLE narrow")
+
+
+def test_an_insert_is_not_refused_for_what_another_one_did(store_process: StoreProcess) -> None:
+    """chDB does not say which of them has failed; what is unknown is sent again, and what ran alone is told as it is."""
+    row, bad = (pa.table({"a": pa.array([a], pa.int64())}) for a in (1, 50))
+    with store_process.connect() as store:
+        store.command("CREATE TABLE narrow2 (a Int64, CONSTRAINT low CHECK a < 10) ENGINE = MergeTree ORDER BY a")
+        ours = http.client.HTTPConnection(store_process.host, store_process.port, timeout=60)
+        try:
+            ours.putrequest("POST", "/?query=INSERT+INTO+narrow2+FORMAT+TSV")
+            ours.putheader("X-ClickHouse-Key", store_process.key)
+            ours.putheader("Transfer-Encoding", "chunked")
+            ours.endheaders()
+            begun = b"1\n" * (5 * 2**19)  # more than is waited for before an INSERT begins
+            ours.send(b"%x\r\n%b\r\n" % (len(begun), begun))
+            running = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO narrow2%'"
+            wait_until(lambda: store.query_rows(running) == [(1,)], "our INSERT has begun", 30)
+            with pytest.raises(StoreError, match="VIOLATED_CONSTRAINT") as theirs:
+                store.insert_arrow("narrow2", bad)
+            ours.send(b"0\r\n\r\n")
+            answer = ours.getresponse()
+            assert answer.headers["X-ClickHouse-Exception-Code"] == "319", answer.read()
+            assert theirs.value.retryable, "it may have been ours"
+            with pytest.raises(StoreError, match="VIOLATED_CONSTRAINT") as alone:
+                store.insert_arrow("narrow2", bad)
+            assert not alone.value.retryable
+            with pytest.raises(StoreError, match="UNKNOWN_TABLE"):
+                store.insert_arrow("no_such_table", row)
+            with pytest.raises(StoreError, match="VIOLATED_CONSTRAINT"):
+                store.command("INSERT INTO narrow2 SELECT 50")
+            store.insert_arrow("narrow2", row)
+        finally:
+            ours.close()
+            store.command("DROP TABLE narrow2")
 
 
 # -- a worker and its store ----------------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ class ErrorCode:
 _LOAD: Final = "ClickHouse is overloaded: fewer or cheaper queries, or more memory and threads"
 _DISK: Final = "free space on ClickHouse's disk, or give it a larger one"
 _REPLICAS: Final = "look after ClickHouse's replicas and its Keeper"
+_UNSURE: Final = (
+    "it is sent again, which changes nothing where it had worked; of replicas look after them and their Keeper"
+)
 _NETWORK: Final = "look after the network between ClickHouse's servers"
 _WRITES: Final = "allow writes: a readonly setting or profile of the user, or a replica that lost its Keeper"
 _ENDING: Final = "ClickHouse is going down or was told to end statements"
@@ -53,8 +56,9 @@ ERROR_CODES: Final = (
         "passing", _REPLICAS,
         (225, "NO_ZOOKEEPER"), (244, "UNEXPECTED_ZOOKEEPER_ERROR"), (254, "NO_ACTIVE_REPLICAS"), (265, "NO_AVAILABLE_REPLICA"),
         (285, "TOO_FEW_LIVE_REPLICAS"), (286, "UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE"), (289, "REPLICA_IS_NOT_IN_QUORUM"),
-        (319, "UNKNOWN_STATUS_OF_INSERT"), (341, "UNFINISHED"), (342, "METADATA_MISMATCH"), (999, "KEEPER_EXCEPTION"),
+        (341, "UNFINISHED"), (342, "METADATA_MISMATCH"), (999, "KEEPER_EXCEPTION"),
     ),
+    *_rows("passing", _UNSURE, (319, "UNKNOWN_STATUS_OF_INSERT")),
     *_rows(
         "passing", _NETWORK,
         (198, "DNS_ERROR"), (203, "NO_FREE_CONNECTION"), (209, "SOCKET_TIMEOUT"), (210, "NETWORK_ERROR"),

@@ -27,6 +27,7 @@ from fqlstream.store.embedded.exceptions import (
     STD_EXCEPTION,
     SYNTAX_ERROR,
     UNKNOWN_SETTING,
+    UNKNOWN_STATUS_OF_INSERT,
     EngineError,
     engine_error,
     refusal,
@@ -87,6 +88,14 @@ class Chunk:
     counts: Counts
 
 
+@dataclass(slots=True, eq=False)
+class Write:
+    """A statement that may write, while it runs: how many INSERTs had failed before it, and whether it is the only one."""
+
+    failed_before: int
+    is_alone: bool
+
+
 class Engine:
     """The engine of one directory. All methods may be called from any thread."""
 
@@ -108,6 +117,7 @@ class Engine:
         self._judging, self._counting = threading.Lock(), threading.Lock()
         self._counter = self._connect(self._address)
         self.failed_inserts = 0
+        self._writes: set[Write] = set()
         self.count_failed_inserts()
         self._judge = self._connect(self._address)
         # the judge must understand whatever a caller's settings let the engine understand
@@ -133,7 +143,36 @@ class Engine:
             self.failed_inserts = int(found)
             return self.failed_inserts
 
-    def last_error(self) -> EngineError:
+    def begin_write(self) -> Write:
+        """Note that a statement begins that may write."""
+        with self._lock:
+            write = Write(self.failed_inserts, not self._writes)
+            for other in self._writes:
+                other.is_alone = False
+            self._writes.add(write)
+        return write
+
+    def end_write(self, write: Write, *, has_failed: bool) -> None:
+        """Note that it has ended; one that failed is counted first, so that it is not held against the next."""
+        if has_failed:
+            self.count_failed_inserts()
+        with self._lock:
+            self._writes.discard(write)
+
+    def error_of(self, write: Write) -> EngineError | None:
+        """Say why an INSERT failed that chDB gave a result for; None where none has failed since it began.
+
+        Whose failure it was can be told only of one that ran alone: of others it is unknown, which is sent again.
+        """
+        if self.count_failed_inserts() <= write.failed_before:
+            return None
+        found = self._last_error()
+        if write.is_alone or found.code in BY_CODE:
+            return found
+        told = found.text.removeprefix(f"Code: {found.code}. DB::Exception: ")
+        return refusal(UNKNOWN_STATUS_OF_INSERT, f"Of INSERTs that ran at the same time one has failed: {told}")
+
+    def _last_error(self) -> EngineError:
         """Give the error that a statement met last; of several at once one that may pass: then it is tried again."""
         with self._counting:
             lines = bytes(self._counter.query(_LAST_ERRORS_SQL, "JSONCompactEachRow").bytes() or b"").splitlines()
@@ -387,7 +426,7 @@ class Lease:
                 self._undo += [
                     f"SET {name} = DEFAULT".encode() for name, _ in (self.kind.settings if self.kind else ())
                 ]
-        result = self.call(self.connection.query, sql, format_name, params=dict(parameters))
+        result = self._run(sql, format_name, parameters, kind)
         counts = Counts(
             result.storage_rows_read() or 0,
             result.storage_bytes_read() or 0,
@@ -397,6 +436,17 @@ class Lease:
             int(result.elapsed() * 1e9),
         )
         return Chunk(bytes(result.bytes() or b""), counts)
+
+    def _run(self, sql: bytes, format_name: str, parameters: Mapping[str, str], kind: Kind) -> Any:
+        write = None if kind is Kind.READ_ONLY else self.engine.begin_write()
+        has_failed = True
+        try:
+            result = self.call(self.connection.query, sql, format_name, params=dict(parameters))
+            has_failed = False
+        finally:
+            if write is not None:
+                self.engine.end_write(write, has_failed=has_failed)
+        return result
 
     def stream(self, sql: bytes, format_name: str, parameters: Mapping[str, str]) -> Stream | None:
         """Start a query whose result is fetched by chunks; None where chDB cannot stream this kind of statement."""
@@ -410,13 +460,14 @@ class Lease:
 
     def insert(self, sql: bytes, format_name: str) -> Inserting:
         """Start an INSERT whose data follows in any number of pieces."""
-        before = self.engine.failed_inserts
+        write = self.engine.begin_write()
         try:
             handle = self.call(self.connection.send_insert, sql, format_name)
-        except EngineError:
+        except BaseException:
             self.unchanged = False
+            self.engine.end_write(write, has_failed=True)
             raise
-        return Inserting(self, handle, before)
+        return Inserting(self, handle, write)
 
     def call(self, function: Any, *args: object, **keywords: object) -> Any:
         """Call chDB; what it raises becomes ClickHouse's error."""
@@ -466,10 +517,10 @@ class Stream:
 class Inserting:
     """A running INSERT. Nothing is acknowledged before `finish` returns: then its parts are files of the table."""
 
-    def __init__(self, lease: Lease, handle: Any, failed_before: int) -> None:
+    def __init__(self, lease: Lease, handle: Any, write: Write) -> None:
         self._lease = lease
         self._handle = handle
-        self._failed_before = failed_before
+        self._write = write
         self._open = True
 
     def append(self, data: bytes) -> None:
@@ -480,14 +531,21 @@ class Inserting:
         """Write what was handed over.
 
         chDB 26.9 gives a result with rows also where writing them failed: a full disk, a limit of memory, a constraint. Only the
-        engine's own counter tells. So an INSERT counts as failed where any has since this one began, or, without harm, since
-        somebody last looked: at worst rows are written that are said to be none.
+        engine's own counter tells. So an INSERT counts as failed where any has since this one began: at worst rows are written
+        that are said to be none.
         """
         self._open = False
-        result = self._lease.call(self._lease.connection.insert_done, self._handle)
-        if self._lease.engine.count_failed_inserts() > self._failed_before:
+        engine, error = self._lease.engine, None
+        has_failed = True
+        try:
+            result = self._lease.call(self._lease.connection.insert_done, self._handle)
+            error = engine.error_of(self._write)
+            has_failed = False
+        finally:
+            engine.end_write(self._write, has_failed=has_failed)
+        if error is not None:
             self._lease.unchanged = False
-            raise self._lease.engine.last_error()
+            raise error
         written = result.rows_written() or 0
         size = result.bytes_written() or 0
         return Counts(written, size, written, written, size, int(result.elapsed() * 1e9))
@@ -495,10 +553,13 @@ class Inserting:
     def close(self) -> None:
         """Drop what was not finished; the connection is not used again."""
         self._lease.unchanged = False
-        self._lease.engine.count_failed_inserts()  # this one must not be held against the next
-        if self._open:
-            self._open = False
+        if not self._open:
+            return
+        self._open = False
+        try:
             self._lease.call(self._lease.connection.insert_cancel, self._handle)
+        finally:
+            self._lease.engine.end_write(self._write, has_failed=True)
 
 
 def _use_statement(database: str) -> bytes:
