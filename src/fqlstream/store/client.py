@@ -34,6 +34,8 @@ _ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 #: The end of a streamed answer is kept this far, to read the error that may stand there.
 _TAIL_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 20
+#: What the driver raises of rows that it cannot read, and of parameters that it cannot write.
+_UNREADABLE = (ValueError, LookupError, EOFError, struct.error)
 _NOT_REACHED_HINT = "check that it runs and that its address is right; `fqlstream up` starts a store of its own"
 
 
@@ -113,12 +115,25 @@ class Store:
             raise _not_arrow(data, self.name) from None
 
     def query_rows(self, sql: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:
-        """Run a query and give its rows as Python values."""
+        """Run a query and give its rows as Python values.
+
+        Raises StoreError STO007 where the answer is ClickHouse's, whole, and cannot be read all the same.
+        """
+        with contextlib.suppress(*_UNREADABLE):
+            return self._rows(sql, parameters)
+        # Cut or replaced on its way, or never to be read? Rows have no end that would tell; the same answer as Arrow has one.
+        # Parameters that are wrong are so here too.
+        self.query_arrow(sql, parameters)
+        try:
+            return self._rows(sql, parameters)
+        except _UNREADABLE as error:
+            raise StoreError(
+                "STO007", f"an answer of {self.name} cannot be read: {_first_line(error)}", "report it"
+            ) from error
+
+    def _rows(self, sql: str, parameters: Parameters | None) -> list[tuple[Any, ...]]:
         with _translated(self.name):
-            try:
-                return [tuple(row) for row in self._client.query(sql, _bound(parameters)).result_rows]
-            except (ValueError, LookupError, EOFError, struct.error) as error:
-                raise _not_clickhouse(str(error).encode(), self.name) from None
+            return [tuple(row) for row in self._client.query(sql, _bound(parameters)).result_rows]
 
     def stream_arrow(self, sql: str, parameters: Parameters | None = None) -> Iterator[pa.RecordBatch]:
         """Run a query and give its result batch by batch, as it comes. An error on the way is raised where it came."""

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
 import pytest
 
-from fqlstream.errors import UsageError
+from fqlstream.errors import StoreError, UsageError
 from fqlstream.settings import StoreSettings
 from fqlstream.store.client import Store
 
@@ -20,3 +24,45 @@ def test_secrets_are_in_no_message() -> None:
     with pytest.raises(Exception, match=r"127\.0\.0\.1") as caught:
         Store.connect(StoreSettings(), url="http://someone:hidden@127.0.0.1:1/db", key="hidden too")
     assert "hidden" not in str(caught.value)
+
+
+class Driver:
+    """A driver whose first answers cannot be read as rows, and what the server sends as Arrow."""
+
+    def __init__(self, unreadable: int, arrow: bytes) -> None:
+        self.unreadable, self.arrow = unreadable, arrow
+
+    def query(self, _sql: str, _parameters: object) -> Any:
+        self.unreadable -= 1
+        if self.unreadable >= 0:
+            raise ValueError("no such type")
+        return SimpleNamespace(result_rows=[[1]])
+
+    def raw_query(self, *_arguments: object, **_keywords: object) -> bytes:
+        if not self.arrow:
+            raise ValueError("no such parameter")
+        return self.arrow
+
+
+def store_of(unreadable: int, arrow: bytes) -> Store:
+    return Store(Driver(unreadable, arrow), None, quorum=None, compression=None, name="there")
+
+
+def whole_answer() -> bytes:
+    table = pa.table({"a": [1]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def test_rows_that_cannot_be_read_are_waited_for_only_where_the_answer_is_not_clickhouses() -> None:
+    whole = whole_answer()
+    assert store_of(0, b"").query_rows("SELECT 1") == [(1,)]
+    assert store_of(1, whole).query_rows("SELECT 1") == [(1,)], "cut once"
+    for arrow, code, retryable in ((b"<html>", "STO006", True), (whole[:-9], "STO006", True), (whole, "STO007", False)):
+        with pytest.raises(StoreError) as caught:
+            store_of(9, arrow).query_rows("SELECT 1")
+        assert (caught.value.code, caught.value.retryable) == (code, retryable)
+    with pytest.raises(ValueError, match="no such parameter"):
+        store_of(9, b"").query_rows("SELECT 1")
