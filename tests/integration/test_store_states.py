@@ -311,6 +311,8 @@ def test_a_repair_is_asked_for_taken_and_finished(store: Store) -> None:
         (panes[0], 0, "a label came", -1),
         (panes[1], 0, "a label came", 7),
     ]
+    assert repairs.poll(store, 0, 7) == waiting[:1], "offset 7 is not applied yet"
+    assert repairs.poll(store, 0, 8) == waiting
     repairs.finish(store, waiting[:1], finished_at_ms=T0 + 5)
     assert repairs.poll(store, 0) == waiting[1:]
     # what is asked for while a repair runs is another request

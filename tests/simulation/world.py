@@ -19,6 +19,7 @@ from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.columns import arrow_schema
 from fqlstream.events.definitions import ModelDefinition, Role
 from fqlstream.fql.plan import Lane
+from fqlstream.store import repairs
 from fqlstream.store.repairs import RepairRequest
 from fqlstream.stream.batches import DeadLetter, StoredEvents
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord
@@ -416,13 +417,14 @@ class MemoryStore:
             p == partition and row.fence >= offset for (p, _, _), row in self.world.flushes.items()
         )
 
-    async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
+    async def take_repairs(self, partition: int, next_offset: int) -> Sequence[RepairRequest]:
         await self._step("take repairs")
-        return [
+        found = [
             RepairRequest(name, partition, need.pane, "", need.applied_offset)
             for name, need in self.world.repairs.items()
-            if need.partition == partition
+            if need.partition == partition and need.applied_offset < next_offset
         ]
+        return found[: repairs.TAKEN_MAX]
 
     async def finish_repairs(self, requests: Sequence[RepairRequest]) -> None:
         await self._step("finish repairs")

@@ -20,7 +20,7 @@ from fqlstream.app.watchdog import Duties
 from fqlstream.errors import BrokerError, FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.settings import Settings
-from fqlstream.store.deletions import DeletionRequest
+from fqlstream.store.deletions import DeletionRequest, Rewrite, Rewriting
 from fqlstream.store.repairs import TAKEN_MAX, RepairRequest
 from fqlstream.stream.batches import Fetch
 from fqlstream.stream.deleted import Deleted, DeletedIds
@@ -34,6 +34,10 @@ log = logging.getLogger("fqlstream.aggregate")
 #: Panes that are rebuilt, or looked at under newer definitions, between two flushes: they are in memory at once.
 _PANES_AT_ONCE = 256
 _FLUSHING = "flushing"
+#: What the watchdog calls `delete`: whoever runs it begins the duty, and each look at ClickHouse's work on it is a step.
+DELETING = "deleting"
+#: How often it is looked whether ClickHouse has written parts anew.
+_REWRITE_LOOK_S = 0.2
 
 
 class Definitions(Protocol):
@@ -52,8 +56,8 @@ class Definitions(Protocol):
 class Repairs(Protocol):
     """Where rebuilding panes is asked for."""
 
-    async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
-        """Give the requests that wait."""
+    async def take_repairs(self, partition: int, next_offset: int) -> Sequence[RepairRequest]:
+        """Give the requests that wait for an owner that has applied what is before an offset, `TAKEN_MAX` at most."""
         ...
 
     async def finish_repairs(self, requests: Sequence[RepairRequest]) -> None:
@@ -84,16 +88,40 @@ class Deletions(Protocol):
         """Say whether a partition has rows of deleted ids that were written since a time, or since the first was deleted."""
         ...
 
+    async def store_now_ms(self) -> int:
+        """Give the store's time (Unix ms): its rows are stamped with it."""
+        ...
+
+    async def searched_until(self, partition: int) -> int | None:
+        """Say until when a partition was searched for rows of deleted ids (Unix ms); None where it never was."""
+        ...
+
+    async def note_search(self, partition: int, until_ms: int) -> None:
+        """Note until when it was, for later owners."""
+        ...
+
     async def panes_of_deleted(self, model: str, partition: int) -> Sequence[RepairNeed]:
         """Name the panes of a partition that hold a deleted event."""
         ...
 
-    async def erase(self, model: str, partition: int) -> None:
-        """Take the rows of deleted ids out of a partition's history."""
+    async def deletion_refusal(self, model: str, partition: int) -> str | None:
+        """Say why a deletion that was begun in a partition fails; None where none does."""
         ...
 
-    async def erase_states(self, model: str, partition: int) -> None:
-        """Take the states out that newer ones have replaced."""
+    async def erase(self, model: str, partition: int) -> Sequence[Rewrite]:
+        """Begin to take the rows of deleted ids out of a partition's history."""
+        ...
+
+    async def erase_states(self, model: str, partition: int) -> Sequence[Rewrite]:
+        """Begin to take the states out that newer ones have replaced."""
+        ...
+
+    async def rewriting(self, rewrites: Sequence[Rewrite]) -> Rewriting:
+        """Say how far these are."""
+        ...
+
+    async def are_rows_left(self, model: str, partition: int) -> bool:
+        """Say whether a deletion that was carried out has left rows of deleted ids, as it may on replicas."""
         ...
 
 
@@ -115,7 +143,9 @@ class _Held:
     lock: asyncio.Lock
     source: SourcePartition
     reading: bool = True  # False from when it is known that the partition must be taken over again
+    repairing: asyncio.Lock = field(default_factory=asyncio.Lock)  # upkeep and deletions need not make the same panes
     swept_ms: int | None = None  # when history was last searched for rows of deleted ids
+    searched_ms: int | None = None  # the same by the store's clock
     applied_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -153,6 +183,9 @@ class AggregateAgent:
         self._deleted: Deleted = {}
         self._learning = asyncio.Lock()
         self._deleted_state: Mapping[str, tuple[int, int]] = {}
+        self._put_off_s: dict[
+            tuple[str, int], float
+        ] = {}  # until when a model's deletions are left alone in a partition
         self.engines = Engines(definitions.catalogue, settings.fql)
         self.meter = Meter()
         self._held: dict[int, _Held] = {}
@@ -447,30 +480,35 @@ class AggregateAgent:
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
     async def maintain(self) -> None:
-        """Do what nothing waits for: back-fill new metrics, look for labels' events elsewhere, rebuild what was asked for."""
+        """Do what nothing waits for: back-fill new metrics, look for labels' events elsewhere, rebuild what was asked for.
+
+        Deletions are not among it (`delete`): they wait for ClickHouse to write parts anew, and that may take hours.
+        """
         for held in list(self._held.values()):
             while self._is_current(held) and await held.owner.backfill(_PANES_AT_ONCE):
                 await self.flush(labels=True)
             await held.owner.search()
         await self.repair()
-        await self.delete()
 
     async def repair(self) -> int:
         """Carry out the repairs that were asked for in this worker's partitions. Gives how many panes were rebuilt."""
         rebuilt = 0
         for held in list(self._held.values()):
-            rebuilt += await self._repair_partition(held)
+            rebuilt += await self._repair_waiting(held)
         return rebuilt
+
+    async def _repair_waiting(self, held: _Held) -> int:
+        """Rebuild what waits in a partition, `TAKEN_MAX` panes at most; gives how many that were."""
+        async with held.repairing:
+            return await self._repair_partition(held)
 
     async def _repair_partition(self, held: _Held) -> int:
         owner = held.owner
-        waiting = await self.repairs.take_repairs(owner.partition)
+        # an event that is in history already may still have to be applied: its label would be missed
+        waiting = await self.repairs.take_repairs(owner.partition, owner.state.next_offset)
         if waiting:  # whoever asks after a change of definitions means the new ones
             await self.adopt(await self.definitions.refresh())
-        # an event that is in history already may still have to be applied: its label would be missed
-        requests = sorted(
-            (request for request in waiting if request.applied_offset < owner.state.next_offset), key=lambda r: r.pane
-        )
+        requests = sorted(waiting, key=lambda request: request.pane)
         done = 0
         while done < len(requests):
             ahead = requests[done : done + _PANES_AT_ONCE]
@@ -495,10 +533,12 @@ class AggregateAgent:
             await self.adopt(await self.definitions.refresh())
         await self._look_for_deleted()
         for held in list(self._held.values()):
+            if not self._is_current(held):
+                continue  # lost while ClickHouse was waited for
             requests = [request for request in waiting if request.partition == held.owner.partition]
-            models = {request.model for request in requests} | await self._undone(held)
-            if models and await self._delete_in(held, sorted(models)):
-                await self.deletions.finish_deletions(requests)
+            for model in sorted({request.model for request in requests} | await self._undone(held)):
+                if not self._is_put_off(model, held) and await self._delete_in(held, model, self.deletions):
+                    await self.deletions.finish_deletions([request for request in requests if request.model == model])
 
     async def _look_for_deleted(self) -> None:
         """Learn which ids were deleted: from here on their records are dropped."""
@@ -524,39 +564,80 @@ class AggregateAgent:
         now_ms, every_ms = self.ports.clock.now_ms(), self.settings.stream.deleted_sweep_ms
         if self.deletions is None or (held.swept_ms is not None and now_ms - held.swept_ms < every_ms):
             return set()
-        since_ms = None if held.swept_ms is None else held.swept_ms - every_ms
         partition = held.owner.partition
-        found = {model for model in self._deleted if await self.deletions.has_deleted_rows(model, partition, since_ms)}
+        if any(self._is_put_off(model, held) for model in self._deleted):
+            return set()  # its rows are still there, and searching for them every second would not help
+        found: set[str] = set()
+        if self._deleted:
+            # by the clock that stamps rows, and with an overlap: one may be written, and stamped, while this is going on
+            at_ms = await self.deletions.store_now_ms()
+            if held.searched_ms is None:
+                held.searched_ms = await self.deletions.searched_until(partition)
+            since_ms = None if held.searched_ms is None else held.searched_ms - every_ms
+            found = {m for m in self._deleted if await self.deletions.has_deleted_rows(m, partition, since_ms)}
+            if not found:
+                await self.deletions.note_search(partition, at_ms)
+                held.searched_ms = at_ms
         if not found:
             held.swept_ms = now_ms
         return found
 
-    async def _delete_in(self, held: _Held, models: Sequence[str]) -> bool:
-        """Delete what a partition holds of deleted ids: rows, memory, states. False where another owner has to do it.
+    async def _delete_in(self, held: _Held, model: str, deletions: Deletions) -> bool:
+        """Delete what a partition holds of deleted ids: rows, memory, states. False where it has to be done again, or by another.
 
         Rows that were applied before the ids were known are durable first, so that they are found; later ones are dropped.
         """
         owner = held.owner
+        if (refusal := await deletions.deletion_refusal(model, owner.partition)) is not None:
+            return self._put_off(model, held, refusal)  # it goes on trying that, and would not begin another before
         await self.flush(labels=True)
-        if self.deletions is None or owner.superseded or not self._is_current(held):
+        if not self._is_owned(held):
             return False
         async with held.lock:
             owner.state.forget_deleted(owner.flushed_offset - 1)
-        for model in models:
-            needs = await self.deletions.panes_of_deleted(model, owner.partition)
-            if needs:  # durable before the rows go: afterwards nothing would say which panes held them
-                await self.ports.store.request_repairs(needs, "events were deleted")
-            await self.deletions.erase(model, owner.partition)
+        needs = await deletions.panes_of_deleted(model, owner.partition)
+        if needs:  # durable before the rows go: afterwards nothing would say which panes held them
+            await self.ports.store.request_repairs(needs, "events were deleted")
+        if not await self._rewritten(held, model, await deletions.erase(model, owner.partition), deletions):
+            return False
         # what waits now; under traffic there is always more to come
-        while await self._repair_partition(held) >= TAKEN_MAX and self._is_current(held):
+        while await self._repair_waiting(held) >= TAKEN_MAX and self._is_owned(held):
             pass
         await self.flush(labels=True)
-        if owner.superseded or not self._is_current(held):
+        if not self._is_owned(held) or await deletions.are_rows_left(model, owner.partition):
             return False
-        for model in models:
-            await self.deletions.erase_states(model, owner.partition)
-        log.info("deleted events of %s in %s[%d]", ", ".join(models), self.topic, owner.partition)
+        if not await self._rewritten(held, model, await deletions.erase_states(model, owner.partition), deletions):
+            return False
+        log.info("deleted events of %s in %s[%d]", model, self.topic, owner.partition)
         return True
+
+    async def _rewritten(self, held: _Held, model: str, rewrites: Sequence[Rewrite], deletions: Deletions) -> bool:
+        """Wait until ClickHouse has written parts anew; False where it cannot, or where somebody else has to see to it."""
+        while rewrites:
+            found = await deletions.rewriting(rewrites)
+            self.duties.moved(DELETING)
+            if not self._is_owned(held):
+                return False
+            if found.refusal is not None:
+                return self._put_off(model, held, found.refusal)
+            if found.is_done:
+                break
+            await asyncio.sleep(_REWRITE_LOOK_S)
+        return True
+
+    def _put_off(self, model: str, held: _Held, why: str) -> bool:
+        """Leave a deletion that cannot be carried out alone for a while, and say so."""
+        wait_s = self.settings.stream.trouble_said_ms / 1000
+        self._put_off_s[model, held.owner.partition] = time.monotonic() + wait_s
+        place = f"{model} in {self.topic}[{held.owner.partition}]"
+        log.warning("STO060 events of %s cannot be deleted, the request waits and is tried again: %s", place, why)
+        return False
+
+    def _is_put_off(self, model: str, held: _Held) -> bool:
+        return time.monotonic() < self._put_off_s.get((model, held.owner.partition), 0.0)
+
+    def _is_owned(self, held: _Held) -> bool:
+        return self._is_current(held) and not held.owner.superseded
 
     def _is_current(self, held: _Held) -> bool:
         return self._held.get(held.owner.partition) is held and held.reading

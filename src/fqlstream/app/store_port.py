@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,7 +14,7 @@ from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import DAY_MS, ModelDefinition
 from fqlstream.store import deletions, history, repairs, states, values
 from fqlstream.store.client import Store
-from fqlstream.store.deletions import DeletionRequest
+from fqlstream.store.deletions import DeletionRequest, Rewrite, Rewriting
 from fqlstream.store.repairs import RepairRequest
 from fqlstream.stream.batches import DeadLetter, StoredEvents
 from fqlstream.stream.deleted import DeletedIds
@@ -26,8 +25,6 @@ T = TypeVar("T")
 
 #: States of a model whose definition is gone: kept no longer than the usual retention.
 _RETENTION_MS = 90 * DAY_MS
-#: How often it is looked whether ClickHouse has written parts anew.
-_REWRITE_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +168,9 @@ class StoreAdapter:
         now_ms = self.clock.now_ms()
         await patiently("repair requests", lambda: repairs.request(self.store, needs, reason, requested_at_ms=now_ms))
 
-    async def take_repairs(self, partition: int) -> Sequence[RepairRequest]:
-        """Give the requests that wait."""
-        return await patiently("repair requests", lambda: repairs.poll(self.store, partition))
+    async def take_repairs(self, partition: int, next_offset: int) -> Sequence[RepairRequest]:
+        """Give the requests that wait for an owner that has applied what is before an offset."""
+        return await patiently("repair requests", lambda: repairs.poll(self.store, partition, next_offset))
 
     async def finish_repairs(self, requests: Sequence[RepairRequest]) -> None:
         """Say that requests were carried out."""
@@ -208,6 +205,18 @@ class StoreAdapter:
 
         return model in self.catalogue().models and await patiently("rows of deleted ids", look)
 
+    async def store_now_ms(self) -> int:
+        """Give ClickHouse's time (Unix ms)."""
+        return await patiently("time", lambda: deletions.now_ms(self.store))
+
+    async def searched_until(self, partition: int) -> int | None:
+        """Say until when a partition was searched for rows of deleted ids (Unix ms); None where it never was."""
+        return await patiently("deleted ids", lambda: deletions.searched_until(self.store, partition))
+
+    async def note_search(self, partition: int, until_ms: int) -> None:
+        """Note until when it was."""
+        await patiently("deleted ids", lambda: deletions.note_search(self.store, partition, until_ms))
+
     async def panes_of_deleted(self, model: str, partition: int) -> Sequence[RepairNeed]:
         """Name the panes of a partition that hold a deleted event."""
         versions = list(self.catalogue().models[model].versions.values()) if model in self.catalogue().models else []
@@ -215,28 +224,27 @@ class StoreAdapter:
             return []  # nobody computes it any more
         return await patiently("panes of deleted ids", lambda: deletions.held_panes(self.store, versions, partition))
 
-    async def erase(self, model: str, partition: int) -> None:
-        """Take the rows of deleted ids out of a partition's history; those of a model that is no more end with its retention."""
-        if model in self.catalogue().models:
-            await self._rewrite(
-                await patiently("rows of deleted ids", lambda: deletions.delete_rows(self.store, model, partition))
-            )
+    async def deletion_refusal(self, model: str, partition: int) -> str | None:
+        """Say why a deletion that was begun in a partition fails."""
+        return await patiently("deletions", lambda: deletions.refusal(self.store, model, partition))
 
-    async def erase_states(self, model: str, partition: int) -> None:
-        """Take the states out that newer ones have replaced."""
-        await self._rewrite(
-            await patiently("older states", lambda: deletions.delete_older_states(self.store, model, partition))
-        )
+    async def erase(self, model: str, partition: int) -> Sequence[Rewrite]:
+        """Begin to take deleted ids' rows out of a partition's history; those of a model that is no more end with its retention."""
+        if model not in self.catalogue().models:
+            return []
+        return await patiently("rows of deleted ids", lambda: deletions.delete_rows(self.store, model, partition))
 
-    async def _rewrite(self, tables: Sequence[str]) -> None:
-        """Wait until deletions of these tables are carried out: that rewrites whole parts, and holds no connection."""
-        for table in tables:
-            while not await self._is_rewritten(table):
-                self.worked()
-                await asyncio.sleep(_REWRITE_LOOK_S)
+    async def erase_states(self, model: str, partition: int) -> Sequence[Rewrite]:
+        """Begin to take the states out that newer ones have replaced."""
+        return await patiently("older states", lambda: deletions.delete_older_states(self.store, model, partition))
 
-    async def _is_rewritten(self, table: str) -> bool:
-        return await patiently("deleted rows", lambda: deletions.is_rewritten(self.store, table))
+    async def rewriting(self, rewrites: Sequence[Rewrite]) -> Rewriting:
+        """Say how far these are: they rewrite whole parts, and hold no connection meanwhile."""
+        return await patiently("deleted rows", lambda: deletions.rewriting(self.store, rewrites))
+
+    async def are_rows_left(self, model: str, partition: int) -> bool:
+        """Say whether a replica has carried a deletion out before it knew all of the ids."""
+        return self.store.quorum is not None and await self.has_deleted_rows(model, partition, 0)
 
     # -- values ----------------------------------------------------------------------------------------------------
 

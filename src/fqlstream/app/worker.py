@@ -6,10 +6,11 @@ import asyncio
 import logging
 import os
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from fqlstream.app.aggregate import AggregateAgent
+from fqlstream.app.aggregate import DELETING, AggregateAgent
 from fqlstream.app.allocator import bound_arenas
 from fqlstream.app.definitions import DefinitionsFollower
 from fqlstream.app.faust_app import SourceApp, build_app, run_worker, serve_source
@@ -113,22 +114,28 @@ class Worker:
         log.info("ready: %d models known", len(self.definitions.catalogue.models))
         self.app.add_future(self.aggregate.run())
         self.app.add_future(self.finalise.run())
-        self.app.add_future(self._keep_up())
+        self.app.add_future(self._go_on(_UPKEEP, self._keep_up))
+        # on its own: it waits for ClickHouse to write parts anew, and definitions and repairs must not wait for that
+        self.app.add_future(self._go_on(DELETING, self.aggregate.delete))
         self.app.add_future(self._look_for_lag())
 
-    async def _keep_up(self) -> None:
-        """Follow definitions and keep states whole, for ever; ends the worker where that cannot go on."""
+    async def _go_on(self, duty: str, look: Callable[[], Awaitable[None]]) -> None:
+        """Look for something to do, for ever; ends the worker where that cannot go on."""
         try:
             while not self.app.should_stop:
-                self.duties.moved(_UPKEEP)
+                self.duties.moved(duty)
                 await asyncio.sleep(_POLL_S)
-                catalogue = await self.definitions.poll()
-                if catalogue is not self.aggregate.engines.catalogue:
-                    await self.aggregate.adopt(catalogue)
-                await self.aggregate.maintain()
+                await look()
         except Exception as error:
             self._fail(error)
             raise
+
+    async def _keep_up(self) -> None:
+        """Follow definitions and keep states whole."""
+        catalogue = await self.definitions.poll()
+        if catalogue is not self.aggregate.engines.catalogue:
+            await self.aggregate.adopt(catalogue)
+        await self.aggregate.maintain()
 
     async def _look_for_lag(self) -> None:
         """See now and then which partitions stand still though their log goes on."""

@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 import pyarrow as pa
 
 from fqlstream.clock import Clock, SystemClock
-from fqlstream.errors import BrokerError, FqlstreamError, UsageError
+from fqlstream.errors import BrokerError, FqlstreamError, StoreError, UsageError
 from fqlstream.events.catalogue import ModelEntry
 from fqlstream.ops.dead_letters import TOPIC as DEAD_LETTERS
 from fqlstream.ops.dead_letters import Letter, Mark, reading
@@ -128,19 +128,34 @@ def _known_until_ms(now_ms: int, wanted_ms: int, source_ms: int | None) -> int:
 def await_done(store: Store, deletion: Deletion, progress: ProgressBar, *, stall_s: float) -> None:
     """Wait until every owner has taken the rows out, made the panes anew, and the values that follow are published.
 
-    Raises StoreError REP001 where nothing has moved for `stall_s` seconds: the requests stay, and are carried out later.
+    Raises StoreError REP001 where nothing has moved for `stall_s` seconds, neither an owner nor ClickHouse's work for it: the
+    requests stay, and are carried out later. STO060 where ClickHouse cannot delete.
     """
     total = len(deletion.requests)
-    moved_at_s, left = time.monotonic(), total + 1
-    while left and total:
-        now_left = deletions.count_waiting(store, deletion.requests)
-        if now_left < left:
-            moved_at_s, left = time.monotonic(), now_left
+    moved_at_s, left, seen = time.monotonic(), total, tuple[int, ...]()
+    while left:
+        waiting = deletions.waiting_of(store, deletion.requests)
+        left = len(waiting)
         progress(total - left, total)
         if left:
-            pause(moved_at_s, stall_s, f"{left} of {total} partitions still hold the events")
+            now_seen = (left, *deletions.progress(store, deletion.model, [request.partition for request in waiting]))
+            if now_seen != seen:
+                moved_at_s, seen = time.monotonic(), now_seen
+            _pause(store, deletion.model, moved_at_s, stall_s, f"{left} of {total} partitions still hold the events")
     if total and (deletion.matches.events or deletion.matches.labels):
         await_published(store, deletion.model, deletion.partitions, stall_s=stall_s)
+
+
+def _pause(store: Store, model: str, moved_at_s: float, stall_s: float, what: str) -> None:
+    """Wait a moment. Raises as `await_done`."""
+    try:
+        pause(moved_at_s, stall_s, what)
+    except StoreError:
+        refusal = deletions.refusal(store, model)
+        if refusal is None:
+            raise
+        hint = "ClickHouse goes on trying, and the requests stay: once it can, the owners carry them out"
+        raise StoreError("STO060", f"{what}: {refusal}", hint) from None
 
 
 # ------------------------------------------------------------------------------------------- what is out of reach

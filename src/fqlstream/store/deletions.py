@@ -16,9 +16,8 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from fqlstream.errors import StoreError
 from fqlstream.events.definitions import ModelDefinition
-from fqlstream.store.client import Store, rows_of
+from fqlstream.store.client import Store, int_list, rows_of
 from fqlstream.store.naming import event_table, identifier, label_table, literal
 from fqlstream.stream.deleted import DeletedIds
 from fqlstream.stream.fingerprints import Fingerprints, fingerprint
@@ -49,6 +48,22 @@ class Matches:
     events: int
     labels: int
     ids: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A deletion that was begun: ClickHouse writes parts of a table anew. `mark` stands in its text and in no other's."""
+
+    table: str
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """How far such deletions are: `refusal` says why one of them fails, though ClickHouse goes on trying."""
+
+    is_done: bool
+    refusal: str | None
 
 
 # ---- ids -----------------------------------------------------------------------------------------------------------
@@ -149,10 +164,10 @@ def poll(store: Store) -> list[DeletionRequest]:
     return [DeletionRequest(row["id"], row["partition"], row["model"]) for row in rows_of(table)]
 
 
-def count_waiting(store: Store, requests: Sequence[DeletionRequest]) -> int:
-    """Count those of these requests that were not carried out yet."""
+def waiting_of(store: Store, requests: Sequence[DeletionRequest]) -> list[DeletionRequest]:
+    """Give those of these requests that were not carried out yet."""
     waiting = {request.id for request in poll(store)}
-    return sum(request.id in waiting for request in requests)
+    return [request for request in requests if request.id in waiting]
 
 
 def finish(store: Store, requests: Sequence[DeletionRequest], *, finished_at_ms: int) -> None:
@@ -171,6 +186,34 @@ def _write(store: Store, requests: Sequence[DeletionRequest], at_ms: int, finish
         "step": pa.array([0 if finished_at_ms is None else 1] * count, pa.uint8()),
     })  # fmt: skip
     store.insert_arrow("deletion_requests", data, store.quorum_write())
+
+
+# ---- searches ------------------------------------------------------------------------------------------------------
+
+
+def now_ms(store: Store) -> int:
+    """Give ClickHouse's time (Unix ms): rows are stamped with it."""
+    ((at_ms,),) = store.query_rows("SELECT toUnixTimestamp64Milli(now64(3))")
+    return int(at_ms)
+
+
+def note_search(store: Store, partition: int, until_ms: int) -> None:
+    """Note that what was written to a partition until a time (Unix ms) was searched for rows of deleted ids."""
+    data = pa.table({
+        "partition": pa.array([partition], pa.int32()), "searched_until": pa.array([until_ms], _TIME)
+    })  # fmt: skip
+    store.insert_arrow("deletion_searches", data, store.quorum_write())
+
+
+def searched_until(store: Store, partition: int) -> int | None:
+    """Say until when a partition was searched (Unix ms); None where it never was."""
+    table = store.query_arrow(
+        "SELECT max(toUnixTimestamp64Milli(searched_until)) AS at_ms FROM deletion_searches "
+        "WHERE partition = {partition:Int32} HAVING count() > 0",
+        {"partition": partition},
+        store.quorum_read(),
+    )
+    return int(table.column(0)[0].as_py()) if table.num_rows else None
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -197,10 +240,13 @@ def has_rows(store: Store, model: str, partition: int, since_ms: int) -> bool:
         f"partition = {int(partition)} AND written_at >= toDateTime({max(0, int(since_ms) // 1000)}, 'UTC') "
         f"AND {_condition(model)}"
     )
-    return any(
-        store.query_rows(f"SELECT 1 FROM {identifier(table)} WHERE {where} LIMIT 1")
-        for table in (event_table(model), label_table(model))
-    )
+    return any(_has(store, table, where) for table in (event_table(model), label_table(model)))
+
+
+def _has(store: Store, table: str, where: str) -> bool:
+    # what is deleted is known by `deleted_ids`: a replica that lacks its newest rows must not answer
+    sql = f"SELECT 1 AS found FROM {identifier(table)} WHERE {where} LIMIT 1"
+    return bool(store.query_arrow(sql, settings=store.quorum_read()).num_rows)
 
 
 def held_panes(store: Store, versions: Sequence[ModelDefinition], partition: int) -> list[RepairNeed]:
@@ -209,25 +255,31 @@ def held_panes(store: Store, versions: Sequence[ModelDefinition], partition: int
     needs = []
     for version in versions:
         pane_ms = int(version.windows.pane_ms)
-        rows = store.query_rows(
-            f"SELECT DISTINCT intDiv(toUnixTimestamp64Milli(event_at), {pane_ms}) * {pane_ms} "
+        found = store.query_arrow(
+            f"SELECT DISTINCT intDiv(toUnixTimestamp64Milli(event_at), {pane_ms}) * {pane_ms} AS start_ms "
             f"FROM {identifier(event_table(model))} WHERE partition = {int(partition)} "
-            f"AND version = {literal(version.version)} AND NOT duplicate AND {_condition(model)}"
+            f"AND version = {literal(version.version)} AND NOT duplicate AND {_condition(model)}",
+            settings=store.quorum_read(),
         )
-        needs += [RepairNeed(partition, PaneKey(model, version.version, start_ms)) for (start_ms,) in rows]
+        starts = found.column(0).to_pylist()
+        needs += [RepairNeed(partition, PaneKey(model, version.version, start_ms)) for start_ms in starts]
     return sorted(needs)
 
 
-def delete_rows(store: Store, model: str, partition: int) -> list[str]:
-    """Begin to take the rows of deleted ids out of a partition's history; names the tables that have any.
+def delete_rows(store: Store, model: str, partition: int) -> list[Rewrite]:
+    """Begin to take the rows of deleted ids out of a partition's history; names what was begun, in tables that have any.
 
-    They are gone once `is_rewritten` says so. ClickHouse keeps the files of the parts before for a while (`files_kept_s`).
+    They are gone once `rewriting` says so. ClickHouse keeps the files of the parts before for a while (`files_kept_s`).
     """
     where = f"partition = {int(partition)} AND {_condition(model)}"
-    return [table for table in (event_table(model), label_table(model)) if _delete(store, table, where)]
+    return [
+        rewrite
+        for table in (event_table(model), label_table(model))
+        for rewrite in _delete(store, table, where, _mark(model, partition))
+    ]
 
 
-def delete_older_states(store: Store, model: str, partition: int) -> list[str]:
+def delete_older_states(store: Store, model: str, partition: int) -> list[Rewrite]:
     """Begin to take states out of a partition that newer ones have replaced: exact states hold values of single events."""
     where = f"model = {literal(model)} AND partition = {int(partition)}"
     newest = (
@@ -235,27 +287,75 @@ def delete_older_states(store: Store, model: str, partition: int) -> list[str]:
         "GROUP BY version, pane_start, lane"
     )
     older = f"{where} AND (version, pane_start, lane, state_version) NOT IN ({newest})"
-    return ["states"] if _delete(store, "states", older) else []
+    return _delete(store, "states", older, _mark(model, partition))
 
 
-def _delete(store: Store, table: str, where: str) -> bool:
-    """Ask for the parts of a table to be written anew without some rows; False where there are none."""
-    if not store.query_rows(f"SELECT 1 FROM {identifier(table)} WHERE {where} LIMIT 1"):
-        return False
-    store.command(f"ALTER TABLE {identifier(table)} DELETE WHERE {where}", settings=_MUTATION)
-    return True
+def _mark(model: str, partition: int | None = None) -> str:
+    """Mark what is deleted for a model, and a partition: the text of a mutation is all that tells it from those of others."""
+    mark = f"fqlstream:{hashlib.blake2b(model.encode(), digest_size=8).hexdigest()}:"
+    return mark if partition is None else f"{mark}{int(partition)}:"
 
 
-def is_rewritten(store: Store, table: str) -> bool:
-    """Say whether all deletions of a table are carried out. Raises StoreError STO060 where one fails."""
-    rows = store.query_rows(
-        "SELECT latest_fail_reason FROM system.mutations WHERE database = currentDatabase() "
-        "AND table = {table:String} AND NOT is_done AND NOT is_killed ORDER BY latest_fail_reason DESC LIMIT 1",
-        {"table": table},
+def _delete(store: Store, table: str, where: str, mark: str) -> list[Rewrite]:
+    """Ask for the parts of a table to be written anew without some rows; nothing is begun where there are none."""
+    # another replica may have rows that this one lacks: a mutation reaches them, a look does not
+    if store.quorum is None and not _has(store, table, where):
+        return []
+    rewrite = Rewrite(table, f"{mark}{uuid.uuid4().hex}")
+    store.command(
+        f"ALTER TABLE {identifier(table)} DELETE WHERE {where} AND {literal(rewrite.mark)} != ''", settings=_MUTATION
     )
-    if rows and rows[0][0]:
-        raise StoreError("STO060", f"rows of {table} cannot be deleted: {rows[0][0]}", retryable=True)
-    return not rows
+    return [rewrite]
+
+
+def rewriting(store: Store, rewrites: Sequence[Rewrite]) -> Rewriting:
+    """Say how far ClickHouse is with these."""
+    under_way = False
+    for rewrite in rewrites:
+        rows = store.query_rows(
+            "SELECT is_done, is_killed, latest_fail_reason FROM system.mutations WHERE database = currentDatabase() "
+            "AND table = {table:String} AND position(command, {mark:String}) > 0",
+            {"table": rewrite.table, "mark": rewrite.mark},
+        )
+        if not rows and store.quorum is None:
+            return Rewriting(False, f"the deletion from {rewrite.table} was killed")
+        for is_done, is_killed, reason in rows:
+            if not is_done and (is_killed or reason):
+                return Rewriting(False, reason or f"the deletion from {rewrite.table} was killed")
+        # a replica that does not know of it yet will
+        under_way = under_way or not rows or not all(is_done for is_done, _, _ in rows)
+    return Rewriting(not under_way, None)
+
+
+def refusal(store: Store, model: str, partition: int | None = None) -> str | None:
+    """Say why deletions of a model that were begun, for a partition or for any, cannot be carried out; None where they can."""
+    rows = store.query_rows(
+        "SELECT table, latest_fail_reason FROM system.mutations WHERE database = currentDatabase() "
+        "AND position(command, {mark:String}) > 0 AND NOT is_done AND NOT is_killed AND latest_fail_reason != '' LIMIT 1",
+        {"mark": _mark(model, partition)},
+    )
+    return f"rows of {rows[0][0]} cannot be deleted: {rows[0][1]}" if rows else None
+
+
+def progress(store: Store, model: str, partitions: Iterable[int]) -> tuple[int, ...]:
+    """Give numbers that change while ClickHouse works on deletions of a model, or owners of partitions on the panes that changed."""
+    asked = {"mark": _mark(model), "events": event_table(model), "labels": label_table(model), "model": model}
+    ((begun, parts, ended),) = store.query_rows(
+        "SELECT count(), sum(parts_to_do), countIf(is_done) FROM system.mutations WHERE database = currentDatabase() "
+        "AND position(command, {mark:String}) > 0",
+        asked,
+    )
+    ((rows, written),) = store.query_rows(
+        "SELECT sum(rows_read), sum(bytes_written_uncompressed) FROM system.merges WHERE database = currentDatabase() "
+        "AND is_mutation AND table IN ({events:String}, {labels:String}, 'states')",
+        asked,
+    )
+    ((panes,),) = store.query_rows(
+        "SELECT count() FROM (SELECT id FROM repair_requests WHERE model = {model:String} "
+        f"AND partition IN ({int_list([-1, *partitions])}) GROUP BY id HAVING max(step) = 0)",
+        asked,
+    )
+    return int(begun), int(parts), int(ended), int(rows), int(written), int(panes)
 
 
 def files_kept_s(store: Store, model: str) -> int:

@@ -71,13 +71,17 @@ def count_waiting(store: Store, model: str, requested_at_ms: int) -> int:
     return int(rows[0][0])
 
 
-def poll(store: Store, partition: int) -> list[RepairRequest]:
-    """Give the requests to a partition's owner that wait, the oldest first."""
+def poll(store: Store, partition: int, next_offset: int = 2**63 - 1) -> list[RepairRequest]:
+    """Give the requests that wait for an owner that has applied what is before an offset, the oldest first: `TAKEN_MAX` at most.
+
+    Those for which it has not applied enough are not among them: they would take the places of others.
+    """
     table = store.query_arrow(
         "SELECT id, model, version, toUnixTimestamp64Milli(pane_start) AS start_ms, any(reason) AS reason, "
         "max(applied_offset) AS applied_offset, min(requested_at) AS asked FROM repair_requests WHERE partition = {partition:Int32} "
-        "GROUP BY model, version, pane_start, id HAVING max(step) = 0 ORDER BY asked, model, version, pane_start, id LIMIT {taken:UInt32}",
-        {"partition": partition, "taken": TAKEN_MAX},
+        "GROUP BY model, version, pane_start, id HAVING max(step) = 0 AND max(repair_requests.applied_offset) < {next:Int64} "
+        "ORDER BY asked, model, version, pane_start, id LIMIT {taken:UInt32}",
+        {"partition": partition, "next": next_offset, "taken": TAKEN_MAX},
         store.quorum_read(),
     )
     return [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -29,14 +31,16 @@ from tests.unit.stream.one_partition import (
 )
 from tests.waiting import let_others_run, wait_in_loop
 
-from fqlstream.app.aggregate import AggregateAgent
+from fqlstream.app import aggregate
+from fqlstream.app.aggregate import DELETING, AggregateAgent
 from fqlstream.app.ledger import Partition
 from fqlstream.app.transport import Progress
 from fqlstream.errors import BrokerError, StoreError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import DEFINITION
 from fqlstream.settings import Settings, StreamSettings
-from fqlstream.store.deletions import DeletionRequest
+from fqlstream.store import repairs
+from fqlstream.store.deletions import DeletionRequest, Rewrite, Rewriting
 from fqlstream.stream.deleted import DeletedIds
 from fqlstream.stream.fingerprints import fingerprint
 from fqlstream.stream.protocol import PaneKey, RepairNeed
@@ -486,6 +490,10 @@ class MemoryDeletions:
     ids: set[str] = field(default_factory=set)
     requests: list[DeletionRequest] = field(default_factory=list)
     sweeps: list[int | None] = field(default_factory=list)
+    #: what ClickHouse says of the rewriting that it was asked for last
+    progress: Rewriting = field(default_factory=lambda: Rewriting(True, None))
+    looks: int = 0
+    searched: dict[int, int] = field(default_factory=dict)
 
     def ask(self, *ids: str, partition: int = 0) -> None:
         self.ids.update(ids)
@@ -521,14 +529,35 @@ class MemoryDeletions:
         panes = {PaneKey("m", row["version"], row["event_at"] // MINUTE_MS * MINUTE_MS) for row in held}
         return [RepairNeed(partition, key) for key in sorted(panes)]
 
-    async def erase(self, model: str, partition: int) -> None:
+    async def store_now_ms(self) -> int:
+        return self.there.clock.now_ms() + 5  # another machine's
+
+    async def searched_until(self, partition: int) -> int | None:
+        return self.searched.get(partition)
+
+    async def note_search(self, partition: int, until_ms: int) -> None:
+        self.searched[partition] = until_ms
+
+    async def deletion_refusal(self, model: str, partition: int) -> str | None:
+        return self.progress.refusal
+
+    async def rewriting(self, rewrites: Sequence[Rewrite]) -> Rewriting:
+        self.looks += 1
+        return self.progress
+
+    async def are_rows_left(self, model: str, partition: int) -> bool:
+        return False
+
+    async def erase(self, model: str, partition: int) -> list[Rewrite]:
         self.there.world.take("erase")
         for rows in (self.there.world.events, self.there.world.labels):
             for key in [key for key, row in rows.items() if key[1] == partition and row["event_id"] in self.ids]:
                 del rows[key]
+        return [Rewrite("events", "")]
 
-    async def erase_states(self, model: str, partition: int) -> None:
+    async def erase_states(self, model: str, partition: int) -> list[Rewrite]:
         self.there.world.take("erase states")
+        return [Rewrite("states", "")]
 
 
 def deleting(
@@ -558,7 +587,7 @@ async def test_deleted_events_go_with_their_labels_and_nothing_that_comes_later_
     await mine.apply(0, *LOG)
     deletions.ask("b", "late")
     before = len(mine.there.world.taken)
-    await mine.agent.maintain()
+    await mine.agent.delete()
     steps = mine.there.world.taken[before:]
     order = [
         "write events",
@@ -591,7 +620,7 @@ def test_a_death_before_any_step_of_a_deletion_loses_nothing_and_brings_nothing_
         world = mine.there.world
         world.ends_before = len(world.taken) + left
         with suppress(EndedError):
-            await mine.agent.maintain()
+            await mine.agent.delete()
             await mine.apply(5, *AFTER)
             await mine.agent.flush(labels=True)
         world.ends_before = None
@@ -599,7 +628,7 @@ def test_a_death_before_any_step_of_a_deletion_loses_nothing_and_brings_nothing_
         await heir.take()
         next_offset = heir.agent.owners[0].state.next_offset
         await heir.apply(next_offset, *[*LOG, *AFTER][next_offset:])
-        await heir.agent.maintain()
+        await heir.agent.delete()
         await heir.agent.flush(labels=True)
         assert chosen(stored(mine.there)) == LEFT
         assert {row["event_id"] for row in world.events.values()} == {"a", "c", "d"}
@@ -641,6 +670,91 @@ async def test_rows_that_a_worker_which_slept_writes_again_are_found_and_not_cou
     await mine.agent.delete()
     assert {row["event_id"] for row in mine.there.world.events.values()} == {"a", "c"}
     assert stored(mine.there)["traffic"] == 2.0
+
+
+def test_a_deletion_is_done_only_when_all_of_its_panes_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that cannot be carried out yet take no place among those that are taken at once."""
+    monkeypatch.setattr(aggregate, "TAKEN_MAX", 2)
+    monkeypatch.setattr(repairs, "TAKEN_MAX", 2)
+
+    async def run() -> None:
+        mine, deletions = deleting()
+        await mine.take()
+        ids = [f"e{minute}" for minute in range(7)]
+        await mine.apply(0, *[event(name, minute=minute, x=3) for minute, name in enumerate(ids)])
+        await mine.agent.flush()
+        await mine.there.ports.store.request_repairs([RepairNeed(0, pane(0), 99), RepairNeed(0, pane(1), 99)], "a test")
+        deletions.ask(*ids)
+        await mine.agent.delete()
+        assert deletions.requests == []
+        assert [need.applied_offset for need in mine.there.world.repairs.values()] == [99, 99]
+        assert stored(mine.there)["traffic"] == 0
+
+    asyncio.run(run())
+
+
+@in_a_loop
+async def test_nothing_else_waits_while_clickhouse_writes_parts_anew_and_the_watchdog_sees_the_looks() -> None:
+    mine, deletions = deleting()
+    source = await mine.take()
+    await mine.apply(0, *LOG)
+    deletions.ask("b")
+    deletions.progress = Rewriting(False, None)
+    deleting_it = asyncio.create_task(mine.agent.delete())
+    await wait_in_loop(lambda: deletions.looks > 1, "looks at ClickHouse's work")
+    assert DELETING in mine.agent.duties.since()
+    await mine.there.ports.store.request_repairs([RepairNeed(0, pane(0))], "a test")
+    await asyncio.wait_for(mine.agent.maintain(), 5)
+    assert mine.there.world.repairs == {}
+    mine.agent.lose(source)
+    await asyncio.wait_for(deleting_it, 5)
+    assert deletions.requests, "the next owner sees to it"
+
+
+def test_a_deletion_that_clickhouse_refuses_waits_and_is_begun_again_later(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        mine, deletions = deleting()
+        await mine.take()
+        await mine.apply(0, *LOG)
+        deletions.ask("b")
+        deletions.progress = Rewriting(False, "no space")
+        await asyncio.wait_for(mine.agent.delete(), 5)
+        assert "no space" in caplog.text
+        assert len(deletions.requests) == 1
+        before = len(mine.there.world.taken)
+        deletions.progress = Rewriting(True, None)
+        await mine.agent.delete()
+        assert mine.there.world.taken[before:] == [], "not every second"
+        now_s = time.monotonic() + StreamSettings().trouble_said_ms / 1000
+        later = SimpleNamespace(monotonic=lambda: now_s, process_time=time.process_time)
+        monkeypatch.setattr(aggregate, "time", later)
+        await mine.agent.delete()
+        assert deletions.requests == []
+
+    asyncio.run(run())
+
+
+@in_a_loop
+async def test_whoever_takes_over_searches_only_what_was_written_since_the_last_search() -> None:
+    mine, deletions = deleting()
+    await mine.take()
+    await mine.apply(0, *LOG)
+    await mine.agent.delete()
+    assert (deletions.sweeps, deletions.searched) == ([], {}), "nothing was ever deleted"
+    deletions.ask("b")
+    every_ms = StreamSettings().deleted_sweep_ms
+    mine.there.clock.advance(every_ms)
+    await mine.agent.delete()
+    await mine.agent.delete()
+    searched_ms = mine.there.clock.now_ms() + 5
+    assert (deletions.sweeps, deletions.searched) == ([None], {0: searched_ms})
+    mine.there.clock.advance(1_000)
+    heir, _ = deleting(mine.there, deletions)
+    await heir.take()
+    await heir.agent.delete()
+    assert deletions.sweeps[1:] == [searched_ms - every_ms]
 
 
 @in_a_loop
