@@ -180,14 +180,15 @@ def test_panes_written_ahead_of_a_fence_are_named(store: Store) -> None:
 def test_who_got_past_a_record_has_survived_it_and_who_set_it_aside_has_not(store: Store) -> None:
     alive = flush(3, 2, fences={Lane.EVENTS: 9, Lane.LABELS: 7})
     states.write_flushes(store, [alive, flush(4, 0, "heir", fences={Lane.EVENTS: 5, Lane.LABELS: 5})])
-    assert states.was_survived(store, "inference-events", 0, 7)
-    assert not states.was_survived(store, "inference-events", 0, 8), "one lane has not reached it"
-    assert not states.was_survived(store, "inference-events", 1, 7)
+    assert states.was_survived(store, "inference-events", 0, 7, 3)
+    assert not states.was_survived(store, "inference-events", 0, 7, 4), "not by an owner that came later"
+    assert not states.was_survived(store, "inference-events", 0, 8, 0), "one lane has not reached it"
+    assert not states.was_survived(store, "inference-events", 1, 7, 0)
     letter = DeadLetter("DLQ019", "two workers ended", "inference-events", 0, 7, "0", None, b"x", T0)
     history.write_dead_letters(store, [replace(letter, code="DLQ001", offset=6)], seen_at_ms=T0)
-    assert states.was_survived(store, "inference-events", 0, 6)
+    assert states.was_survived(store, "inference-events", 0, 6, 0)
     history.write_dead_letters(store, [letter], seen_at_ms=T0)
-    assert not states.was_survived(store, "inference-events", 0, 7)
+    assert not states.was_survived(store, "inference-events", 0, 7, 0)
 
 
 def test_states_go_when_their_time_is_over(store: Store) -> None:

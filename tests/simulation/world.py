@@ -408,13 +408,14 @@ class MemoryStore:
             {pane for (pane, p, _), record in self.world.states.items() if p == partition and record.fence > fence}
         )
 
-    async def was_survived(self, topic: str, partition: int, offset: int) -> bool:
+    async def was_survived(self, topic: str, partition: int, offset: int, epoch: int) -> bool:
         await self._step("read who got past a record")
         is_aside = any(
             (p, o) == (partition, offset) and x.code == "DLQ019" for (p, o, _), x in self.world.letters.items()
         )
         return not is_aside and any(
-            p == partition and row.fence >= offset for (p, _, _), row in self.world.flushes.items()
+            p == partition and row.fence >= offset and row.version.epoch >= epoch
+            for (p, _, _), row in self.world.flushes.items()
         )
 
     async def take_repairs(self, partition: int, next_offset: int) -> Sequence[RepairRequest]:

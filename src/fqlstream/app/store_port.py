@@ -142,9 +142,9 @@ class StoreAdapter:
         """Name the partition's panes with a record that contains a later offset."""
         return await patiently("panes", lambda: states.panes_beyond(self.store, partition, fence))
 
-    async def was_survived(self, topic: str, partition: int, offset: int) -> bool:
-        """Say whether an owner of any epoch has applied a record and lived to write so."""
-        return await patiently("flush rows", lambda: states.was_survived(self.store, topic, partition, offset))
+    async def was_survived(self, topic: str, partition: int, offset: int, epoch: int) -> bool:
+        """Say whether an owner of this epoch or a later one has applied a record and lived to write so."""
+        return await patiently("flush rows", lambda: states.was_survived(self.store, topic, partition, offset, epoch))
 
     async def changed_panes(self, model: str, after: Mapping[int, int]) -> Sequence[PaneKey]:
         """Name the panes with a record newer than the given version."""

@@ -101,13 +101,16 @@ def claims(store: Store, topic: str, partition: int, epoch: int) -> dict[str, in
     return {row["owner"]: row["newest"] for row in rows_of(rows)}
 
 
-def was_survived(store: Store, topic: str, partition: int, offset: int) -> bool:
-    """Say whether an owner of any epoch has written a flush row whose states contain an offset that nobody has set aside."""
+def was_survived(store: Store, topic: str, partition: int, offset: int, epoch: int) -> bool:
+    """Say whether an owner of an epoch or a later one has written a flush row whose states contain an offset.
+
+    Not where somebody has set that offset aside.
+    """
     table = store.query_arrow(
         "SELECT count() AS n FROM flushes WHERE topic = {topic:String} AND partition = {partition:Int32} "
-        "AND arrayMin(mapValues(fences)) >= {offset:Int64} AND (topic, partition, {offset:Int64}) NOT IN "
+        "AND epoch >= {epoch:UInt64} AND arrayMin(mapValues(fences)) >= {offset:Int64} AND (topic, partition, {offset:Int64}) NOT IN "
         "(SELECT topic, partition, offset FROM dead_letter_rows WHERE code = {code:String})",
-        {"topic": topic, "partition": partition, "offset": offset, "code": KILLER.code},
+        {"topic": topic, "partition": partition, "offset": offset, "epoch": epoch, "code": KILLER.code},
         store.quorum_read(),
     )
     return bool(rows_of(table)[0]["n"])

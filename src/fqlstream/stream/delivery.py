@@ -155,8 +155,11 @@ class StorePort(Protocol):
         """Name the partition's panes with a record that contains a later offset."""
         ...
 
-    async def was_survived(self, topic: str, partition: int, offset: int) -> bool:
-        """Say whether an owner of any epoch has applied a record and lived to write so; setting it aside is not applying."""
+    async def was_survived(self, topic: str, partition: int, offset: int, epoch: int) -> bool:
+        """Say whether an owner of this epoch or a later one has applied a record and lived to write so.
+
+        Setting it aside is not applying.
+        """
         ...
 
 

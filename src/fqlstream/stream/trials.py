@@ -59,9 +59,14 @@ async def _note(owner: Owner, first: int, last: int) -> None:
 
 
 async def _acquit(owner: Owner, part: Fetch) -> bool:
-    """Drop the suspicion where one that was taken for dead has got past the record: it had only lost the partition."""
+    """Drop the suspicion where one that was taken for dead has got past the record: it had only lost the partition.
+
+    Each owner that counts as dead had an epoch, the last ones before ours: whoever got past the record before them says nothing
+    about what they died of, else a record that anybody ever survived could never be set aside.
+    """
     base = owner.base
-    if not await owner.ports.store.was_survived(base.topic, base.partition, int(part.offsets[0])):
+    first_dead = max(0, base.version.epoch - base.suspicion.deaths)
+    if not await owner.ports.store.was_survived(base.topic, base.partition, int(part.offsets[0]), first_dead):
         return False
     owner.caution = None
     owner.base = replace(base, suspicion=Suspicion())

@@ -150,3 +150,25 @@ async def test_a_record_that_its_victim_has_survived_is_applied_after_all() -> N
     assert there.log.letters == []
     assert reading(heir.state)["traffic"] == 4
     assert newest(there).suspicion == Suspicion()
+
+
+@in_a_loop
+async def test_a_record_that_somebody_survived_once_is_set_aside_all_the_same_when_others_die_of_it() -> None:
+    there = dangerous(deaths_before_alone=1, deaths_alone=2)
+    strong = await there.take("one with more memory")
+    strong.ports = replace(strong.ports, decode=place().ports.decode)
+    heir = await there.take("heir")
+    await strong.apply(fetch(0, *VALUES), caught_up=True, is_known=True)
+    await there.flush(strong)
+    assert strong.superseded
+    assert heir.state.next_offset == 0
+    for number in range(10):
+        try:
+            owner = await live(there, f"w{number}")
+        except KilledError:
+            continue
+        break
+    else:
+        raise AssertionError("it ends them for ever")
+    assert [letter.code for letter in there.log.letters] == ["DLQ019"]
+    assert reading(owner.state, minute=1)["traffic"] == 1
