@@ -68,17 +68,17 @@ STEPS = {"dead letters": LETTERS, "history": HISTORY, "states": STATES, "flush r
 
 def swapped(first: str, second: str) -> Fault:
     a, b = STEPS[first], STEPS[second]
-    text = inspect.getsource(delivery.flush)
+    text = inspect.getsource(delivery._flush)
     between = text[text.index(a) + len(a) : text.index(b)]
-    return fault(f"flush: {second} before {first}", delivery.flush, (a + between + b, b + between + a))
+    return fault(f"flush: {second} before {first}", delivery._flush, (a + between + b, b + between + a))
 
 
 FLUSH = [
     *(swapped(first, second) for first, second in itertools.combinations(STEPS, 2) if second != "history"),
-    fault("flush: notices and commit before flush row", delivery.flush, (ROW, NOTICES + ROW)),
-    fault("flush: look for a higher epoch before flush row", delivery.flush, (ROW + LOOK, LOOK + ROW)),
-    fault("flush: no look for a higher epoch", delivery.flush, ("> cut.row.version.epoch", "> 2**60")),
-    fault("flush: forgotten as written before it is", delivery.flush, (HISTORY, "    [o.flushed(c) for o, c in cuts]\n" + HISTORY)),
+    fault("flush: notices and commit before flush row", delivery._flush, (ROW, NOTICES + ROW)),
+    fault("flush: look for a higher epoch before flush row", delivery._flush, (ROW + LOOK, LOOK + ROW)),
+    fault("flush: no look for a higher epoch", delivery._flush, ("> cut.row.version.epoch", "> 2**60")),
+    fault("flush: forgotten as written before it is", delivery._flush, (HISTORY, "    [o.flushed(c) for o, c in cuts]\n" + HISTORY)),
 ]  # fmt: skip
 
 # -- what a flush writes ---------------------------------------------------------------------------------------------------

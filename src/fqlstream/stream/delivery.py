@@ -240,7 +240,9 @@ class Owner:
         self.flushed_offset = state.next_offset  # rows below it are durable
         self.touched_at_ms: dict[str, int] = {}
         self.read_end = False
-        self.superseded = False  # somebody claimed a higher epoch: this memory must not be written any more
+        self.superseded = (
+            False  # a higher epoch was claimed or a flush failed: this memory must not be written any more
+        )
         self.said_something = False  # the first flush of an owner always speaks: a predecessor's commit may be missing
         self.needs_news = False  # the last fetch held columns that no definition names: the next one may as well
         self.leaving = False  # the partition may be given up after the next flush
@@ -560,9 +562,13 @@ class Owner:
             ahead = [key for key, _ in zip(self.backlog, range(panes_max), strict=False)]
             keys = [self.backlog.popleft() for _ in ahead[: self.fitting(ahead)]]
             known = [key for key in keys if state.is_known(key.model, key.version)]
-            await self._load_panes([key for key in known if key not in state.panes.held])
-            for lane in LANES:
-                state.panes.dirty[lane].update(known)
+            state.panes.needed = frozenset(known)
+            try:
+                await self._load_panes([key for key in known if key not in state.panes.held])
+                for lane in LANES:
+                    state.panes.dirty[lane].update(known)
+            finally:
+                state.panes.needed = frozenset()
             self.evict()
         return bool(keys)
 
@@ -708,8 +714,19 @@ async def write_history(store: StorePort, items: Sequence[tuple[int, HistoryItem
 async def flush(owners: Sequence[Owner], ports: Ports, *, labels: bool = False) -> None:
     """Make everything that these owners applied durable, in the order that the promise needs.
 
-    An owner that is `superseded` afterwards must be dropped, and the partition taken over again if it is still ours.
+    An owner that is `superseded` afterwards must be dropped, and the partition taken over again if it is still ours. After a
+    failure all of them are: what it had taken out of memory is in no state and in no row, so a later flush, as on leaving,
+    would move the fence past it.
     """
+    try:
+        await _flush(owners, ports, labels=labels)
+    except BaseException:
+        for owner in owners:
+            owner.superseded = True
+        raise
+
+
+async def _flush(owners: Sequence[Owner], ports: Ports, *, labels: bool) -> None:
     taken = [(owner, await owner.cut(labels=labels)) for owner in owners if not owner.superseded]
     cuts = [(owner, cut) for owner, cut in taken if cut is not None]
     if not cuts:

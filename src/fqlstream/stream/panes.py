@@ -39,7 +39,8 @@ class Panes:
     """Panes in memory and which of them wait to be written, per lane.
 
     `writing` names those that a flush under way has taken: until it is durable, ClickHouse holds an older state of them, or
-    one lane only, and they must not be loaded from there.
+    one lane only, and they must not be loaded from there. `needed` names those that somebody is about to change all together:
+    a flush that ends while some of them are still being loaded must not let go of the others.
     """
 
     held: dict[PaneKey, Pane] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Panes:
     _expected: dict[tuple[str, str], int] = field(default_factory=dict)  # bytes of a pane, by model and version
     dirty: dict[Lane, set[PaneKey]] = field(default_factory=lambda: {lane: set() for lane in LANES})
     writing: frozenset[PaneKey] = frozenset()
+    needed: frozenset[PaneKey] = frozenset()
 
     def put(self, key: PaneKey, pane: Pane, bytes_count: int) -> None:
         """Add a pane of about so many bytes, or put a changed one in its place; it becomes the most recently used."""
@@ -69,8 +71,8 @@ class Panes:
         """Forget the least recently used panes that are written, until both bounds hold; they are loaded again on demand."""
         if len(self.held) <= panes_max and self.bytes_count <= bytes_max:
             return
-        unwritten = self.unwritten()
-        for key in [key for key in self.held if key not in unwritten]:
+        stays = self.unwritten() | self.needed
+        for key in [key for key in self.held if key not in stays]:
             self.pop(key)
             if len(self.held) <= panes_max and self.bytes_count <= bytes_max:
                 return

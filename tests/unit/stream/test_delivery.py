@@ -279,6 +279,32 @@ async def test_a_flush_that_failed_before_its_flush_row_leaves_the_fence_where_i
     assert stored(there)["sum"] == 7
 
 
+@pytest.mark.parametrize("steps", range(6))
+def test_whoever_failed_to_flush_writes_nothing_any_more(steps: int) -> None:
+    """What the flush had taken out of memory is gone: the next one, on leaving, would move the fence past it."""
+
+    async def main() -> None:
+        there = place()
+        owner = await there.take()
+        await there.apply(owner, 0, event("a", x=1))
+        await there.flush(owner)
+        await there.apply(owner, 1, event("b", x=2), b"no event")
+        there.world.ends_before = len(there.world.taken) + steps
+        with pytest.raises(EndedError):
+            await there.flush(owner)
+        there.world.ends_before = None
+        owner.leaving = True
+        await there.flush(owner)
+        heir = await there.take("heir")
+        await there.apply(heir, heir.state.next_offset, *[event("b", x=2), b"no event"][heir.state.next_offset - 1 :])
+        await there.flush(heir)
+        assert stored(there)["sum"] == 3
+        assert len(there.world.events) == 2
+        assert len(there.world.letters) == 1
+
+    asyncio.run(main())
+
+
 @in_a_loop
 async def test_a_state_that_was_written_ahead_of_its_flush_row_keeps_its_fence_until_the_log_has_caught_up() -> None:
     """Whoever comes after somebody who got half way there must skip the same rows."""
@@ -639,6 +665,28 @@ async def test_a_pane_is_not_read_back_while_the_flush_that_writes_it_is_under_w
     await there.apply(owner, 16, *(event(f"f{number}", number, x=0) for number in range(1, 15)))
     await there.flush(owner)
     assert (stored(there, 0)["sum"], stored(there, 0)["unlabelled"]) == (3, 2)
+
+
+@in_a_loop
+async def test_a_flush_that_ends_while_panes_are_lined_up_lets_go_of_none_of_them() -> None:
+    there = place(panes_max=10, load_bytes_max=1)
+    owner = await there.take()
+    for number in range(30):
+        await there.apply(owner, number, event(f"e{number}", number, x=1))
+        await there.flush(owner)
+    await owner.look_again(["m"])
+    store: Any = there.ports.store
+    read_states = store.read_states
+
+    async def read_and_end_a_flush(partition: int, keys: Any) -> Any:
+        records = await read_states(partition, keys)
+        owner.evict()
+        return records
+
+    store.read_states = read_and_end_a_flush
+    while await owner.backfill(100):
+        await there.flush(owner)
+    assert stored(there)["sum"] == 30
 
 
 @in_a_loop
