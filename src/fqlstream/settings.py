@@ -408,6 +408,72 @@ class FqlSettings(_Group):
     )
 
 
+class ApiSettings(_Group):
+    """The REST API."""
+
+    host: str = Field("127.0.0.1", description="Address the API listens on; loopback unless you say otherwise.")
+    port: int = Field(
+        8080, ge=0, le=65535, description="Port of the API; under `up` a free one is taken where it is in use."
+    )
+    auth: bool = Field(
+        True, description="Ask for a key or a session. Off: everybody may do everything, and the API stays on loopback."
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="What signs sessions and tokens and hardens passwords, 32 characters or more; several API processes need the same one. None: the file api.secret of the data directory, made at first. Never printed.",
+    )
+    certificate_file: Path | None = Field(
+        None, description="PEM file of the API's certificate. None: plain HTTP, as behind a proxy that does TLS."
+    )
+    certificate_key_file: Path | None = Field(None, description="PEM file of the certificate's key.")
+    body_bytes_max: int = Field(
+        8 * 2**20,
+        ge=2**10,
+        description="Largest request body: ten thousand values of a list, or a large file of definitions, with room.",
+    )
+    upload_bytes_max: int = Field(
+        256 * 2**20,
+        ge=2**10,
+        description="Largest file of a baseline, or of data that an expression is evaluated over.",
+    )
+    body_wait_s: float = Field(
+        30.0, gt=0, description="A client that sends nothing of a body for so long is let go: it holds a connection."
+    )
+    threads_max: int = Field(
+        16, ge=1, description="Calls of ClickHouse and Kafka that requests wait for at once; more wait for their turn."
+    )
+    page_items_max: int = Field(
+        1_000, ge=1, description="Items of one page of our own lists: bounds memory and the time of one answer."
+    )
+    token_s: int = Field(
+        3_600, ge=121, description="Life of an access token: its client asks for a new one when two minutes are left."
+    )
+    session_s: int = Field(43_200, ge=60, description="Life of a login: a working day; then the password again.")
+    access_cache_s: float = Field(
+        5.0,
+        gt=0,
+        description="A key or session once checked is believed for so long: a revoked one may work on for this time at most.",
+    )
+    login_failures_max: int = Field(
+        10, ge=1, description="Failed logins of one name within a minute before it has to wait: guessing must be slow."
+    )
+    password_characters_min: int = Field(
+        12, ge=8, description="Shortest password of a user: length is what guessing costs."
+    )
+    hashes_at_once: int = Field(
+        2,
+        ge=1,
+        description="Passwords and keys that are checked at once, 19 MiB each: a flood of wrong ones must not fill memory.",
+    )
+    follow_ms: int = Field(
+        500, ge=10, description="How often the API looks for new definitions; what it applied itself it knows at once."
+    )
+    health_wait_s: float = Field(
+        2.0, gt=0, description="A dependency that has not answered a question for so long counts as away."
+    )
+    stop_wait_s: int = Field(5, ge=1, description="Requests that run when SIGTERM comes get so long to end.")
+
+
 class LocalSettings(_Group):
     """The stack on one machine."""
 
@@ -445,6 +511,7 @@ class Settings(BaseSettings):
     stream: Annotated[StreamSettings, Field(description="The engine.")] = StreamSettings()
     fql: Annotated[FqlSettings, Field(description="The language.")] = FqlSettings()
     client: Annotated[ClientSettings, Field(description="The producer of the SDK.")] = ClientSettings()
+    api: Annotated[ApiSettings, Field(description="The REST API.")] = ApiSettings()
     local: Annotated[LocalSettings, Field(description="The stack on one machine.")] = LocalSettings()
 
 

@@ -1,0 +1,77 @@
+"""The API as one ASGI application: our own routes, the wire formats beside them, and the edge around both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+from starlette.types import Scope as AsgiScope
+
+from fqlstream.api import health
+from fqlstream.api.edge import Edge
+from fqlstream.api.observed import Numbers
+from fqlstream.api.problems import ApiError, problem_of, render_own
+from fqlstream.api.services import Dependencies
+from fqlstream.api.wires import Wire
+from fqlstream.errors import FqlstreamError
+
+PREFIX: Final = "/api/fqlstream/v1"
+_ABOUT: Final = """
+Windowed FQL metrics of machine-learning models, and metrics that pipelines and jobs record.
+
+Our own routes live under `/api/fqlstream/v1`. Beside them are the routes that the Craft AI SDK and the Dioptra client call, in their
+own forms. Every answer has the header `x-request-id`; a client may send one.
+"""
+
+#: Our own routes. Each module declares a router with paths below `PREFIX`.
+OWN_ROUTERS: Final[tuple[APIRouter, ...]] = ()
+#: Other vendors' forms, which live below `/api/v1`.
+WIRES: Final[tuple[Wire, ...]] = ()
+
+
+def create_app(dependencies: Dependencies, *, wires: Sequence[Wire] = WIRES) -> FastAPI:
+    """Put the application together. It opens and closes nothing: whoever made the dependencies does."""
+    app = FastAPI(
+        title="fqlstream",
+        version=version("fqlstream"),
+        description=_ABOUT,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,  # the usual page loads scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    numbers = Numbers()
+    app.state.dependencies = dependencies
+    app.state.numbers = numbers
+    app.include_router(health.router)
+    for router in OWN_ROUTERS:
+        app.include_router(router, prefix=PREFIX)
+    for wire in wires:
+        app.include_router(wire.router)
+
+    def answer(scope: AsgiScope, error: Exception) -> ASGIApp:
+        request = Request(scope)
+        render = next((wire.render for wire in wires if wire.owns(scope)), render_own)
+        problem = problem_of(error)
+        told = render(problem, request, scope["state"]["request_id"])
+        return JSONResponse(told.body, told.status, dict(problem.headers), told.media_type)
+
+    async def handle(request: Request, error: Exception) -> Any:
+        return answer(request.scope, error)
+
+    for kind in (ApiError, FqlstreamError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, handle)
+    app.add_middleware(Edge, settings=dependencies.settings.api, numbers=numbers, answer=answer, uploads=_takes_uploads)
+    return app
+
+
+def _takes_uploads(path: str) -> bool:
+    """Say whether a path is one that takes whole files."""
+    return path.startswith(PREFIX) and path.endswith(("/file", "/eval"))
