@@ -302,6 +302,55 @@ class StreamSettings(_Group):
     )
 
 
+class RecordSettings(_Group):
+    """Metrics that people record: pipeline metrics, list metrics, job metrics."""
+
+    list_values_max: int = Field(
+        50_000, ge=1, description="Values of one list of an execution: an append that would exceed it is refused whole."
+    )
+    name_characters_max: int = Field(
+        256, ge=1, description="Characters of a metric's name, and of an id: they are keys of tables and of memory."
+    )
+    flush_ms: int = Field(
+        5,
+        ge=0,
+        description="How long recorded values wait for others to share an insert: readers of their own writes wait for it.",
+    )
+    backlog_bytes_max: int = Field(
+        64 * 2**20, ge=2**20, description="Recorded values that wait for a slow ClickHouse; beyond them reading pauses."
+    )
+    lists_max: int = Field(
+        10_000,
+        ge=1,
+        description="Lists of a partition whose summaries stay in memory, about 2 KB each; others are read again when they grow.",
+    )
+    write_wait_ms: int = Field(
+        10_000,
+        ge=100,
+        description="A recorded value that Kafka has not acknowledged for so long is answered with 503: it may still arrive.",
+    )
+    verdict_wait_ms: int = Field(
+        10_000,
+        ge=100,
+        description="Whoever appends to a list waits so long to hear whether it has room, then gets 503: it may still be stored.",
+    )
+    read_wait_ms: int = Field(
+        10_000,
+        ge=100,
+        description="A read waits so long until everything that was acknowledged before it can be read, then gets 503.",
+    )
+    look_ms: int = Field(
+        250,
+        ge=10,
+        description="Where no notice comes, ClickHouse is asked so often how far the record agent is.",
+    )
+    linger_ms: int = Field(
+        1,
+        ge=0,
+        description="How long an acknowledged write may wait to share a request: a writer waits for each of them.",
+    )
+
+
 class ClientSettings(_Group):
     """How the producer of the SDK batches and waits."""
 
@@ -510,6 +559,7 @@ class Settings(BaseSettings):
     store: Annotated[StoreSettings, Field(description="ClickHouse.")] = StoreSettings()
     stream: Annotated[StreamSettings, Field(description="The engine.")] = StreamSettings()
     fql: Annotated[FqlSettings, Field(description="The language.")] = FqlSettings()
+    record: Annotated[RecordSettings, Field(description="Recorded metrics.")] = RecordSettings()
     client: Annotated[ClientSettings, Field(description="The producer of the SDK.")] = ClientSettings()
     api: Annotated[ApiSettings, Field(description="The REST API.")] = ApiSettings()
     local: Annotated[LocalSettings, Field(description="The stack on one machine.")] = LocalSettings()

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from fqlstream.app.producer import OutboxProducer
 from fqlstream.errors import BrokerError
+from fqlstream.ops.outbox import OutboxProducer
 from fqlstream.settings import KafkaSettings
 
 MakeTopic = Callable[..., str]
@@ -39,7 +39,7 @@ def test_what_was_flushed_is_in_the_log_in_order(kafka_settings: KafkaSettings, 
             last = await outbox.send(topic, b"last")
             await outbox.flush()
             assert last.done()
-            return last.result()
+            return last.result().offset
 
     assert asyncio.run(main()) == 2_000
     assert [record.value() for record in read(kafka_settings, topic, 2_001)][-2:] == [b"1999", b"last"]

@@ -10,13 +10,13 @@ from functools import partial
 
 import msgspec
 
-from fqlstream.app.producer import OutboxProducer
 from fqlstream.app.retries import patiently, persist
 from fqlstream.app.transport import SourcePartition
 from fqlstream.clock import SystemClock
 from fqlstream.errors import BrokerError
 from fqlstream.events.refusals import ORIGINAL_HEADER
 from fqlstream.fql.plan import Lane
+from fqlstream.ops.outbox import OutboxProducer
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import DeadLetter, Headers
 from fqlstream.stream.protocol import FlushRow, MetricValue

@@ -657,7 +657,7 @@ class SourceProducer(driver.Producer):
 
     async def send(self, *_: Any, **__: Any) -> Any:
         """Refuse. Raises RuntimeError."""
-        raise RuntimeError("send with app.producer.OutboxProducer: its flush raises what could not be delivered")
+        raise RuntimeError("send with ops.outbox.OutboxProducer: its flush raises what could not be delivered")
 
     async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
         """Create nothing: `fqlstream topics apply` does."""

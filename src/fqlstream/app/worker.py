@@ -15,7 +15,6 @@ from fqlstream.app.definitions import DefinitionsFollower
 from fqlstream.app.faust_app import SourceApp, build_app, run_worker, serve_source
 from fqlstream.app.kafka_log import PANE_UPDATES, KafkaLog
 from fqlstream.app.logs import configure_logging
-from fqlstream.app.producer import OutboxProducer
 from fqlstream.app.publish import FinaliseAgent
 from fqlstream.app.retries import OUTSIDE, SLOW_S
 from fqlstream.app.store_port import StoreAdapter
@@ -24,6 +23,7 @@ from fqlstream.app.watchdog import Duties, Watchdog
 from fqlstream.clock import SteadyClock
 from fqlstream.errors import FqlstreamError
 from fqlstream.ops.definition_log import DefinitionsReader
+from fqlstream.ops.outbox import OutboxProducer
 from fqlstream.settings import Settings
 from fqlstream.store.client import Store
 from fqlstream.stream.batches import Fetch
