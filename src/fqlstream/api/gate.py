@@ -217,7 +217,7 @@ class Gate:
         """Give what was found out before, while that is young enough; else find it out, once for all who ask meanwhile."""
         known = self._remembered.get(key)
         if known is not None and self._clock.monotonic_s() < known.until_s:
-            return cast(T, known.value)
+            return cast("T", known.value)
         if (asking := self._asking.get(key)) is None:
             asking = self._asking[key] = asyncio.ensure_future(ask())
             asking.add_done_callback(lambda _: self._asking.pop(key, None))

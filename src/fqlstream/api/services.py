@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Request
 
 from fqlstream.api.following import DefinitionsFollower
 from fqlstream.api.gate import Gate
 from fqlstream.clock import Clock
+from fqlstream.ops.recording import Recorder
 from fqlstream.settings import Settings
 from fqlstream.store.client import Store
 
@@ -28,7 +29,7 @@ class Dependencies:
     store: Store
     gate: Gate
     definitions: DefinitionsFollower
-    recorder: Any
+    recorder: Recorder
     threads: Executor
 
     async def thread(self, function: Callable[..., T], *args: object, **keywords: object) -> T:
