@@ -494,7 +494,7 @@ class ApiSettings(_Group):
     page_items_max: int = Field(
         1_000, ge=1, description="Items of one page of our own lists: bounds memory and the time of one answer."
     )
-    token_s: int = Field(
+    access_s: int = Field(
         3_600, ge=121, description="Life of an access token: its client asks for a new one when two minutes are left."
     )
     session_s: int = Field(43_200, ge=60, description="Life of a login: a working day; then the password again.")
@@ -506,7 +506,7 @@ class ApiSettings(_Group):
     login_failures_max: int = Field(
         10, ge=1, description="Failed logins of one name within a minute before it has to wait: guessing must be slow."
     )
-    password_characters_min: int = Field(
+    login_characters_min: int = Field(
         12, ge=8, description="Shortest password of a user: length is what guessing costs."
     )
     hashes_at_once: int = Field(

@@ -8,16 +8,19 @@ from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 from starlette.types import Scope as AsgiScope
 
-from fqlstream.api import health
+from fqlstream.api import access, dead_letters, definitions, expressions, health, operations, values
 from fqlstream.api.edge import Edge
 from fqlstream.api.observed import Numbers
 from fqlstream.api.problems import ApiError, problem_of, render_own
 from fqlstream.api.services import Dependencies
+from fqlstream.api.shapes import COMMON_REFUSALS, ProblemBody
 from fqlstream.api.wires import Wire
 from fqlstream.errors import FqlstreamError
 
@@ -30,7 +33,14 @@ own forms. Every answer has the header `x-request-id`; a client may send one.
 """
 
 #: Our own routes. Each module declares a router with paths below `PREFIX`.
-OWN_ROUTERS: Final[tuple[APIRouter, ...]] = ()
+OWN_ROUTERS: Final[tuple[APIRouter, ...]] = (
+    definitions.router,
+    values.router,
+    expressions.router,
+    dead_letters.router,
+    operations.router,
+    access.router,
+)
 #: Other vendors' forms, which live below `/api/v1`.
 WIRES: Final[tuple[Wire, ...]] = ()
 
@@ -45,14 +55,14 @@ def create_app(dependencies: Dependencies, *, wires: Sequence[Wire] = WIRES) -> 
         docs_url=None,  # the usual page loads scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        separate_input_output_schemas=False,
+        generate_unique_id_function=_name_of,
     )
     numbers = Numbers()
     app.state.dependencies = dependencies
     app.state.numbers = numbers
     app.include_router(health.router)
     for router in OWN_ROUTERS:
-        app.include_router(router, prefix=PREFIX)
+        app.include_router(router, prefix=PREFIX, responses=COMMON_REFUSALS)
     for wire in wires:
         app.include_router(wire.router)
 
@@ -69,7 +79,25 @@ def create_app(dependencies: Dependencies, *, wires: Sequence[Wire] = WIRES) -> 
     for kind in (ApiError, FqlstreamError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, handle)
     app.add_middleware(Edge, settings=dependencies.settings.api, numbers=numbers, answer=answer, uploads=_takes_uploads)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]  # how FastAPI's own manual extends it
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """Describe the application, once, with the shape of refusals, which no route names as its answer."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        )
+        body = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"][ProblemBody.__name__] = body
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _name_of(route: APIRoute) -> str:
+    """Name an operation for generated clients: its tag and function, which stay when paths change."""
+    return f"{'_'.join(str(tag).replace(' ', '_') for tag in route.tags[:1])}_{route.name}"
 
 
 def _takes_uploads(path: str) -> bool:

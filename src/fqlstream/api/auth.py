@@ -44,17 +44,26 @@ async def find_caller(request: Request, parts: Parts, bearer: _Bearer, session: 
     return caller
 
 
+async def _require_caller(caller: Annotated[Caller | None, Depends(find_caller)]) -> Caller:
+    if caller is None:
+        raise refuse(
+            401,
+            "no key is given",
+            hint="send the header `Authorization: Bearer KEY`; make a key with: fqlstream keys create",
+            headers={"www-authenticate": "Bearer"},
+        )
+    return caller
+
+
+def somebody() -> Any:
+    """Demand a caller, whatever they may do. The dependency gives the Caller; it raises ApiError 401 without one."""
+    return Depends(_require_caller)
+
+
 def allow(permission: Permission) -> Any:
     """Demand a caller who may do this. The dependency gives the Caller; it raises ApiError 401 without one, 403 where it may not."""
 
-    async def check(caller: Annotated[Caller | None, Depends(find_caller)]) -> Caller:
-        if caller is None:
-            raise refuse(
-                401,
-                "no key is given",
-                hint="send the header `Authorization: Bearer KEY`; make a key with: fqlstream keys create",
-                headers={"www-authenticate": "Bearer"},
-            )
+    async def check(caller: Annotated[Caller, Depends(_require_caller)]) -> Caller:
         if not caller.may(permission):
             raise refuse(
                 403,

@@ -33,6 +33,8 @@ class DefinitionsFollower:
         self._next: asyncio.Future[Catalogue] | None = None
         self._task: asyncio.Task[None] | None = None
         self.read_at_s = float("-inf")
+        #: Held while this process writes definitions: two of its own requests must not fence each other.
+        self.writing = asyncio.Lock()
 
     @property
     def catalogue(self) -> Catalogue:

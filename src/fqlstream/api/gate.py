@@ -58,7 +58,8 @@ class Gate:
     def __init__(self, settings: ApiSettings, store: Store, secret: bytes, clock: Clock, threads: Executor) -> None:
         self._settings = settings
         self._store = store
-        self._secret = secret
+        #: What passwords are mixed with. Never shown.
+        self.secret = secret
         self._clock = clock
         self._threads = threads
         self._hashing = asyncio.Semaphore(settings.hashes_at_once)
@@ -84,7 +85,7 @@ class Gate:
         """Give an access token (a JWT with iat and exp, seconds) for a key. Raises ApiError 401 for a wrong one."""
         row = await self._checked_key(key)
         now_s = self._clock.now_ms() // 1000
-        expires_at = now_s + self._settings.token_s
+        expires_at = now_s + self._settings.access_s
         claims = {"sub": row.id, "aud": _AUDIENCE, "iat": now_s, "exp": expires_at}
         return Token(jwt.encode(claims, self._token_secret, _ALGORITHM), now_s, expires_at)
 
@@ -140,7 +141,7 @@ class Gate:
         """Check a password; gives the caller and the value of the session's cookie. Raises ApiError 401, 429."""
         self._require_patience(name)
         async with self._hashing:
-            row = await self._thread(access.authenticate_user, self._store, self._secret, name, password)
+            row = await self._thread(access.authenticate_user, self._store, self.secret, name, password)
         if row is None:
             self._note_failure(name)
             raise _unauthorized("wrong user name or password")

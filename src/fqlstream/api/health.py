@@ -60,8 +60,13 @@ async def live() -> Live:
     return Live()
 
 
-@router.get("/health/ready", responses={503: {"model": Health}})
 @router.get("/health", responses={503: {"model": Health}})
+async def health(parts: Parts, response: Response) -> Health:
+    """As `/health/ready`."""
+    return await ready(parts, response)
+
+
+@router.get("/health/ready", responses={503: {"model": Health}})
 async def ready(parts: Parts, response: Response) -> Health:
     """Ask everything that requests depend on; 503 where one does not answer."""
     names = list(CHECKS)

@@ -225,10 +225,10 @@ def add_user(
         raise UsageError(
             "ACC003", "a user's name has 1 to 64 characters, without spaces, '/', ':' or control characters"
         )
-    if not settings.password_characters_min <= len(password) <= PASSWORD_CHARACTERS_MAX:
+    if not settings.login_characters_min <= len(password) <= PASSWORD_CHARACTERS_MAX:
         raise UsageError(
             "ACC002",
-            f"a password has {settings.password_characters_min} to {PASSWORD_CHARACTERS_MAX} characters",
+            f"a password has {settings.login_characters_min} to {PASSWORD_CHARACTERS_MAX} characters",
             "several words are easier to remember than few signs",
         )
     old = next(iter(rows.read_users(store, name)), None)
