@@ -58,7 +58,9 @@ class Worker:
         self.adapter = StoreAdapter(self.store, clock, lambda: self.aggregate.engines.catalogue, self.duties.worked)
         read = partial(decode, record_bytes_max=settings.kafka.record_bytes_max)
         self.ports = Ports(self.adapter, self.log, clock, read, settings.stream)
-        self.definitions = DefinitionsFollower(DefinitionsReader(settings), self.store, self.adapter, self.log)
+        self.definitions = DefinitionsFollower(
+            DefinitionsReader(settings, keeps_registry=False), self.store, self.adapter, self.log
+        )
         self.ready = asyncio.Event()
         self.aggregate = AggregateAgent(
             INFERENCE_EVENTS,
