@@ -33,7 +33,7 @@ from fqlstream.events.definitions import (
 )
 from fqlstream.events.documents import Document, dump_definitions, read_documents
 from fqlstream.fql.check import check
-from fqlstream.ops import definition_effects, definitions
+from fqlstream.ops import definition_effects
 from fqlstream.ops.access import Caller, Permission
 from fqlstream.settings import FqlSettings
 
@@ -62,7 +62,7 @@ class Result(BaseModel):
 
     kind: str
     name: str
-    id: str
+    id: Annotated[str | int, Field(description="Its key; of an experiment or a job its number.")]
     result: Literal["created", "changed", "unchanged", "deleted"]
 
 
@@ -152,9 +152,7 @@ async def delete_definition(
     ] = None,
 ) -> list[Result]:
     """Take a definition back; a model's last version takes its metrics, segments and baselines with it. Stored values stay."""
-    async with parts.definitions.writing:
-        deleted = await parts.thread(definitions.delete, parts.settings, kind, name, model=model, version=version)
-    await parts.definitions.refresh()
+    deleted = await parts.definitions.change(lambda writer: writer.delete(kind, name, model=model, version=version))
     await parts.thread(definition_effects.show_in_store, parts.store, deleted.catalogue, deleted.folded)
     return [Result(kind=kind, name=name, id=key, result="deleted") for key in deleted.keys]
 
@@ -222,9 +220,7 @@ async def _apply(
             code="API040",
             hint="send the file itself: POST baselines/file",
         )
-    async with parts.definitions.writing:
-        applied = await parts.thread(definitions.apply, parts.settings, documents)
-    await parts.definitions.refresh()
+    applied = await parts.definitions.change(lambda writer: writer.apply(documents))
     asked, notes = 0, applied.warnings
     if kinds & {"model", "metric", "segment", "baseline"}:
         effects = await parts.thread(

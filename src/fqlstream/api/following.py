@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 from fqlstream.clock import Clock
 from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.ops.definition_log import DefinitionsReader, Folded
+from fqlstream.ops.definitions import DefinitionsWriter
 from fqlstream.settings import Settings
+
+T = TypeVar("T")
 
 log = logging.getLogger("fqlstream.api.definitions")
 
@@ -33,8 +37,8 @@ class DefinitionsFollower:
         self._next: asyncio.Future[Catalogue] | None = None
         self._task: asyncio.Task[None] | None = None
         self.read_at_s = float("-inf")
-        #: Held while this process writes definitions: two of its own requests must not fence each other.
-        self.writing = asyncio.Lock()
+        # it keeps its claim between calls: a run of a pipeline does not wait for a new one
+        self._writer = DefinitionsWriter(settings, reader=self._reader, clock=clock)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -57,8 +61,17 @@ class DefinitionsFollower:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.close)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._writer.close)
+        await loop.run_in_executor(self._thread, self._reader.close)
         self._thread.shutdown()
+
+    async def change(self, work: Callable[[DefinitionsWriter], T]) -> T:
+        """Apply or delete definitions, one call of this process at a time; what is then known includes them.
+
+        `work` is called in the thread that reads, and goes on when the caller is cancelled. Raises DefinitionError, BrokerError.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._writer)
 
     async def refresh(self) -> Catalogue:
         """Read to the end that the log has now, so that whatever was applied before this call is seen.

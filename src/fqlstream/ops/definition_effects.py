@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import parse_key
+from fqlstream.events.documents import COMPUTED_KINDS
 from fqlstream.ops import definitions, repairing
 from fqlstream.ops.definition_log import Folded
 from fqlstream.ops.definition_mirror import prepare_store
@@ -36,7 +37,11 @@ def carry_out(store: Store, applied: definitions.Applied, reason: str, *, backfi
     Raises StoreError where a back-fill cannot be asked for.
     """
     notes = list(show_in_store(store, applied.catalogue, applied.folded))
-    changed = {parse_key(result.id)[1] for result in applied.results if result.result != "unchanged"}
+    changed = {
+        parse_key(str(result.id))[1]
+        for result in applied.results
+        if result.result != "unchanged" and result.kind in COMPUTED_KINDS
+    }
     entries = [applied.catalogue.models[name] for name in sorted(changed & applied.catalogue.models.keys())]
     if backfill:
         asked = [repairing.ask(store, entry, 0, repairing.END_OF_TIME_MS, reason) for entry in entries]
