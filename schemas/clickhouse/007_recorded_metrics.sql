@@ -24,9 +24,10 @@ CREATE TABLE IF NOT EXISTS list_metric_rows (
     values Array(Float64) CODEC(ZSTD(1)),
     at_us Int64 COMMENT 'when they were measured, Unix microseconds',
     recorded_at DateTime64(3, 'UTC') COMMENT 'time of the record on the topic',
+    said_at UInt64 COMMENT 'offset of the record that says so: this one, or the one that forgot it',
     is_forgotten UInt8,
     written_at DateTime('UTC') DEFAULT now()
-) ENGINE = ReplacingMergeTree(is_forgotten) ORDER BY (execution_id, name, partition, offset)
+) ENGINE = ReplacingMergeTree(said_at, is_forgotten) ORDER BY (execution_id, name, partition, offset)
 COMMENT 'values of list metrics; read list_metric_values or list_metric_latest';
 
 CREATE TABLE IF NOT EXISTS list_summary_rows (
@@ -41,7 +42,7 @@ CREATE TABLE IF NOT EXISTS list_summary_rows (
     variance Nullable(Float64) COMMENT 'sample variance; NULL below two values',
     min Nullable(Float64),
     max Nullable(Float64),
-    quantiles Map(Float64, Float64) COMMENT 'by rank, as a sketch has them that saw the values one after the other',
+    quantiles Map(LowCardinality(String), Float64) COMMENT 'by rank, as 0.5; of a sketch that saw the values one after the other',
     state String COMMENT 'running moments, encoded; the sketches are computed again from the values',
     created_us Int64 COMMENT 'when its first values were measured, Unix microseconds',
     updated_us Int64 COMMENT 'when its last values were measured, Unix microseconds',
@@ -111,7 +112,7 @@ FROM (
 ) AS s
 LEFT JOIN (
     SELECT execution_id, name,
-           mapFromArrays([0.05, 0.25, 0.5, 0.75, 0.95], quantilesExactInclusiveArray(0.05, 0.25, 0.5, 0.75, 0.95)(arrayFilter(v -> isFinite(v), values))) AS exact_quantiles
+           mapFromArrays(['0.05', '0.25', '0.5', '0.75', '0.95'], quantilesExactInclusiveArray(0.05, 0.25, 0.5, 0.75, 0.95)(arrayFilter(v -> isFinite(v), values))) AS exact_quantiles
     FROM list_metric_rows FINAL
     GROUP BY execution_id, name
 ) AS e ON e.execution_id = s.execution_id AND e.name = s.name

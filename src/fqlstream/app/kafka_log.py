@@ -20,10 +20,12 @@ from fqlstream.ops.outbox import OutboxProducer
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import DeadLetter, Headers
 from fqlstream.stream.protocol import FlushRow, MetricValue
+from fqlstream.stream.record_delivery import Verdict
 
 PANE_UPDATES = "pane-updates"
 METRIC_VALUES = "metric-values"
 DEAD_LETTERS = "dead-letters"
+RECORD_VERDICTS = "record-verdicts"
 
 
 @dataclass(slots=True)
@@ -98,6 +100,27 @@ class KafkaLog:
             [_Record(METRIC_VALUES, msgspec.json.encode(value_payload(value)), _value_key(value)) for value in values]
         )
 
+    def send_verdict(self, verdict: Verdict) -> None:
+        """Tell what became of metric events. Who waits asks ClickHouse where it does not arrive."""
+        refused = sorted(verdict.refused.items())
+        # many refusals go in several notices, each about what lies before its last one
+        ends = [refused[at - 1][0] for at in range(_NOTICE_REFUSED_MAX, len(refused), _NOTICE_REFUSED_MAX)]
+        first = verdict.first
+        for applied in [*ends, verdict.applied]:
+            notice = {
+                "partition": verdict.partition,
+                "first": first,
+                "applied": applied,
+                "refused": [
+                    {"offset": offset, "code": one.code, "message": one.message, "stored": one.stored}
+                    for offset, one in refused
+                    if first <= offset <= applied
+                ],
+                "flushed": verdict.flushed,
+            }
+            self.outbox.hint(RECORD_VERDICTS, msgspec.json.encode(notice), str(verdict.partition).encode(), 0)
+            first = applied + 1
+
     def acknowledge(self, topic: str, partition: int, next_offset: int) -> None:  # noqa: ARG002  # one source topic
         """Let the commit follow what is durable; nothing where the partition was lost meanwhile."""
         self._durable[partition] = next_offset
@@ -161,6 +184,8 @@ class _Record:
 
 #: A notice is a hint: a longer list would only be a larger hint.
 _NOTICE_PANES_MAX = 1_000
+#: Refusals of one notice: with their reasons they stay below the topic's largest record.
+_NOTICE_REFUSED_MAX = 500
 
 
 def value_payload(value: MetricValue) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
@@ -13,13 +14,25 @@ from fqlstream.app.retries import patiently
 from fqlstream.clock import Clock
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import DAY_MS, ModelDefinition
-from fqlstream.store import deletions, history, repairs, states, values
+from fqlstream.store import deletions, history, recorded, recorded_rows, repairs, states, values
 from fqlstream.store.client import Store
 from fqlstream.store.deletions import DeletionRequest
 from fqlstream.store.repairs import RepairRequest
 from fqlstream.stream.batches import DeadLetter, StoredEvents
 from fqlstream.stream.deleted import DeletedIds
-from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord
+from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord, Version
+from fqlstream.stream.recorded import (
+    ForgetRow,
+    JobRow,
+    ListKey,
+    ListRow,
+    ListState,
+    Needs,
+    PipelineRow,
+    Refused,
+    Row,
+    Summary,
+)
 from fqlstream.stream.windows import Span
 
 T = TypeVar("T")
@@ -237,6 +250,42 @@ class StoreAdapter:
 
     async def _is_rewritten(self, table: str) -> bool:
         return await patiently("deleted rows", lambda: deletions.is_rewritten(self.store, table))
+
+    # -- recorded metrics ------------------------------------------------------------------------------------------
+
+    async def write_recorded(self, partition: int, rows: Sequence[Row]) -> None:
+        """Write rows of numbers, each kind by one insert, side by side."""
+        pipeline = [row for row in rows if isinstance(row, PipelineRow)]
+        lists = [row for row in rows if isinstance(row, ListRow)]
+        jobs = [row for row in rows if isinstance(row, JobRow)]
+        inserts: list[Callable[[], None]] = []
+        if pipeline:
+            inserts.append(lambda: recorded_rows.write_pipeline_metrics(self.store, partition, pipeline))
+        if lists:
+            inserts.append(lambda: recorded_rows.write_list_values(self.store, partition, lists))
+        if jobs:
+            inserts.append(lambda: recorded_rows.write_job_metrics(self.store, partition, jobs))
+        await asyncio.gather(*(patiently("recorded metrics", insert) for insert in inserts))
+
+    async def forget_recorded(self, partition: int, forgotten: Sequence[ForgetRow]) -> None:
+        """Mark what was recorded below an offset as gone."""
+        for row in forgotten:
+            await patiently("forgotten metrics", partial(recorded_rows.forget, self.store, partition, row))
+
+    async def write_summaries(self, partition: int, version: Version, summaries: Sequence[Summary]) -> None:
+        """Write summaries of lists."""
+        await patiently(
+            "summaries of lists", lambda: recorded_rows.write_summaries(self.store, partition, version, summaries)
+        )
+
+    async def read_lists(self, partition: int, needs: Needs) -> Mapping[ListKey, ListState]:
+        """Give lists as their newest summary has them."""
+        return await patiently("lists", lambda: recorded_rows.read_lists(self.store, partition, needs))
+
+    async def refused_from(self, partition: int, offset: int) -> Mapping[int, Refused]:
+        """Give the metric events from an offset on that are dead letters already."""
+        found = await patiently("dead letters", lambda: recorded.refusals_from(self.store, partition, offset))
+        return {at: Refused(0, one.code, one.message, one.stored) for at, one in found.items()}
 
     # -- values ----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Recorded metrics in ClickHouse: what the record agent writes, and what the API, SQL and the client read back.
+"""Recorded metrics as ClickHouse has them, for the API and the client; `recorded_rows` writes them.
 
 Readers give plain values, in an order that does not change while rows are replaced: by id and name. What was recorded after a
 page was read may appear on a later one; nothing that stood is left out or given twice.
@@ -14,19 +14,24 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fqlstream.aggregates.running import RANKS
 from fqlstream.store.client import Store, rows_of
 from fqlstream.store.states import newest_flushes
+from fqlstream.stream.recorded import ListKey
 
 R = TypeVar("R")
 Floats = npt.NDArray[np.float64]
 
 METRIC_EVENTS: Final = "metric-events"
-#: Ranks of the quantiles that a list's summary has.
-QUANTILE_RANKS: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
+#: Lists by their keys: the first condition is exact, the second lets the primary index cut.
+AMONG: Final = (
+    "(execution_id, name) IN (SELECT arrayJoin(arrayZip({ids:Array(String)}, {names:Array(String)}))) "
+    "AND execution_id IN {ids:Array(String)}"
+)
 #: Ids of one query: its text stays below ClickHouse's limit.
-_IDS_MAX: Final = 2_000
+IDS_MAX: Final = 2_000
 #: Values of lists that one query brings: about 16 MB.
-_VALUES_AT_ONCE: Final = 2_000_000
+VALUES_AT_ONCE: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +151,15 @@ def _list_head(row: Mapping[str, Any]) -> ListHead:
 
 
 def list_values(
-    store: Store, heads: Sequence[ListHead], *, values_max: int = _VALUES_AT_ONCE
+    store: Store, heads: Sequence[ListHead], *, values_max: int = VALUES_AT_ONCE
 ) -> Iterator[tuple[ListHead, Floats]]:
     """Give the values of these lists, in the order in which they were recorded; not more than so many, about, are in memory."""
     for part in _parts_of(heads, values_max):
         found: dict[tuple[str, str], list[Floats]] = {}
         table = store.query_arrow(
-            "SELECT execution_id, name, values FROM list_metric_rows FINAL "
-            "WHERE (execution_id, name) IN (SELECT arrayJoin(arrayZip({ids:Array(String)}, {names:Array(String)}))) "
-            "AND execution_id IN {ids:Array(String)} ORDER BY execution_id, name, start",
-            {"ids": [head.execution_id for head in part], "names": [head.name for head in part]},
+            f"SELECT execution_id, name, values FROM list_metric_rows FINAL WHERE {AMONG} "
+            "ORDER BY execution_id, name, start",
+            keys_of(part),
         )
         values = table.column("values")
         keys = zip(table.column("execution_id").to_pylist(), table.column("name").to_pylist(), strict=True)
@@ -185,20 +189,16 @@ def list_slice(store: Store, execution_id: str, name: str, *, offset: int = 0, l
 def list_summaries(store: Store, heads: Sequence[ListHead]) -> list[ListSummary]:
     """Give the summaries of these lists, in their order; one that was recorded a moment ago and is not summarised is left out."""
     found: dict[tuple[str, str], ListSummary] = {}
-    for at in range(0, len(heads), _IDS_MAX):
-        part = heads[at : at + _IDS_MAX]
-        keys = {"ids": [head.execution_id for head in part], "names": [head.name for head in part]}
-        among = (
-            "(execution_id, name) IN (SELECT arrayJoin(arrayZip({ids:Array(String)}, {names:Array(String)}))) "
-            "AND execution_id IN {ids:Array(String)}"
-        )
-        levels = ", ".join(str(rank) for rank in QUANTILE_RANKS)
+    for at in range(0, len(heads), IDS_MAX):
+        part = heads[at : at + IDS_MAX]
+        keys = keys_of(part)
+        levels = ", ".join(str(rank) for rank in RANKS)
         exact = {
-            (row["execution_id"], row["name"]): dict(zip(QUANTILE_RANKS, row["exact"], strict=True))
+            (row["execution_id"], row["name"]): dict(zip(RANKS, row["exact"], strict=True))
             for row in rows_of(
                 store.query_arrow(
                     f"SELECT execution_id, name, quantilesExactInclusiveArray({levels})(arrayFilter(v -> isFinite(v), values)) "
-                    f"AS exact FROM list_metric_rows FINAL WHERE {among} GROUP BY execution_id, name",
+                    f"AS exact FROM list_metric_rows FINAL WHERE {AMONG} GROUP BY execution_id, name",
                     keys,
                 )
             )
@@ -206,21 +206,29 @@ def list_summaries(store: Store, heads: Sequence[ListHead]) -> list[ListSummary]
         for row in rows_of(
             store.query_arrow(
                 "SELECT execution_id, name, count, finite, mean, variance, min, max, quantiles FROM list_summary_rows FINAL "
-                f"WHERE {among} ORDER BY count",
+                f"WHERE {AMONG} ORDER BY count",
                 keys,
             )
         ):
             key = row["execution_id"], row["name"]
             quantiles = {rank: value for rank, value in exact.get(key, {}).items() if not math.isnan(value)}
-            found[key] = ListSummary(**{**row, "quantiles": dict(row["quantiles"])}, exact_quantiles=quantiles)
+            found[key] = ListSummary(
+                **{**row, "quantiles": {float(rank): value for rank, value in row["quantiles"]}},
+                exact_quantiles=quantiles,
+            )
     named = [found.get((head.execution_id, head.name)) for head in heads]
     return [summary for summary in named if summary is not None]
+
+
+def keys_of(lists: Sequence[ListKey] | Sequence[ListHead]) -> dict[str, Any]:
+    """Give the parameters of `AMONG`."""
+    return {"ids": [one.execution_id for one in lists], "names": [one.name for one in lists]}
 
 
 def _parts_of(heads: Sequence[ListHead], values_max: int) -> Iterator[Sequence[ListHead]]:
     start, count = 0, 0
     for at, head in enumerate(heads):
-        if at > start and (count + head.count > values_max or at - start >= _IDS_MAX):
+        if at > start and (count + head.count > values_max or at - start >= IDS_MAX):
             yield heads[start:at]
             start, count = at, 0
         count += head.count
@@ -234,11 +242,11 @@ def _parts_of(heads: Sequence[ListHead], values_max: int) -> Iterator[Sequence[L
 def job_metrics_latest(store: Store, jobs: Sequence[str]) -> dict[str, list[JobValue]]:
     """Give, for each of these jobs that has any, its metrics at their highest steps, by name."""
     found: dict[str, list[JobValue]] = {}
-    for at in range(0, len(jobs), _IDS_MAX):
+    for at in range(0, len(jobs), IDS_MAX):
         table = store.query_arrow(
             "SELECT job_id, name, step, value, at_us FROM job_metric_rows FINAL WHERE job_id IN {ids:Array(String)} "
             "ORDER BY job_id, name, step DESC LIMIT 1 BY job_id, name",
-            {"ids": list(jobs[at : at + _IDS_MAX])},
+            {"ids": list(jobs[at : at + IDS_MAX])},
         )
         for row in rows_of(table):
             found.setdefault(row["job_id"], []).append(JobValue(**row))
@@ -295,7 +303,7 @@ def _paged(
 ) -> Page[Any]:
     """Read a page over any number of executions: sorted ids are asked for some at a time, so parts follow each other in order."""
     ids = None if executions is None else sorted(set(executions))
-    parts = [None] if ids is None else [ids[at : at + _IDS_MAX] for at in range(0, len(ids), _IDS_MAX)]
+    parts = [None] if ids is None else [ids[at : at + IDS_MAX] for at in range(0, len(ids), IDS_MAX)]
     rows: list[Any] = []
     total = 0
     for part in parts:
