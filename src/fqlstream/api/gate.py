@@ -175,7 +175,7 @@ class Gate:
         if caller.session is None:
             return
         if everywhere:
-            await self._thread(access.log_out_everywhere, self._store, caller.name)
+            await self._thread(lambda: access.log_out_everywhere(self._store, caller.name, clock=self._clock))
             self._remembered.pop(("user", caller.name), None)
         else:
             now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)

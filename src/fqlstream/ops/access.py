@@ -35,6 +35,7 @@ SECRET_CHARACTERS_MIN: Final = 32
 #: OWASP's first choice for argon2id (Password Storage Cheat Sheet): 19 MiB, two passes. About 20 ms of one core.
 _HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 _KEY: Final = re.compile(r"fq_(?P<id>[a-z0-9]{12})_(?P<secret>[A-Za-z0-9_-]{43})")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 _USER_NAME: Final = re.compile(r"[^\s/:\x00-\x1f\x7f]{1,64}")
 #: Longer ones only cost time: whoever sends a megabyte as a password wants the server to hash it.
@@ -236,7 +237,9 @@ def add_user(
         raise UsageError("ACC006", f"there is a user {name!r} already", "give --replace to set a new password")
     now = _now(clock)
     texts = tuple(scope.value for scope in scopes)
-    row = UserRow(name, texts, now, now, old.version + 1 if old else 1, _HASHER.hash(_peppered(secret, password)))
+    # a new user has no logins to end: the clocks of two machines must not make the first one too old
+    since, version = (now, old.version + 1) if old else (_EPOCH, 1)
+    row = UserRow(name, texts, now, since, version, _HASHER.hash(_peppered(secret, password)))
     rows.write_user(store, row)
     return row
 
