@@ -15,7 +15,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 from starlette.types import Scope as AsgiScope
 
-from fqlstream.api import access, dead_letters, definitions, expressions, health, operations, values
+from fqlstream.api import (
+    access,
+    craft_ai,
+    dead_letters,
+    definitions,
+    dioptra,
+    expressions,
+    health,
+    operations,
+    values,
+)
 from fqlstream.api.edge import Edge
 from fqlstream.api.observed import Numbers
 from fqlstream.api.problems import ApiError, problem_of, render_own
@@ -42,7 +52,7 @@ OWN_ROUTERS: Final[tuple[APIRouter, ...]] = (
     access.router,
 )
 #: Other vendors' forms, which live below `/api/v1`.
-WIRES: Final[tuple[Wire, ...]] = ()
+WIRES: Final[tuple[Wire, ...]] = (craft_ai.WIRE, dioptra.WIRE)
 
 
 def create_app(dependencies: Dependencies, *, wires: Sequence[Wire] = WIRES) -> FastAPI:

@@ -265,6 +265,25 @@ def job_metric_steps(store: Store, job: str, name: str, *, offset: int = 0, limi
     return Page(tuple(JobValue(**row) for row in rows_of(table)), int(total))
 
 
+# ---- who has recorded ----------------------------------------------------------------------------------------------
+
+
+def executions_with_pipeline_metrics(store: Store, name: str | None = None) -> list[str]:
+    """Give the executions that have pipeline metrics, or one of this name."""
+    return _recorded_by(store, "pipeline_metric_rows", name)
+
+
+def executions_with_list_metrics(store: Store, name: str | None = None) -> list[str]:
+    """Give the executions that have lists, or one of this name."""
+    return _recorded_by(store, "list_metric_rows", name)
+
+
+def _recorded_by(store: Store, table: str, name: str | None) -> list[str]:
+    where, parameters = ("WHERE name = {name:String}", {"name": name}) if name is not None else ("", {})
+    found = store.query_arrow(f"SELECT DISTINCT execution_id FROM {table} FINAL {where}", parameters)
+    return list(found.column("execution_id").to_pylist())
+
+
 # ---- how far it is -------------------------------------------------------------------------------------------------
 
 
