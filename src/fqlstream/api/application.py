@@ -24,6 +24,8 @@ from fqlstream.api import (
     expressions,
     health,
     operations,
+    recorded,
+    registry,
     values,
 )
 from fqlstream.api.edge import Edge
@@ -47,6 +49,8 @@ OWN_ROUTERS: Final[tuple[APIRouter, ...]] = (
     definitions.router,
     values.router,
     expressions.router,
+    registry.router,
+    recorded.router,
     dead_letters.router,
     operations.router,
     access.router,

@@ -227,11 +227,12 @@ async def _apply(
             definition_effects.carry_out, parts.store, applied, "apply by the API", backfill=backfill
         )
         asked, notes = sum(each.panes for each in effects.asked), (*notes, *effects.notes)
-    results = [Result(kind=r.kind, name=r.name, id=r.id, result=_verdict(r.result)) for r in applied.results]
+    results = [Result(kind=r.kind, name=r.name, id=r.id, result=verdict_of(r.result)) for r in applied.results]
     return Applied(results=results, warnings=list(notes), panes_asked=asked)
 
 
-def _verdict(text: str) -> Literal["created", "changed", "unchanged", "deleted"]:
+def verdict_of(text: str) -> Literal["created", "changed", "unchanged", "deleted"]:
+    """Give what became of a definition as an answer has it."""
     match text:
         case "created" | "changed" | "unchanged" | "deleted":
             return text

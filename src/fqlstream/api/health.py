@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from fqlstream.api.auth import allow
 from fqlstream.api.services import Dependencies, Parts
+from fqlstream.api.shapes import refusals
 from fqlstream.errors import FqlstreamError
 from fqlstream.ops.access import Caller, Permission
 
@@ -91,7 +92,11 @@ async def _asked(check: Check, parts: Dependencies) -> Dependency:
     return Dependency(status="ok" if code is None else "away", ms=ms, code=code)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, **refusals(401, 403, 408, 413, 503)},
+)
 async def numbers(request: Request, parts: Parts, _: Annotated[Caller, allow(Permission.READ)]) -> Response:
     """Give this process's numbers in Prometheus' text form."""
     found = request.app.state.numbers

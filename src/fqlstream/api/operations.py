@@ -15,6 +15,7 @@ from fqlstream.api.definitions import require_model
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Dependencies, Parts
 from fqlstream.api.shapes import Body, ModelQuery, NameText, begun, refusals, time_ms
+from fqlstream.errors import StoreError
 from fqlstream.events.catalogue import ModelEntry
 from fqlstream.ops import deleting, repairing, topics
 from fqlstream.ops.access import Caller, Permission
@@ -193,6 +194,11 @@ async def pending_schema(parts: Parts, _: Reader) -> list[str]:
 )
 async def ask_clickhouse(parts: Parts, _: Manager, question: SqlQuestion) -> StreamingResponse:
     """Ask ClickHouse, as `fqlstream sql` does: whatever its user may. It takes an administrator."""
-    pieces = await parts.thread(begun, parts.store.stream_bytes(question.query, question.format))
+    try:
+        pieces = await parts.thread(begun, parts.store.stream_bytes(question.query, question.format))
+    except StoreError as error:
+        if error.retryable:
+            raise
+        raise refuse(400, error.message, code=error.code, hint=error.hint) from None
     media_type = _MEDIA_TYPES.get(question.format, "text/plain; charset=utf-8")
     return StreamingResponse(iterate_in_threadpool(pieces), media_type=media_type)

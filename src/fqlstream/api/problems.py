@@ -39,6 +39,8 @@ _OF_STATUS: Final[Mapping[int, tuple[str, str]]] = {
 }
 #: Codes that name something that is not there.
 _NOT_FOUND: Final = frozenset({"DEF030", "DLT002", "ACC004", "ACC005"})
+#: Codes that name a record which is larger than its topic takes.
+_TOO_LARGE: Final = frozenset({"KFK111"})
 #: Codes that name something that stands in the way.
 _CONFLICT: Final = frozenset({"DEF033", "ACC006"})
 
@@ -113,11 +115,15 @@ def _status_of(error: FqlstreamError) -> int:
         return 404
     if error.code in _CONFLICT:
         return 409
+    if error.code in _TOO_LARGE:
+        return 413
     match error:
         case FqlError() | DefinitionError():
             return 422
         case UsageError() if not isinstance(error, SettingsError):
             return 400
+        case StoreError() if not error.retryable:
+            return 500  # ClickHouse refused what we asked it: the slip is ours, and the same request meets it again
         case StoreError() | BrokerError():
             return 503
         case _:

@@ -11,8 +11,8 @@ from fqlstream.cli.options import DataOption, JsonOption, settings_for
 from fqlstream.cli.output import print_json, print_note, print_table, print_text
 from fqlstream.errors import DefinitionError, FqlstreamError, UsageError
 from fqlstream.events.catalogue import Catalogue
-from fqlstream.events.definitions import Computed, ModelDefinition, parse_key
-from fqlstream.events.documents import COMPUTED_KINDS, KINDS, REGISTERED_KINDS, dump_definitions
+from fqlstream.events.definitions import Computed, ModelDefinition
+from fqlstream.events.documents import KINDS, REGISTERED_KINDS, dump_definitions
 from fqlstream.ops import definitions as ops
 from fqlstream.ops import registration
 from fqlstream.ops.definition_log import DefinitionsReader
@@ -42,8 +42,7 @@ def apply(
     applied = ops.apply(settings, documents)
     for warning in applied.warnings:
         print_note(warning)
-    _tell_store(settings, applied)
-    _ask_for_past(settings, applied, backfill=backfill)
+    _carry_out(settings, applied, backfill=backfill)
     if json:
         print_json([{"kind": r.kind, "name": r.name, "id": r.id, "result": r.result} for r in applied.results])
         return
@@ -117,7 +116,7 @@ def delete(
     """
     settings = settings_for(data)
     deleted = ops.delete(settings, _kind(kind), name, model=model, version=version, force=force)
-    _tell_store(settings, deleted)
+    _show_deleted(settings, deleted)
     if json:
         print_json([{"id": key, "result": "deleted"} for key in deleted.keys])
         return
@@ -125,53 +124,45 @@ def delete(
         print_text(f"deleted {key}")
 
 
-def _tell_store(settings: Settings, done: ops.Applied | ops.Deleted) -> None:
-    """Make tables and the copy of the definitions in ClickHouse now; where that fails a worker does it later."""
+def _carry_out(settings: Settings, applied: ops.Applied, *, backfill: bool) -> None:
+    """Let ClickHouse show what was applied, and have stored panes computed under it; where that fails a worker does it later."""
     if settings.store.url is None:
         return
-    from fqlstream.ops.definition_mirror import prepare_store
+    from fqlstream.cli.repair import bar
+    from fqlstream.ops import definition_effects, repairing
+    from fqlstream.store.client import Store
+
+    try:
+        store = Store.connect(settings.store)
+    except FqlstreamError as error:
+        if backfill:
+            raise
+        print_note(definition_effects.shown_later(error))
+        return
+    with store:
+        effects = definition_effects.carry_out(store, applied, "fqlstream apply --backfill", backfill=backfill)
+        for note in effects.notes:
+            print_note(note)
+        for asked in effects.asked:
+            with bar(f"back-filling {asked.model}") as progress:
+                repairing.await_done(store, asked, progress, stall_s=settings.stream.repair_stall_ms / 1000)
+            print_note(f"back-filled {asked.panes:,} panes of model {asked.model}")
+
+
+def _show_deleted(settings: Settings, deleted: ops.Deleted) -> None:
+    """Take what was deleted out of ClickHouse's copy of the definitions; where that fails a worker does it later."""
+    if settings.store.url is None:
+        return
+    from fqlstream.ops import definition_effects
     from fqlstream.store.client import Store
 
     try:
         with Store.connect(settings.store) as store:
-            prepare_store(store, done.folded, done.catalogue)
+            notes = definition_effects.show_in_store(store, deleted.catalogue, deleted.folded)
     except FqlstreamError as error:
-        print_note(f"stored; but ClickHouse does not show it yet: {error.message}. A worker makes up for it.")
-
-
-def _ask_for_past(settings: Settings, applied: ops.Applied, *, backfill: bool) -> None:
-    """Have stored panes computed under what has changed: all of them, or only those that drift is compared with."""
-    changed = {
-        parse_key(str(result.id))[1]
-        for result in applied.results
-        if result.result != "unchanged" and result.kind in COMPUTED_KINDS
-    }
-    entries = [applied.catalogue.models[name] for name in sorted(changed & applied.catalogue.models.keys())]
-    ranges = [
-        (entry, found)
-        for entry in entries
-        for baseline in entry.baselines.values()
-        if (found := baseline.range_ms) is not None
-    ]
-    if settings.store.url is None or not (ranges or (backfill and entries)):
-        return
-    from fqlstream.cli.repair import bar
-    from fqlstream.ops import repairing
-    from fqlstream.store.client import Store
-
-    with Store.connect(settings.store) as store:
-        if not backfill:
-            try:
-                for entry, (start_ms, end_ms) in ranges:
-                    repairing.ask(store, entry, start_ms, end_ms, "a baseline is read by new definitions")
-            except FqlstreamError as error:
-                print_note(f"stored; but its baselines' past waits for `apply --backfill`: {error.message}")
-            return
-        for entry in entries:
-            asked = repairing.ask(store, entry, 0, repairing.END_OF_TIME_MS, "fqlstream apply --backfill")
-            with bar(f"back-filling {entry.name}") as progress:
-                repairing.await_done(store, asked, progress, stall_s=settings.stream.repair_stall_ms / 1000)
-            print_note(f"back-filled {asked.panes:,} panes of model {entry.name}")
+        notes = (definition_effects.shown_later(error),)
+    for note in notes:
+        print_note(note)
 
 
 def _kind(text: str) -> str:

@@ -27,8 +27,13 @@ def show_in_store(store: Store, catalogue: Catalogue, folded: Folded) -> tuple[s
     try:
         prepare_store(store, folded, catalogue)
     except FqlstreamError as error:
-        return (f"stored; but ClickHouse does not show it yet: {error.message}. A worker makes up for it.",)
+        return (shown_later(error),)
     return ()
+
+
+def shown_later(error: FqlstreamError) -> str:
+    """Say that definitions are stored, and that ClickHouse does not have them yet."""
+    return f"stored; but ClickHouse does not show it yet: {error.message}. A worker makes up for it."
 
 
 def carry_out(store: Store, applied: definitions.Applied, reason: str, *, backfill: bool) -> Effects:

@@ -36,7 +36,9 @@ REQUEST = Request(
         (UsageError("ACC006", "no"), 409),
         (SettingsError("SET001", "no"), 500),
         (BrokerError("KFK001", "no"), 503),
-        (StoreError("STO001", "no"), 503),
+        (BrokerError("KFK111", "too large"), 413),
+        (StoreError("STO001", "no", retryable=True), 503),
+        (StoreError("STO002", "no"), 500),
         (FqlstreamError("XXX001", "no"), 500),
         (HTTPException(405), 405),
         (HTTPException(418), 418),
@@ -55,7 +57,7 @@ def test_what_nobody_foresaw_tells_nothing_of_the_inside() -> None:
 
 
 def test_an_error_of_ours_keeps_its_code_and_its_hint() -> None:
-    problem = problem_of(StoreError("STO001", "nothing answers", "is it up?"))
+    problem = problem_of(StoreError("STO001", "nothing answers", "is it up?", retryable=True))
     assert (problem.code, problem.message, problem.hint) == ("STO001", "nothing answers", "is it up?")
     assert problem.headers["retry-after"] == "1"
 
