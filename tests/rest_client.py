@@ -17,6 +17,12 @@ class RestClient:
         headers = {"authorization": f"Bearer {key or stack.api_key}"}
         self.http = httpx.Client(base_url=stack.api_url, headers=headers, timeout=60)
 
+    def __enter__(self) -> RestClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
     def __call__(self, method: str, path: str, *, status: int = 200, **given: Any) -> Any:
         """Make a request; gives the answer's JSON, or its text."""
         answer = self.http.request(method, PREFIX + path, **given)

@@ -27,6 +27,7 @@ SHARED: Final = {
     "DEF020": "the topic of definitions is missing",
     "DEF030": "nothing of that kind and name is defined",
     "DEF033": "metrics read the baseline",
+    "DEF034": "what is registered has members",
     "DEF042": "the model defines no metric to explain",
     "DLT002": "there is no letter at that place",
     "FQL007": "an operator is written as other languages write it",

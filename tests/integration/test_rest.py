@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from tests.rest_client import PREFIX, RestClient
 from tests.running_stack import RunningStack
@@ -50,18 +54,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 
 @pytest.fixture(scope="module")
-def rest(stack: RunningStack) -> RestClient:
+def rest(stack: RunningStack) -> Iterator[RestClient]:
     """A client of a stack on which the definitions above stand, and the events above were counted."""
-    client = RestClient(stack)
-    applied = client("POST", "/definitions/yaml", content=CHURN, headers={"content-type": "application/yaml"})
-    assert [each["result"] for each in applied["results"]] == ["created"] * 6
-    (stack.directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in EVENTS))
-    stack.run("publish", "--model", "churn", "events.jsonl")
-    wait_until(
-        lambda: [v for v in client("GET", "/values/latest", params={"model": "churn"})["items"] if v["rows"] == 4],
-        "the events are counted",
-    )
-    return client
+    with RestClient(stack) as client:
+        applied = client("POST", "/definitions/yaml", content=CHURN, headers={"content-type": "application/yaml"})
+        assert [each["result"] for each in applied["results"]] == ["created"] * 6
+        (stack.directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in EVENTS))
+        stack.run("publish", "--model", "churn", "events.jsonl")
+        wait_until(
+            lambda: [v for v in client("GET", "/values/latest", params={"model": "churn"})["items"] if v["rows"] == 4],
+            "the events are counted",
+        )
+        yield client
 
 
 def test_what_was_applied_is_listed_page_by_page_changed_and_deleted(rest: RestClient) -> None:
@@ -177,14 +181,14 @@ def test_dead_letters_are_shown_exported_and_sent_again(rest: RestClient, stack:
     assert rest("POST", "/dead-letters/replay", json={"places": [place]})["counts"]["replayed"] == 1
     content = "\n".join(lines)
     again = rest("POST", "/dead-letters/replay/file", content=content, params={"dry_run": True})
-    assert again["counts"] == {"already_replayed": 1}
+    assert (again["counts"]["already_replayed"], again["counts"].get("replayed", 0)) == (1, 0)
 
 
 def test_operators_ask_by_rest_too(rest: RestClient, stack: RunningStack) -> None:
     assert rest("GET", "/schema") == []
     assert rest("GET", "/topics") == []
     asked = rest("POST", "/repairs", json={"model": "churn"})
-    assert asked["panes"] == 1
+    assert asked["panes"] >= 1, "one for each partition that has an event"
     wait_until(
         lambda: (
             rest("GET", "/repairs", params={"model": "churn", "requested_at_ms": asked["requested_at_ms"]})["panes"]
@@ -195,8 +199,8 @@ def test_operators_ask_by_rest_too(rest: RestClient, stack: RunningStack) -> Non
     found = rest("POST", "/sql", json={"query": "SELECT 40 + 2 AS answer"})
     assert found["data"] == [{"answer": 42}]
     assert rest("POST", "/sql", json={"query": "SELEC 1"}, status=400)["code"] == "STO002"
-    read = RestClient(stack, rest("POST", "/keys", json={"scopes": ["read"]})["key"])
-    read("POST", "/sql", json={"query": "SELECT 1"}, status=403)
+    with RestClient(stack, rest("POST", "/keys", json={"scopes": ["read"]})["key"]) as read:
+        read("POST", "/sql", json={"query": "SELECT 1"}, status=403)
     rest("POST", "/deletions", json={"model": "churn"}, status=422)
 
 
@@ -265,6 +269,22 @@ def test_a_list_grows_has_a_summary_and_ends_where_it_is_full(rest: RestClient) 
     assert rest("GET", "/recorded/list-metrics/values", params={**body, "limit": 1})["total_count"] == 50_000
 
 
+def test_sixteen_writers_fill_a_list_to_its_last_place(rest: RestClient) -> None:
+    rest("POST", "/executions", json={"name": "raced", "pipeline": "train"})
+    appended = {"execution": "raced", "name": "loss", "values": [0.5] * 400}
+
+    def write(_: int) -> list[int]:
+        url = f"{PREFIX}/recorded/list-metrics"
+        return [rest.http.post(url, json=appended).status_code for _ in range(10)]
+
+    with ThreadPoolExecutor(16) as writers:
+        answers = [status for each in writers.map(write, range(16)) for status in each]
+    assert (answers.count(200), answers.count(409)) == (125, 35), "50,000 are 125 appends of 400"
+    key = {"execution": "raced", "name": "loss", "limit": 100_000}
+    found = rest("GET", "/recorded/list-metrics/values", params=key)
+    assert found["total_count"] == len(found["items"]) == 50_000
+
+
 def test_a_job_has_steps_of_which_the_highest_is_the_latest(rest: RestClient) -> None:
     job = rest("POST", "/jobs", json={"experiment": "digits", "name": "steps"})["id"]
     for step, value in ((5, 0.5), (2, 0.2), (5, "NaN"), (-1, 0.1)):
@@ -300,7 +320,8 @@ def test_nothing_secret_is_in_the_logs(rest: RestClient, stack: RunningStack) ->
     made = rest("POST", "/keys", json={"scopes": ["read"]})["key"]
     rest("POST", "/users", json={"name": "alice", "password": "a very secret password"})
     rest("POST", "/login", json={"name": "alice", "password": "another secret password"}, status=401)
-    RestClient(stack, made)("GET", "/me")
+    with RestClient(stack, made) as mine:
+        mine("GET", "/me")
     written = "".join(path.read_text() for path in Path(stack.data / "logs").iterdir())
     lines = [
         json.loads(line) for line in (stack.data / "logs" / "api.log").read_text().splitlines() if line.startswith("{")
@@ -313,3 +334,43 @@ def test_nothing_secret_is_in_the_logs(rest: RestClient, stack: RunningStack) ->
         str(stack.said["store_key"]),
     ):
         assert secret not in written
+
+
+def test_keys_and_users_are_made_on_the_command_line(stack: RunningStack) -> None:
+    made = json.loads(stack.run("keys", "create", "--scope", "write", "--name", "nightly", "--json").stdout)
+    assert made.keys() == {"id", "key", "scope"}
+    assert made["scope"] == "write"
+    with RestClient(stack, made["key"]) as mine:
+        assert mine("GET", "/me")["scopes"] == ["write"]
+        listed = json.loads(stack.run("keys", "list", "--json").stdout)
+        assert next(row for row in listed if row["id"] == made["id"])["revoked_at"] is None
+        assert json.loads(stack.run("keys", "revoke", made["key"], "--json").stdout)["revoked_at"]
+        wait_until(lambda: mine.http.get(f"{PREFIX}/me").status_code == 401, "the API forgets it", 15)
+    added = stack.shell("echo a long enough password | fqlstream users add carol --password-stdin --json")
+    assert json.loads(added.stdout)["scope"] == "write read", added.stderr
+    short = stack.shell("echo short | fqlstream users add dave --password-stdin")
+    assert short.returncode == 2
+    assert "ACC002" in short.stderr
+    with RestClient(stack) as rest:
+        assert (
+            rest("POST", "/login", json={"name": "carol", "password": "a long enough password"})["id"] == "user:carol"
+        )
+    assert [row["name"] for row in json.loads(stack.run("users", "list", "--json").stdout)][-1] == "carol"
+    stack.run("users", "remove", "carol")
+
+
+def test_a_second_api_serves_the_same_stack_and_prints_no_key_where_there_is_one(stack: RunningStack) -> None:
+    command = [sys.executable, "-m", "fqlstream.cli", "serve", "--data", str(stack.data), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=stack.directory, env=stack.environment
+    ) as other:
+        try:
+            assert other.stdout is not None
+            line = other.stdout.readline()
+            assert line.startswith("listening at http://127.0.0.1:"), line
+            url = line.removeprefix("listening at ").strip()
+            answer = httpx.get(f"{url}{PREFIX}/me", headers={"authorization": f"Bearer {stack.api_key}"})
+            assert answer.json()["scopes"] == ["admin"]
+        finally:
+            other.terminate()
+            assert other.wait(15) == 0

@@ -55,10 +55,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 
 @pytest.fixture(scope="module")
-def rest(stack: RunningStack) -> RestClient:
-    client = RestClient(stack)
-    client("POST", "/definitions/yaml", content=DEFINITIONS)
-    return client
+def rest(stack: RunningStack) -> Iterator[RestClient]:
+    with RestClient(stack) as client:
+        client("POST", "/definitions/yaml", content=DEFINITIONS)
+        yield client
 
 
 def schemathesis(stack: RunningStack, directory: Path, config: str, *options: str) -> str:

@@ -42,7 +42,7 @@ _NOT_FOUND: Final = frozenset({"DEF030", "DLT002", "ACC004", "ACC005"})
 #: Codes that name a record which is larger than its topic takes.
 _TOO_LARGE: Final = frozenset({"KFK111"})
 #: Codes that name something that stands in the way.
-_CONFLICT: Final = frozenset({"DEF033", "ACC006"})
+_CONFLICT: Final = frozenset({"DEF033", "DEF034", "ACC006"})
 
 
 @dataclass(frozen=True, slots=True)
