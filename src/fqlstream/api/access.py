@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
 from fqlstream.api.auth import allow, clear_session, set_session, somebody
+from fqlstream.api.problems import refuse
 from fqlstream.api.services import Parts
 from fqlstream.api.shapes import Body, refusals
 from fqlstream.ops import access
@@ -94,11 +95,13 @@ async def list_keys(parts: Parts, _: Manager) -> list[Key]:
     return [_key(row) for row in await parts.thread(access.list_keys, parts.store)]
 
 
-@router.delete("/keys", responses=refusals(404))
+@router.delete("/keys", responses=refusals(404, 409))
 async def revoke_key(
-    parts: Parts, _: Manager, key: Annotated[str, Query(alias="id", min_length=1, max_length=64)]
+    parts: Parts, caller: Manager, key: Annotated[str, Query(alias="id", min_length=1, max_length=64)]
 ) -> Key:
     """Take a key back, for ever. Other API processes forget it within access_cache_s."""
+    if caller.id == f"key:{key}":
+        raise refuse(409, "a key cannot take itself back", hint="use another one, or: fqlstream keys revoke")
     row = await parts.thread(access.revoke_key, parts.store, key)
     parts.gate.forget()
     return _key(row)

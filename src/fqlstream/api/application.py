@@ -104,7 +104,14 @@ def _described(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
         )
         body = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema["components"]["schemas"][ProblemBody.__name__] = body
+        shapes = schema["components"]["schemas"]
+        shapes[ProblemBody.__name__] = body
+        # FastAPI's own form of wrong fields, which it promises of every route that does not say 422 itself: nobody answers so here
+        for shape in ("HTTPValidationError", "ValidationError"):
+            shapes.pop(shape, None)
+        for operation in (each for item in schema["paths"].values() for each in item.values()):
+            if "HTTPValidationError" in str(operation["responses"].get("422", "")):
+                del operation["responses"]["422"]
         app.openapi_schema = schema
     return app.openapi_schema
 

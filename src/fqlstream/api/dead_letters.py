@@ -202,9 +202,7 @@ async def replay_letters(parts: Parts, _: Manager, body: Replay) -> Report:
 
 @router.post(
     "/replay/file",
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
-    },
+    openapi_extra={"requestBody": {"required": True, "content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def replay_file(
     parts: Parts,

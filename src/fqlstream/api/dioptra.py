@@ -133,7 +133,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
-router = APIRouter(prefix=_ROOT, tags=["dioptra"], responses=_refusals(400, 401, 403, 408, 413, 503))
+router = APIRouter(prefix=_ROOT, tags=["dioptra"], responses=_refusals(400, 401, 403, 404, 408, 413, 503))
 
 
 # ---------------------------------------------------------------------------------------------------------------- logins

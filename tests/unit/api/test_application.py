@@ -120,6 +120,8 @@ def test_keys_are_made_used_listed_and_revoked_over_the_wire(made: Made) -> None
     assert revoked.json()["revoked_at"] is not None
     assert ask(app, "GET", f"{PREFIX}/me", headers=mine).status_code == 401, "this process forgets at once"
     assert ask(app, "DELETE", f"{PREFIX}/keys", headers=admin, params={"id": "nobody"}).status_code == 404
+    own = next(iter(made.memory.keys))
+    assert ask(app, "DELETE", f"{PREFIX}/keys", headers=admin, params={"id": own}).status_code == 409
 
 
 def test_a_user_logs_in_with_a_cookie_that_scripts_and_other_sites_cannot_use(made: Made) -> None:
