@@ -116,7 +116,7 @@ class KafkaLog:
                     for offset, one in refused
                     if first <= offset <= applied
                 ],
-                "flushed": verdict.flushed,
+                "flushed": verdict.readable,
             }
             self.outbox.hint(RECORD_VERDICTS, msgspec.json.encode(notice), str(verdict.partition).encode(), 0)
             first = applied + 1

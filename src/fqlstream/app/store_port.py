@@ -23,12 +23,9 @@ from fqlstream.stream.deleted import DeletedIds
 from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord, Version
 from fqlstream.stream.recorded import (
     ForgetRow,
-    JobRow,
     ListKey,
-    ListRow,
     ListState,
     Needs,
-    PipelineRow,
     Refused,
     Row,
     Summary,
@@ -253,18 +250,9 @@ class StoreAdapter:
 
     # -- recorded metrics ------------------------------------------------------------------------------------------
 
-    async def write_recorded(self, partition: int, rows: Sequence[Row]) -> None:
+    async def write_recorded(self, rows: Mapping[int, Sequence[Row]]) -> None:
         """Write rows of numbers, each kind by one insert, side by side."""
-        pipeline = [row for row in rows if isinstance(row, PipelineRow)]
-        lists = [row for row in rows if isinstance(row, ListRow)]
-        jobs = [row for row in rows if isinstance(row, JobRow)]
-        inserts: list[Callable[[], None]] = []
-        if pipeline:
-            inserts.append(lambda: recorded_rows.write_pipeline_metrics(self.store, partition, pipeline))
-        if lists:
-            inserts.append(lambda: recorded_rows.write_list_values(self.store, partition, lists))
-        if jobs:
-            inserts.append(lambda: recorded_rows.write_job_metrics(self.store, partition, jobs))
+        inserts = recorded_rows.inserts(self.store, rows)
         await asyncio.gather(*(patiently("recorded metrics", insert) for insert in inserts))
 
     async def forget_recorded(self, partition: int, forgotten: Sequence[ForgetRow]) -> None:
@@ -272,11 +260,10 @@ class StoreAdapter:
         for row in forgotten:
             await patiently("forgotten metrics", partial(recorded_rows.forget, self.store, partition, row))
 
-    async def write_summaries(self, partition: int, version: Version, summaries: Sequence[Summary]) -> None:
+    async def write_summaries(self, summaries: Mapping[int, tuple[Version, Sequence[Summary]]]) -> None:
         """Write summaries of lists."""
-        await patiently(
-            "summaries of lists", lambda: recorded_rows.write_summaries(self.store, partition, version, summaries)
-        )
+        if any(found for _, found in summaries.values()):
+            await patiently("summaries of lists", lambda: recorded_rows.write_summaries(self.store, summaries))
 
     async def read_lists(self, partition: int, needs: Needs) -> Mapping[ListKey, ListState]:
         """Give lists as their newest summary has them."""

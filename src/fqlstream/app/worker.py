@@ -53,7 +53,10 @@ class Worker:
         self.owner_id = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.store = Store.connect(settings.store)
         self.app: SourceApp = build_app(
-            settings, source_topics=[INFERENCE_EVENTS, PANE_UPDATES, METRIC_EVENTS], data_dir=settings.data / "faust"
+            settings,
+            source_topics=[INFERENCE_EVENTS, PANE_UPDATES, METRIC_EVENTS],
+            data_dir=settings.data / "faust",
+            prompt_topics=[METRIC_EVENTS],
         )
         self.outbox = OutboxProducer(settings.kafka)
         self.log = KafkaLog(settings.kafka, self.outbox)

@@ -35,7 +35,7 @@ _ASK_S: Final = 5.0
 #: A topic that the broker does not know for so long is missing: all that are sent to were made before the worker started.
 _NEW_TOPIC_MS: Final = 5_000
 #: How long records gather into a batch.
-_LINGER_MS: Final = 5
+_LINGER_MS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)

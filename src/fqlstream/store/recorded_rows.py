@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -11,8 +12,8 @@ import pyarrow as pa
 from fqlstream.aggregates.running import RunningSummary
 from fqlstream.store.client import Store, rows_of
 from fqlstream.store.recorded import AMONG, IDS_MAX, VALUES_AT_ONCE, keys_of
-from fqlstream.stream.protocol import Version
-from fqlstream.stream.recorded import ForgetRow, JobRow, ListKey, ListRow, ListState, Needs, PipelineRow, Summary
+from fqlstream.stream.protocol import FLUSHES_PER_EPOCH, Version
+from fqlstream.stream.recorded import ForgetRow, JobRow, ListKey, ListRow, ListState, Needs, PipelineRow, Row, Summary
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 _NUMBER: Final = (
@@ -47,30 +48,34 @@ _FORGOTTEN: Final = {
 }
 
 
-def write_pipeline_metrics(store: Store, partition: int, rows: Sequence[PipelineRow]) -> None:
-    """Write numbers of executions in one insert."""
-    store.insert_arrow("pipeline_metric_rows", _table(rows, _PIPELINE, partition), store.quorum_write())
+def inserts(store: Store, rows: Mapping[int, Sequence[Row]]) -> list[Callable[[], None]]:
+    """Give the inserts that write rows of numbers, by partition: one per table, as they may run side by side."""
+    found: list[tuple[str, pa.Table]] = []
+    pipeline = [(partition, row) for partition, part in rows.items() for row in part if isinstance(row, PipelineRow)]
+    if pipeline:
+        found.append(("pipeline_metric_rows", _table(pipeline, _PIPELINE)))
+    lists = [(partition, row) for partition, part in rows.items() for row in part if isinstance(row, ListRow)]
+    if lists:
+        found.append(("list_metric_rows", _list_table(lists)))
+    jobs = [(partition, row) for partition, part in rows.items() for row in part if isinstance(row, JobRow)]
+    if jobs:
+        found.append(("job_metric_rows", _table(jobs, _JOB)))
+    return [partial(store.insert_arrow, name, table, store.quorum_write()) for name, table in found]
 
 
-def write_job_metrics(store: Store, partition: int, rows: Sequence[JobRow]) -> None:
-    """Write numbers of jobs in one insert."""
-    store.insert_arrow("job_metric_rows", _table(rows, _JOB, partition), store.quorum_write())
+def _list_table(rows: Sequence[tuple[int, ListRow]]) -> pa.Table:
+    ends = np.cumsum([0, *(len(row.values) for _, row in rows)])
+    values = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), np.concatenate([row.values for _, row in rows]))
+    table = _table(rows, _LIST)
+    return table.append_column("values", values).append_column("said_at", table.column("offset"))
 
 
-def write_list_values(store: Store, partition: int, rows: Sequence[ListRow]) -> None:
-    """Write what records appended to lists in one insert."""
-    ends = np.cumsum([0, *(len(row.values) for row in rows)])
-    values = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), np.concatenate([row.values for row in rows]))
-    table = _table(rows, _LIST, partition)
-    table = table.append_column("values", values).append_column("said_at", table.column("offset"))
-    store.insert_arrow("list_metric_rows", table, store.quorum_write())
-
-
-def write_summaries(store: Store, partition: int, version: Version, summaries: Sequence[Summary]) -> None:
-    """Write summaries of lists in one insert."""
-    table = _table(summaries, _SUMMARY, partition)
-    numbers = pa.array([version.number] * len(summaries), pa.uint64())
-    store.insert_arrow("list_summary_rows", table.append_column("summary_version", numbers), store.quorum_write())
+def write_summaries(store: Store, summaries: Mapping[int, tuple[Version, Sequence[Summary]]]) -> None:
+    """Write summaries of lists, by partition with their version, in one insert."""
+    table = _table([(partition, one) for partition, (_, part) in summaries.items() for one in part], _SUMMARY)
+    versions = [version.number for version, part in summaries.values() for _ in part]
+    table = table.append_column("summary_version", pa.array(versions, pa.uint64()))
+    store.insert_arrow("list_summary_rows", table, store.quorum_write())
 
 
 def forget(store: Store, partition: int, row: ForgetRow) -> None:
@@ -99,11 +104,12 @@ def read_lists(store: Store, partition: int, needs: Needs) -> dict[ListKey, List
         values = _contained_values(store, partition, [row for row in rows if not row["is_forgotten"]])
         for row in rows:
             key = ListKey(row["execution_id"].decode(), row["name"].decode())
+            epoch = row["summary_version"] // FLUSHES_PER_EPOCH
             if row["is_forgotten"]:
-                found[key] = ListState.empty(row["fence"], is_forgotten=True)
+                found[key] = ListState.empty(row["fence"], is_forgotten=True, epoch=epoch)
             else:
                 summary = RunningSummary.decode(row["state"], values.get(key, []))
-                found[key] = ListState(summary, row["fence"], row["created_us"], row["updated_us"])
+                found[key] = ListState(summary, row["fence"], row["created_us"], row["updated_us"], epoch=epoch)
     return found
 
 
@@ -115,7 +121,8 @@ def _summaries(store: Store, partition: int, needs: Needs) -> Iterator[list[dict
     conditions += [("execution_id = {id:String}", {"id": execution}) for execution in sorted(needs.executions)]
     for where, parameters in conditions:
         table = store.query_arrow(
-            "SELECT execution_id, name, fence, count, state, created_us, updated_us, is_forgotten FROM list_summary_rows "
+            "SELECT execution_id, name, fence, count, state, created_us, updated_us, is_forgotten, summary_version "
+            "FROM list_summary_rows "
             f"WHERE {where} AND partition = {{partition:Int32}} "
             "ORDER BY execution_id, name, summary_version DESC LIMIT 1 BY execution_id, name",
             {**parameters, "partition": partition},
@@ -154,7 +161,7 @@ def _contained_values(store: Store, partition: int, rows: Sequence[Mapping[str, 
     return found
 
 
-def _table(rows: Sequence[Any], fields: Sequence[tuple[str, str, pa.DataType]], partition: int) -> pa.Table:
-    """Make a table of rows: per column its name, the field that it shows, and its type."""
-    columns = {name: pa.array([getattr(row, shown) for row in rows], kind) for name, shown, kind in fields}
-    return pa.table({**columns, "partition": pa.array([partition] * len(rows), pa.int32())})
+def _table(rows: Sequence[tuple[int, Any]], fields: Sequence[tuple[str, str, pa.DataType]]) -> pa.Table:
+    """Make a table of rows with their partitions: per column its name, the field that it shows, and its type."""
+    columns = {name: pa.array([getattr(row, shown) for _, row in rows], kind) for name, shown, kind in fields}
+    return pa.table({**columns, "partition": pa.array([partition for partition, _ in rows], pa.int32())})

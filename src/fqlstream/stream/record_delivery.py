@@ -1,10 +1,10 @@
 """The order in which recorded metrics become durable: the protocol of `stream.delivery`, for a topic without panes.
 
     FLUSH  1 dead letters, rows                      keyed by position: writing them again changes nothing
-           2 what was forgotten, summaries of lists  with their fence and version
+           2 what was forgotten, summaries of lists  with their fence and version; from here on they can be read, and that is told
            3 the flush row
            4 look for a higher epoch
-           5 notices, acknowledgement, commit
+           5 acknowledgement, commit
 
 A row replaces what was recorded under its key before it in the log, so rows need no fence. What is forgotten is looked for after
 the rows before it are durable, and only below its offset. A verdict is told as soon as it is taken: the log alone decides it.
@@ -45,12 +45,12 @@ from fqlstream.stream.suspects import noted
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Offsets `first` to `applied` are decided, `refused` are those that were not taken; up to `flushed` all is in ClickHouse."""
+    """Offsets `first` to `applied` are decided, `refused` are those that were not taken; up to `readable` all is in ClickHouse."""
 
     partition: int
     first: int
     applied: int
-    flushed: int
+    readable: int
     refused: Mapping[int, Refused]
 
 
@@ -65,16 +65,16 @@ class RecordStore(ClaimStore, Protocol):
         """Write what was refused, for SQL."""
         ...
 
-    async def write_recorded(self, partition: int, rows: Sequence[Row]) -> None:
-        """Write rows of numbers; what is to be forgotten is not among them."""
+    async def write_recorded(self, rows: Mapping[int, Sequence[Row]]) -> None:
+        """Write rows of numbers, by partition; what is to be forgotten is not among them."""
         ...
 
     async def forget_recorded(self, partition: int, forgotten: Sequence[ForgetRow]) -> None:
         """Mark what was recorded below an offset as gone; what stands above it stays."""
         ...
 
-    async def write_summaries(self, partition: int, version: Version, summaries: Sequence[Summary]) -> None:
-        """Write summaries of lists."""
+    async def write_summaries(self, summaries: Mapping[int, tuple[Version, Sequence[Summary]]]) -> None:
+        """Write summaries of lists with their version, by partition."""
         ...
 
     async def read_lists(self, partition: int, needs: Needs) -> Mapping[ListKey, ListState]:
@@ -128,6 +128,10 @@ class Cut:
     next_offset: int
 
 
+class _SupersededError(Exception):
+    """Somebody who claimed a higher epoch has written what was to be loaded: it may lack what we have applied."""
+
+
 class RecordOwner:
     """The owner of one partition of metric-events: its lists, what waits to be written, and under which version."""
 
@@ -141,7 +145,8 @@ class RecordOwner:
         self.rows: list[Row] = []
         self.dead_letters: list[DeadLetter] = []
         self.unwritten_bytes = 0
-        self.flushed_offset = state.next_offset  # rows below it are durable
+        self.flushed_offset = state.next_offset  # below it everything is durable, and a flush row says so
+        self._readable_offset = state.next_offset  # rows and summaries below it are durable
         self.told_offset = state.next_offset  # verdicts below it were told
         self.superseded = False  # somebody claimed a higher epoch: this memory must not be written any more
         self.leaving = False  # the partition may be given up after the next flush
@@ -153,14 +158,23 @@ class RecordOwner:
         return self.state.partition
 
     async def apply(self, fetch: Fetch) -> None:
-        """Apply a fetch and tell the verdicts. A record that our own code cannot take becomes a dead letter alone."""
+        """Apply a fetch and tell the verdicts. A record that our own code cannot take becomes a dead letter alone.
+
+        Applies nothing, and is `superseded`, where it meets what a later owner has written: its verdicts would be no function of
+        the log any more.
+        """
         self.leaving = False
         fetch = (
             fetch.part(int(np.searchsorted(fetch.offsets, self.state.next_offset)), len(fetch)) if len(fetch) else fetch
         )
         refused: dict[int, Refused] = {}
-        if len(fetch):
-            await self._apply_or_halve(fetch, refused)
+        try:
+            if len(fetch) and not self.superseded:
+                await self._apply_or_halve(fetch, refused)
+        except _SupersededError:
+            self.superseded = True
+        if self.superseded:
+            return
         self.state.next_offset = max(self.state.next_offset, fetch.next_offset)
         self._tell(refused)
 
@@ -168,10 +182,9 @@ class RecordOwner:
         try:
             batch = read(fetch, self.ports.limits)
             if needs := self.state.needs(batch):
-                # what memory has let go of was flushed before: the store has it
-                self.state.absorb(needs, await self.ports.store.read_lists(self.partition, needs))
+                await self._load(needs, int(fetch.offsets[0]))
             update = self.state.compute(batch)
-        except FqlstreamError:
+        except (FqlstreamError, _SupersededError):
             raise  # ClickHouse is away, or a newer release wrote its states: no record's fault
         except Exception as error:  # whatever one record makes our code raise, the others count
             if len(fetch) > 1:
@@ -186,6 +199,19 @@ class RecordOwner:
         self.unwritten_bytes += sum(map(bytes_of, update.rows))
         self._refuse(fetch, update.refused, refused)
 
+    async def _load(self, needs: Needs, offset: int) -> None:
+        """Load lists, and where somebody before us has written further than we are, the refusals that it took.
+
+        In this order: letters are durable before the summaries beyond them. Somebody who was taken for dead may write both at any
+        time. What memory has let go of was flushed before: the store has it.
+        """
+        loaded = await self.ports.store.read_lists(self.partition, needs)
+        if any(state.epoch > self.base.version.epoch for state in loaded.values()):
+            raise _SupersededError
+        if any(state.fence >= offset for state in loaded.values()):
+            self.state.refused_before = await self.ports.store.refused_from(self.partition, offset)
+        self.state.absorb(needs, loaded)
+
     def _refuse(self, fetch: Fetch, found: Sequence[Refused], refused: dict[int, Refused]) -> None:
         letters = letters_of(fetch, found)
         self.dead_letters.extend(letters)
@@ -196,7 +222,7 @@ class RecordOwner:
         """Tell what was decided since the last time, and how far everything is durable."""
         first, self.told_offset = self.told_offset, max(self.told_offset, self.state.next_offset)
         self.ports.log.send_verdict(
-            Verdict(self.partition, first, self.told_offset - 1, self.flushed_offset - 1, refused)
+            Verdict(self.partition, first, self.told_offset - 1, self._readable_offset - 1, refused)
         )
 
     # -- FLUSH -----------------------------------------------------------------------------------------------------
@@ -209,6 +235,7 @@ class RecordOwner:
             if nothing and self.state.next_offset == self.flushed_offset and self._said_something and not is_leaving:
                 return None
             self._said_something = True
+            self.state.evict()  # what is not dirty now is durable
             return self._cut()
 
     def _cut(self) -> Cut:
@@ -231,11 +258,14 @@ class RecordOwner:
         state.dirty = set()
         return cut
 
-    def flushed(self, cut: Cut) -> None:
-        """Note that a cut is durable, and tell it to who waits for it."""
-        self.flushed_offset = max(self.flushed_offset, cut.next_offset)
-        self.state.evict()
+    def written(self, cut: Cut) -> None:
+        """Note that what a cut holds can be read, and tell it to who waits for it."""
+        self._readable_offset = max(self._readable_offset, cut.next_offset)
         self._tell({})
+
+    def flushed(self, cut: Cut) -> None:
+        """Note that a cut is durable and its flush row is."""
+        self.flushed_offset = max(self.flushed_offset, cut.next_offset)
 
 
 async def flush_recorded(owners: Sequence[RecordOwner], ports: RecordPorts) -> None:
@@ -251,13 +281,12 @@ async def flush_recorded(owners: Sequence[RecordOwner], ports: RecordPorts) -> N
     if letters:
         await ports.log.send_dead_letters(letters)
         await ports.store.write_dead_letters(letters)
+    await ports.store.write_recorded({owner.partition: cut.rows for owner, cut in cuts})
     for owner, cut in cuts:
-        if cut.rows:
-            await ports.store.write_recorded(owner.partition, cut.rows)
-        if cut.forgotten:
-            await ports.store.forget_recorded(owner.partition, cut.forgotten)
-        if cut.summaries:
-            await ports.store.write_summaries(owner.partition, cut.row.version, cut.summaries)
+        await ports.store.forget_recorded(owner.partition, cut.forgotten)
+    await ports.store.write_summaries({owner.partition: (cut.row.version, cut.summaries) for owner, cut in cuts})
+    for owner, cut in cuts:
+        owner.written(cut)
     await ports.store.write_flushes([cut.row for _, cut in cuts])
     epochs = {row.partition: row.version.epoch for row in await ports.store.newest_flushes(cuts[0][1].row.topic)}
     for owner, cut in cuts:
@@ -278,6 +307,5 @@ async def take_over_recorded(
     claim, _ = await claim_partition(topic, partition, owner_id, topic_id, ports)
     begin, end = await ports.log.offset_range(topic, partition)
     next_offset = resume_offset(claim, topic_id, begin, end)
-    refused = await ports.store.refused_from(partition, next_offset)
-    state = RecordState(partition, ports.limits, next_offset, refused)
+    state = RecordState(partition, ports.limits, next_offset)
     return RecordOwner(state, replace(claim, topic_id=topic_id), ports, lock)

@@ -351,11 +351,12 @@ class ListState:
     created_us: int = 0
     updated_us: int = 0
     is_forgotten: bool = False
+    epoch: int = 0  # of the owner that wrote it, where it was loaded
 
     @classmethod
-    def empty(cls, fence: int = -1, *, is_forgotten: bool = False) -> ListState:
+    def empty(cls, fence: int = -1, *, is_forgotten: bool = False, epoch: int = 0) -> ListState:
         """Give a list without values; what was forgotten leaves one that remembers up to where."""
-        return cls(RunningSummary(), fence, is_forgotten=is_forgotten)
+        return cls(RunningSummary(), fence, is_forgotten=is_forgotten, epoch=epoch)
 
     def append(self, row: ListRow) -> None:
         """Take in what a record appended. Cannot fail: the numbers are numbers."""
@@ -422,7 +423,12 @@ class RecordState:
         return Needs(frozenset(lists - self.lists.keys()), frozenset(executions - self._whole))
 
     def absorb(self, needs: Needs, loaded: Mapping[ListKey, ListState]) -> None:
-        """Take in what was loaded; a list that nobody has is empty."""
+        """Take in what was loaded; a list that nobody has is empty.
+
+        What was loaded is written again with the next flush, under our own version: until then somebody who sleeps, of an epoch
+        between its writer's and ours, could wake and put an older summary in its place.
+        """
+        self.dirty |= loaded.keys() - self.lists.keys()
         for key in needs.lists | loaded.keys():
             if key not in self.lists:
                 self._put(key, loaded.get(key) or ListState.empty())
