@@ -275,7 +275,7 @@ def test_a_recorder_that_hears_no_notices_learns_the_same_from_clickhouse(stack:
     taken, refused = asyncio.run(main())
     assert taken
     assert refused is not None
-    assert refused.code == "DLQ027"
+    assert (refused.code, refused.stored) == ("DLQ027", 1)
     assert recorded.list_slice(store, "e-deaf", "loss").rows == (1.0,)
 
 

@@ -17,12 +17,12 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import msgspec
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from fqlstream.client.payloads import forget_json, job_metric_json, list_metric_json, pipeline_metric_json
 from fqlstream.errors import BrokerError, StoreError
@@ -33,6 +33,7 @@ from fqlstream.settings import Settings
 from fqlstream.store import recorded
 from fqlstream.store.client import Store
 from fqlstream.store.recorded import Refusal
+from fqlstream.stream.recorded import ListKey
 
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ RECORD_VERDICTS: Final = "record-verdicts"
 RecordedEvent = PipelineMetric | ListMetric | JobMetric | Forget
 
 _POLL_S: Final = 0.1
+#: A start waits no longer for the broker; without notices it goes too, only slower.
+_LISTENING_S: Final = 2.0
 _NOTICES_PER_CALL: Final = 500
 #: Refusals of a partition that are remembered for those who ask: older ones are in the dead letters.
 _REFUSED_KEPT: Final = 10_000
@@ -110,6 +113,7 @@ class Recorder:
         self._outbox = OutboxProducer(settings.kafka, linger_ms=settings.record.linger_ms)
         self._acknowledged: dict[int, int] = {}
         self._known: dict[int, _Known] = {}
+        self._appended: dict[Written, ListKey] = {}  # lists whose verdicts are awaited
         self._found: dict[Written, Refusal | None] = {}  # verdicts that ClickHouse knew and no notice told
         self._trouble = ""  # why ClickHouse could not be asked
         self._changed = asyncio.Event()
@@ -118,12 +122,14 @@ class Recorder:
         self._reader: threading.Thread | None = None
 
     async def start(self) -> None:
-        """Begin to listen for notices. Connects in the background: a broker that is away is met by whoever records."""
+        """Begin to listen for notices, waiting a moment for the broker: one that is away is met by whoever records."""
         self._loop = asyncio.get_running_loop()
         await self._outbox.start()
         self._stopping.clear()
-        self._reader = threading.Thread(target=self._read, name="record-verdicts", daemon=True)
+        listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(listening,), name="record-verdicts", daemon=True)
         self._reader.start()
+        await asyncio.to_thread(listening.wait, _LISTENING_S)
 
     async def stop(self) -> None:
         """Send what is left and end."""
@@ -162,6 +168,8 @@ class Recorder:
                 "is the broker up? write it again where a second copy does no harm, or read it first",
                 retryable=True,
             ) from None
+        if isinstance(event, ListMetric):
+            self._appended[written] = ListKey(str(event.id), event.name)
         self._acknowledged[written.partition] = max(written.offset, self._acknowledged.get(written.partition, -1))
         return written
 
@@ -183,6 +191,7 @@ class Recorder:
             ) from None
         finally:
             self._found.pop(written, None)
+            self._appended.pop(written, None)
 
     async def settled(self) -> None:
         """Wait until everything that this recorder has acknowledged can be read.
@@ -238,9 +247,13 @@ class Recorder:
         if self._of(written.partition).flushed < written.offset:
             return
         with self._asking():
-            self._found[written] = await asyncio.to_thread(
-                recorded.refusal_at, self._store, written.partition, written.offset
-            )
+            where = written.partition, written.offset
+            refusal = await asyncio.to_thread(recorded.refusal_at, self._store, *where)
+            if refusal is not None and written in self._appended:
+                appended = self._appended[written]
+                stored = await asyncio.to_thread(recorded.stored_before, self._store, appended, *where)
+                refusal = replace(refusal, stored=stored)
+            self._found[written] = refusal
 
     async def _look(self) -> None:
         """Ask how far everything has been flushed, once for all who wait."""
@@ -265,7 +278,7 @@ class Recorder:
 
     # -- notices -----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
+    def _read(self, listening: threading.Event) -> None:
         """Read notices from now on, for ever; trouble with Kafka only makes them late. Runs in a thread of its own."""
         consumer = Consumer({
             **librdkafka_options(self._kafka),
@@ -274,11 +287,25 @@ class Recorder:
             "fetch.wait.max.ms": 500, "fetch.min.bytes": 1, "allow.auto.create.topics": False,
         })  # fmt: skip
         try:
-            consumer.assign([TopicPartition(RECORD_VERDICTS, 0, OFFSET_END)])
+            self._begin(consumer)
+            listening.set()
             while not self._stopping.is_set():
                 self._take(consumer)
         finally:
             consumer.close()
+
+    def _begin(self, consumer: Consumer) -> None:
+        """Take the topic's end as it is now: what is told from here on is heard, however long it takes to connect."""
+        topic = TopicPartition(RECORD_VERDICTS, 0)
+        while not self._stopping.is_set():
+            try:
+                _, topic.offset = consumer.get_watermark_offsets(topic, timeout=_LISTENING_S)
+            except KafkaException as error:
+                log.debug("notices of verdicts cannot be read now: %s", error)
+                self._stopping.wait(_POLL_S)
+            else:
+                consumer.assign([topic])
+                return
 
     def _take(self, consumer: Consumer) -> None:
         try:

@@ -297,6 +297,16 @@ def refusal_at(store: Store, partition: int, offset: int) -> Refusal | None:
     return refusals_from(store, partition, offset, offset).get(offset)
 
 
+def stored_before(store: Store, of: ListKey, partition: int, offset: int) -> int:
+    """Count the values of a list that records below an offset have appended: what it held when the record there was refused."""
+    found = store.query_rows(
+        "SELECT sum(length(values)) FROM list_metric_rows FINAL WHERE execution_id = {id:String} AND name = {name:String} "
+        "AND partition = {partition:Int32} AND offset < {offset:UInt64}",
+        {"id": of.execution_id, "name": of.name, "partition": partition, "offset": offset},
+    )
+    return int(found[0][0])
+
+
 def refusals_from(store: Store, partition: int, first: int, last: int | None = None) -> dict[int, Refusal]:
     """Give the refused records of a partition of metric-events from one offset on, up to another one where it is given."""
     rows = store.query_rows(
