@@ -167,6 +167,7 @@ async def unregister(
 ) -> list[Result]:
     """Delete what is registered; what an execution or a job recorded is forgotten."""
     deleted = await parts.definitions.change(lambda writer: writer.delete(kind, name, force=force))
+    parts.recorder.expect(deleted.forgetting)
     return [Result(kind=key.partition("/")[0], name=name, id=key, result="deleted") for key in deleted.keys]
 
 

@@ -10,7 +10,6 @@ which goes to the record agent in the order of the log.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Final, Self, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from fqlstream.client.payloads import forget_json
 from fqlstream.clock import Clock, SystemClock
 from fqlstream.errors import BrokerError, DefinitionError, UsageError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
@@ -344,8 +344,7 @@ def _unregistered(registry: Registry, kind: str, name: str, *, force: bool) -> t
 
 
 def _forgetting(kind: str, name: str) -> _Write:
-    event = {"type": "forget", "kind": kind, "id": name}
-    return _Write(name, json.dumps(event, ensure_ascii=False).encode(), {}, forgets=True)
+    return _Write(name, forget_json("execution" if kind == "execution" else "job", name), {}, forgets=True)
 
 
 def _kept_numbers(registry: Registry, doomed: Sequence[tuple[str, str]]) -> list[_Write]:

@@ -170,8 +170,13 @@ class Recorder:
             ) from None
         if isinstance(event, ListMetric):
             self._appended[written] = ListKey(str(event.id), event.name)
-        self._acknowledged[written.partition] = max(written.offset, self._acknowledged.get(written.partition, -1))
+        self.expect({written.partition: written.offset})
         return written
+
+    def expect(self, offsets: Mapping[int, int]) -> None:
+        """Let `settled` wait for records that somebody else has written, given by partition: as for this recorder's own."""
+        for partition, offset in offsets.items():
+            self._acknowledged[partition] = max(offset, self._acknowledged.get(partition, -1))
 
     async def verdict(self, written: Written) -> Refusal | None:
         """Say whether what was written was refused; None: it was taken.
