@@ -100,7 +100,7 @@ junk = st.one_of(
 )  # fmt: skip
 numbers = st.one_of(st.floats(), st.integers(-(2**60), 2**60), st.sampled_from(["NaN", "Infinity", "-Infinity"]))
 names = st.one_of(st.sampled_from(["loss", "acc"]), st.text(max_size=3), junk)
-executions = st.one_of(st.just("known"), st.text(max_size=3), junk)
+executions = st.one_of(st.just("twin"), st.text(max_size=3), junk)
 
 
 def bodies(values: Any, owner: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -111,7 +111,7 @@ def bodies(values: Any, owner: dict[str, Any]) -> st.SearchStrategy[dict[str, An
         {"name": names, key: st.one_of(strategy, junk)},
         optional={
             "execution": executions,
-            "job": st.one_of(st.just(1), junk),
+            "job": junk,
             "step": junk,
             "at": junk,
             "surprise": junk,
@@ -161,7 +161,9 @@ def test_what_was_refused_is_not_stored_and_what_was_acknowledged_is(rest: RestC
         )
         twin.take(kind, body, answer)
 
-    known = {"execution": st.just("known")}
+    rest("POST", "/executions", json={"name": "twin", "pipeline": "train"})
+    job = rest("POST", "/jobs", json={"experiment": "digits"})["id"]
+    known = {"execution": st.just("twin")}
     steps = {"value": numbers, "step": st.integers(-3, 3)}
 
     @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -169,7 +171,7 @@ def test_what_was_refused_is_not_stored_and_what_was_acknowledged_is(rest: RestC
         st.one_of(
             st.tuples(st.just("pipeline"), bodies({"value": numbers}, known)),
             st.tuples(st.just("list"), bodies({"values": st.lists(numbers, max_size=4)}, known)),
-            st.tuples(st.just("job"), bodies(steps, {"job": st.just(1)})),
+            st.tuples(st.just("job"), bodies(steps, {"job": st.just(job)})),
         )
     )
     def play(request: tuple[str, dict[str, Any]]) -> None:
@@ -177,15 +179,21 @@ def test_what_was_refused_is_not_stored_and_what_was_acknowledged_is(rest: RestC
 
     play()
     assert min(twin.answers.get(200, 0), sum(twin.answers.values()) - twin.answers.get(200, 0)) > 30, twin.answers
-    single = {(row["execution"], row["name"]): row["value"] for row in rest.pages("/recorded/pipeline-metrics", 50)}
+    single = {
+        (row["execution"], row["name"]): row["value"]
+        for row in rest.pages("/recorded/pipeline-metrics", 50, execution="twin")
+    }
     assert single == twin.single
-    heads = {(row["execution"], row["name"]): row["count"] for row in rest.pages("/recorded/list-metrics", 50)}
+    heads = {
+        (row["execution"], row["name"]): row["count"]
+        for row in rest.pages("/recorded/list-metrics", 50, execution="twin")
+    }
     assert heads == {key: len(values) for key, values in twin.lists.items()}
     for (execution, name), values in twin.lists.items():
         found = rest("GET", "/recorded/list-metrics/values", params={"execution": execution, "name": name})
         assert found["items"] == values
     for name in {name for name, _ in twin.steps}:
-        rows = rest.pages("/recorded/job-metrics/steps", 50, job=1, name=name)
+        rows = rest.pages("/recorded/job-metrics/steps", 50, job=job, name=name)
         assert {(name, row["step"]): row["value"] for row in rows} == {
             key: value for key, value in twin.steps.items() if key[0] == name
         }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -16,7 +14,7 @@ from starlette.concurrency import iterate_in_threadpool
 from fqlstream.api.auth import allow
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Parts
-from fqlstream.api.shapes import Body, FromQuery, LimitQuery, ToQuery, begun, bounded, refusals, time_ms
+from fqlstream.api.shapes import Body, FromQuery, LimitQuery, ToQuery, begun, bounded, refusals, sent_files, time_ms
 from fqlstream.errors import UsageError
 from fqlstream.ops import dead_letters, letter_files, replaying
 from fqlstream.ops.access import Caller, Permission
@@ -215,8 +213,8 @@ async def replay_file(
 ) -> Report:
     """Send the letters of a file that `export` wrote, as they are there."""
     plan = replaying.ReplayPlan(Selection(), again, by_key, None, None, parts.settings.stream.replays_max)
-    with tempfile.TemporaryDirectory(prefix="fqlstream-letters-") as folder:
-        path = Path(folder) / "letters.jsonl"
+    with sent_files() as folder:
+        path = folder / "letters.jsonl"
         path.write_bytes(await request.body())
         run = replaying.plan_replay if dry_run else replaying.replay
         report = await parts.thread(run, parts.settings.kafka, lambda: letter_files.read_letters(path), plan)

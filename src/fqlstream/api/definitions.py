@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -22,6 +21,7 @@ from fqlstream.api.shapes import (
     PageOf,
     bounded,
     refusals,
+    sent_files,
 )
 from fqlstream.errors import DefinitionError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
@@ -172,10 +172,10 @@ async def apply_baseline_file(
         raise refuse(
             422, "file: name it so that it ends in .jsonl, .csv or .parquet", fields={"body.file": ["its name"]}
         )
-    with tempfile.TemporaryDirectory(prefix="fqlstream-baseline-") as folder:
-        await parts.thread(save_upload, file, Path(folder) / given)
+    with sent_files() as folder:
+        await parts.thread(save_upload, file, folder / given)
         definition = BaselineDefinition(model=model, name=name, type="static", file=given)
-        documents = read_documents(dump_definitions([definition]), str(Path(folder) / _SOURCE))
+        documents = read_documents(dump_definitions([definition]), str(folder / _SOURCE))
         return await _apply(parts, documents, backfill=False, with_files=True)
 
 

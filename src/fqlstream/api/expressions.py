@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -14,7 +13,7 @@ from fqlstream.api.auth import allow
 from fqlstream.api.definitions import require_fql, require_model, save_upload, version_of
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Parts
-from fqlstream.api.shapes import Body, NameText, refusals
+from fqlstream.api.shapes import Body, NameText, refusals, sent_files
 from fqlstream.errors import DefinitionError
 from fqlstream.events.catalogue import ModelEntry
 from fqlstream.events.definitions import MetricDefinition
@@ -179,8 +178,8 @@ async def evaluate(
     reading = version_of(entry, version)
     size = None if window is None else window_of(window if every is None else {"size": window, "every": every})
     await parts.thread(require_fql, entry, reading, expression, segment, parts.settings.fql)
-    with tempfile.TemporaryDirectory(prefix="fqlstream-eval-") as folder:
-        path = Path(folder) / name
+    with sent_files() as folder:
+        path = folder / name
         await parts.thread(save_upload, file, path)
         data = await parts.thread(read_data, path, reading, event_at=event_at)
     periods = {item.name: item for item in entry.baselines.values() if item.file is None}

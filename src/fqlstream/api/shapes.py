@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from fastapi import Query
@@ -13,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fqlstream.api.problems import refuse
 from fqlstream.client.queries import unix_ms
-from fqlstream.errors import UsageError
+from fqlstream.errors import FqlstreamError, UsageError
 
 T = TypeVar("T")
 
@@ -121,6 +124,19 @@ def number(value: float) -> Number:
 def bounded(limit: int, limit_max: int) -> int:
     """Give the size of a page: what was asked for, at most what a page may have."""
     return min(limit, limit_max)
+
+
+@contextmanager
+def sent_files() -> Iterator[Path]:
+    """Give a folder for files of a request. What is wrong with them is 422, and names them as they were sent."""
+    with tempfile.TemporaryDirectory(prefix="fqlstream-request-") as folder:
+        try:
+            yield Path(folder)
+        except FqlstreamError as error:
+            if folder not in error.message:
+                raise
+            message = error.message.replace(f"{folder}/", "")
+            raise refuse(422, message, code=error.code, hint=error.hint, fields={"body": [message]}) from None
 
 
 def begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
