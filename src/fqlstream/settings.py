@@ -503,6 +503,11 @@ class ApiSettings(_Group):
         gt=0,
         description="A key or session once checked is believed for so long: a revoked one may work on for this time at most.",
     )
+    access_outage_s: float = Field(
+        3_600.0,
+        ge=0,
+        description="While ClickHouse is away, a key or session that was known goes on being believed for so long: writes need only Kafka.",
+    )
     login_failures_max: int = Field(
         10, ge=1, description="Failed logins of one name within a minute before it has to wait: guessing must be slow."
     )

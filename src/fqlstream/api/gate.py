@@ -18,6 +18,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 
 from fqlstream.api.problems import ApiError, refuse
 from fqlstream.clock import Clock
+from fqlstream.errors import StoreError
 from fqlstream.ops import access
 from fqlstream.ops.access import Caller, Scope
 from fqlstream.settings import ApiSettings
@@ -63,6 +64,7 @@ class Gate:
         self._clock = clock
         self._threads = threads
         self._hashing = asyncio.Semaphore(settings.hashes_at_once)
+        self._outage_s = settings.access_outage_s
         #: Keys are remembered by a digest that only this process can compute: its memory holds no key in clear.
         self._digest_key = secrets.token_bytes(32)
         self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
@@ -222,8 +224,14 @@ class Gate:
         if (asking := self._asking.get(key)) is None:
             asking = self._asking[key] = asyncio.ensure_future(ask())
             asking.add_done_callback(lambda _: self._asking.pop(key, None))
-        # whoever gives up must not take the answer from the others
-        value: T = await asyncio.shield(asking)
+        try:
+            # whoever gives up must not take the answer from the others
+            value: T = await asyncio.shield(asking)
+        except StoreError as error:
+            if known is None or not error.retryable or self._clock.monotonic_s() >= known.until_s + self._outage_s:
+                raise
+            # nothing can be revoked where it would be noted: what was known stands while that is away
+            return cast("T", known.value)
         self._remembered[key] = _Remembered(value, self._clock.monotonic_s() + life_s)
         self._remembered.move_to_end(key)
         while len(self._remembered) > _REMEMBERED_MAX:

@@ -32,6 +32,8 @@ from fqlstream.store.client import Store
 #: An idle connection of a client that posts now and then is worth more than its few kilobytes.
 _KEEP_ALIVE_S: Final = 75
 _BACKLOG: Final = 1024
+#: Rows of keys and users that are asked for at once, beside what is hashed.
+_LOOKS_AT_ONCE: Final = 2
 
 
 @contextlib.asynccontextmanager
@@ -45,6 +47,9 @@ async def open_dependencies(settings: Settings) -> AsyncIterator[Dependencies]:
     with (
         Store.connect(settings.store) as store,
         ThreadPoolExecutor(settings.api.threads_max, "request") as threads,
+        # who is calling is found out beside slow answers, not behind them
+        Store.connect(settings.store) as access_store,
+        ThreadPoolExecutor(settings.api.hashes_at_once + _LOOKS_AT_ONCE, "access") as access_threads,
     ):
         if waiting := await asyncio.to_thread(migrations.pending, store):
             raise UsageError(
@@ -55,7 +60,7 @@ async def open_dependencies(settings: Settings) -> AsyncIterator[Dependencies]:
             opened.push_async_callback(definitions.close)
             await definitions.start()
             recorder = await opened.enter_async_context(Recorder(settings, store))
-            gate = Gate(settings.api, store, secret, clock, threads)
+            gate = Gate(settings.api, access_store, secret, clock, access_threads)
             yield Dependencies(settings, clock, store, gate, definitions, recorder, threads)
 
 

@@ -15,9 +15,11 @@ from tests.memory_access import MemoryAccess
 from fqlstream.api.gate import Gate
 from fqlstream.api.problems import ApiError
 from fqlstream.clock import ManualClock
+from fqlstream.errors import StoreError
 from fqlstream.ops import access
 from fqlstream.ops.access import Scope
 from fqlstream.settings import ApiSettings
+from fqlstream.store import access as rows
 
 T = TypeVar("T")
 SECRET = b"of the test, thirty-two or longer"
@@ -91,6 +93,33 @@ def test_argon2_is_paid_once_and_a_revoked_key_works_no_longer_than_it_is_rememb
         world.clock.advance(int(world.settings.access_cache_s * 1000) + 1)
         await refused(gate.caller_of_bearer(made.key))
         assert len(hashes) == 1, "that it was revoked is seen without hashing"
+
+    world.run(play)
+
+
+def test_a_known_key_works_on_while_clickhouse_is_away_and_not_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = access.create_key(world.memory.store, [Scope.WRITE])
+    other = access.create_key(world.memory.store, [Scope.WRITE])
+    cache_ms, outage_ms = int(world.settings.access_cache_s * 1000), int(world.settings.access_outage_s * 1000)
+
+    def away(*_: Any) -> Any:
+        raise StoreError("STO001", "nothing answers", retryable=True)
+
+    async def play(gate: Gate) -> None:
+        await gate.caller_of_bearer(made.key)
+        with monkeypatch.context() as outage:
+            outage.setattr(rows, "read_keys", away)
+            world.clock.advance(cache_ms + 1)
+            await gate.caller_of_bearer(made.key)
+            with pytest.raises(StoreError):
+                await gate.caller_of_bearer(other.key)
+            world.clock.advance(outage_ms)
+            with pytest.raises(StoreError):
+                await gate.caller_of_bearer(made.key)
+        access.revoke_key(world.memory.store, made.id)
+        await refused(gate.caller_of_bearer(made.key))
 
     world.run(play)
 
