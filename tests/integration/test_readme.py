@@ -80,6 +80,16 @@ def test_the_same_is_had_by_rest(churn: RunningStack) -> None:
     assert '"rows":4' in done.stdout
 
 
+def test_what_metrics_are_recorded_of_is_registered_listed_and_deleted(churn: RunningStack) -> None:
+    (script,) = blocks("run", "registered")
+    done = run(churn, script)
+    assert done.returncode == 0, done.stderr
+    registered, listed, deleted = done.stdout.partition("run-1")
+    assert '"id": 1' in registered
+    assert "nightly" in listed + deleted
+    assert "deleted execution/run-1" in done.stdout
+
+
 def test_drift_is_computed_for_stored_history_and_history_again(churn: RunningStack) -> None:
     define, repair = blocks("run", "drift")
     defined, repaired = run(churn, define), run(churn, repair)

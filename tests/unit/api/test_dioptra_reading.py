@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +32,17 @@ def test_what_is_left_out_is_step_nought_now() -> None:
     assert read(timestamp=None).at is None
 
 
-def test_a_time_without_an_offset_is_utc() -> None:
+def test_a_time_without_an_offset_is_utc_wherever_the_server_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        _check_times()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def _check_times() -> None:
     expected = datetime(2026, 1, 2, 3, 4, 5, 600, tzinfo=UTC)
     assert read(timestamp="2026-01-02T03:04:05.000600").at == expected
     assert read(timestamp="2026-01-02T05:04:05.000600+02:00").at == expected
