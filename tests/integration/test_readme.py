@@ -84,10 +84,11 @@ def test_what_metrics_are_recorded_of_is_registered_listed_and_deleted(churn: Ru
     (script,) = blocks("run", "registered")
     done = run(churn, script)
     assert done.returncode == 0, done.stderr
-    registered, listed, deleted = done.stdout.partition("run-1")
-    assert '"id": 1' in registered
-    assert "nightly" in listed + deleted
-    assert "deleted execution/run-1" in done.stdout
+    registered, listed = done.stdout.split("\n", 1)
+    assert [row["id"] for row in json.loads(registered)[3:]] == [1, 1], "an experiment and a job have numbers"
+    assert "run-1" in listed
+    assert "nightly" in listed
+    assert "deleted execution/run-1" in listed
 
 
 def test_drift_is_computed_for_stored_history_and_history_again(churn: RunningStack) -> None:
