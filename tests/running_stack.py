@@ -29,6 +29,7 @@ def environment_of_free_ports() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "FQLSTREAM_LOCAL__KAFKA_PORT": str(find_free_port()),
         "FQLSTREAM_STORE__PORT": str(find_free_port()),
+        "FQLSTREAM_API__PORT": str(find_free_port()),
     }
 
 
@@ -73,6 +74,16 @@ class RunningStack:
     def store_url(self) -> str:
         """Where its store listens."""
         return str(self.said["store_url"])
+
+    @property
+    def api_url(self) -> str:
+        """Where its API listens."""
+        return str(self.said["api_url"])
+
+    @property
+    def api_key(self) -> str:
+        """An administrator's key of its API."""
+        return str(self.said["api_key"])
 
     def store(self) -> Store:
         """Give a client that may write."""

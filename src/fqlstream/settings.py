@@ -307,6 +307,55 @@ class StreamSettings(_Group):
     )
 
 
+class RecordSettings(_Group):
+    """Metrics that people record: pipeline metrics, list metrics, job metrics."""
+
+    list_values_max: int = Field(
+        50_000, ge=1, description="Values of one list of an execution: an append that would exceed it is refused whole."
+    )
+    name_characters_max: int = Field(
+        256, ge=1, description="Characters of a metric's name, and of an id: they are keys of tables and of memory."
+    )
+    flush_ms: int = Field(
+        5,
+        ge=0,
+        description="How long recorded values wait for others to share an insert: readers of their own writes wait for it.",
+    )
+    backlog_bytes_max: int = Field(
+        64 * 2**20, ge=2**20, description="Recorded values that wait for a slow ClickHouse; beyond them reading pauses."
+    )
+    lists_max: int = Field(
+        10_000,
+        ge=1,
+        description="Lists of a partition whose summaries stay in memory, about 2 KB each; others are read again when they grow.",
+    )
+    write_wait_ms: int = Field(
+        10_000,
+        ge=100,
+        description="A recorded value that Kafka has not acknowledged for so long is answered with 503: it may still arrive.",
+    )
+    verdict_wait_ms: int = Field(
+        10_000,
+        ge=100,
+        description="Whoever appends to a list waits so long to hear whether it has room, then gets 503: it may still be stored.",
+    )
+    read_wait_ms: int = Field(
+        10_000,
+        ge=100,
+        description="A read waits so long until everything that was acknowledged before it can be read, then gets 503.",
+    )
+    look_ms: int = Field(
+        250,
+        ge=10,
+        description="Where no notice comes, ClickHouse is asked so often how far the record agent is.",
+    )
+    linger_ms: int = Field(
+        1,
+        ge=0,
+        description="How long an acknowledged write may wait to share a request: a writer waits for each of them.",
+    )
+
+
 class ClientSettings(_Group):
     """How the producer of the SDK batches and waits."""
 
@@ -413,6 +462,77 @@ class FqlSettings(_Group):
     )
 
 
+class ApiSettings(_Group):
+    """The REST API."""
+
+    host: str = Field("127.0.0.1", description="Address the API listens on; loopback unless you say otherwise.")
+    port: int = Field(
+        8080, ge=0, le=65535, description="Port of the API; under `up` a free one is taken where it is in use."
+    )
+    auth: bool = Field(
+        True, description="Ask for a key or a session. Off: everybody may do everything, and the API stays on loopback."
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="What signs sessions and tokens and hardens passwords, 32 characters or more; several API processes need the same one. None: the file api.secret of the data directory, made at first. Never printed.",
+    )
+    certificate_file: Path | None = Field(
+        None, description="PEM file of the API's certificate. None: plain HTTP, as behind a proxy that does TLS."
+    )
+    certificate_key_file: Path | None = Field(None, description="PEM file of the certificate's key.")
+    body_bytes_max: int = Field(
+        8 * 2**20,
+        ge=2**10,
+        description="Largest request body: ten thousand values of a list, or a large file of definitions, with room.",
+    )
+    upload_bytes_max: int = Field(
+        256 * 2**20,
+        ge=2**10,
+        description="Largest file of a baseline, or of data that an expression is evaluated over.",
+    )
+    body_wait_s: float = Field(
+        30.0, gt=0, description="A client that sends nothing of a body for so long is let go: it holds a connection."
+    )
+    threads_max: int = Field(
+        16, ge=1, description="Calls of ClickHouse and Kafka that requests wait for at once; more wait for their turn."
+    )
+    page_items_max: int = Field(
+        1_000, ge=1, description="Items of one page of our own lists: bounds memory and the time of one answer."
+    )
+    access_s: int = Field(
+        3_600, ge=121, description="Life of an access token: its client asks for a new one when two minutes are left."
+    )
+    session_s: int = Field(43_200, ge=60, description="Life of a login: a working day; then the password again.")
+    access_cache_s: float = Field(
+        5.0,
+        gt=0,
+        description="A key or session once checked is believed for so long: a revoked one may work on for this time at most.",
+    )
+    access_outage_s: float = Field(
+        3_600.0,
+        ge=0,
+        description="While ClickHouse is away, a key or session that was known goes on being believed for so long: writes need only Kafka.",
+    )
+    login_failures_max: int = Field(
+        10, ge=1, description="Failed logins of one name within a minute before it has to wait: guessing must be slow."
+    )
+    login_characters_min: int = Field(
+        12, ge=8, description="Shortest password of a user: length is what guessing costs."
+    )
+    hashes_at_once: int = Field(
+        2,
+        ge=1,
+        description="Passwords and keys that are checked at once, 19 MiB each: a flood of wrong ones must not fill memory.",
+    )
+    follow_ms: int = Field(
+        500, ge=10, description="How often the API looks for new definitions; what it applied itself it knows at once."
+    )
+    health_wait_s: float = Field(
+        2.0, gt=0, description="A dependency that has not answered a question for so long counts as away."
+    )
+    stop_wait_s: int = Field(5, ge=1, description="Requests that run when SIGTERM comes get so long to end.")
+
+
 class LocalSettings(_Group):
     """The stack on one machine."""
 
@@ -449,7 +569,9 @@ class Settings(BaseSettings):
     store: Annotated[StoreSettings, Field(description="ClickHouse.")] = StoreSettings()
     stream: Annotated[StreamSettings, Field(description="The engine.")] = StreamSettings()
     fql: Annotated[FqlSettings, Field(description="The language.")] = FqlSettings()
+    record: Annotated[RecordSettings, Field(description="Recorded metrics.")] = RecordSettings()
     client: Annotated[ClientSettings, Field(description="The producer of the SDK.")] = ClientSettings()
+    api: Annotated[ApiSettings, Field(description="The REST API.")] = ApiSettings()
     local: Annotated[LocalSettings, Field(description="The stack on one machine.")] = LocalSettings()
 
 

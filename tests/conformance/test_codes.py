@@ -17,11 +17,19 @@ CODE: Final = re.compile(r"[A-Z]{3}\d{3}")
 
 #: Codes that more than one module gives, and the one thing that each of them says wherever it is given.
 SHARED: Final = {
+    "API032": "the API's address is taken",
+    "ACC004": "there is no key of that id",
+    "ACC005": "there is no user of that name",
+    "ACC006": "there is a user of that name already",
     "BEN003": "a contender of a benchmark failed",
     "BEN004": "a benchmark has no such figure",
     "BEN005": "a benchmark's events did not all reach their topic",
     "DEF020": "the topic of definitions is missing",
     "DEF030": "nothing of that kind and name is defined",
+    "DEF033": "metrics read the baseline",
+    "DEF034": "what is registered has members",
+    "DEF042": "the model defines no metric to explain",
+    "DLT002": "there is no letter at that place",
     "FQL007": "an operator is written as other languages write it",
     "FQL030": "the model has no such column or attribute",
     "FQL040": "a call lacks an argument",
@@ -34,6 +42,7 @@ SHARED: Final = {
     "DLV003": "the log is older than the states",
     "KFK021": "the source topic is missing",
     "KFK101": "the log does not hold the offset that comes next",
+    "KFK111": "the record is larger than its topic takes",
     "KFK121": "a topic is missing",
     "STA001": "a stored state is of a newer release",
     "STA002": "a stored state is damaged",

@@ -13,11 +13,11 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from fqlstream.app.kafka_log import KafkaLog
-from fqlstream.app.producer import OutboxProducer
 from fqlstream.errors import BrokerError
 from fqlstream.ops import topics
 from fqlstream.ops.dead_letters import Selection
 from fqlstream.ops.kafka_options import librdkafka_options
+from fqlstream.ops.outbox import OutboxProducer
 from fqlstream.ops.replaying import letters_of
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import DeadLetter
@@ -47,7 +47,7 @@ def test_what_was_flushed_is_in_the_log_in_order(kafka_settings: KafkaSettings, 
             last = await outbox.send(topic, b"last")
             await outbox.flush()
             assert last.done()
-            return last.result()
+            return last.result().offset
 
     assert asyncio.run(main()) == 2_000
     assert [record.value() for record in read(kafka_settings, topic, 2_001)][-2:] == [b"1999", b"last"]

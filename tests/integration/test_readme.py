@@ -18,11 +18,15 @@ DEADLINE_S = 120.0
 #: What the README says where nothing else uses the ports.
 STORE_URL = "http://127.0.0.1:8123"
 BOOTSTRAP = "localhost:9092"
+API_URL = "http://127.0.0.1:8080"
 
 
 def run(stack: RunningStack, script: str) -> subprocess.CompletedProcess[str]:
     """Run a block of the README; the addresses are those that the stack has here."""
-    return stack.shell(script.replace(STORE_URL, stack.store_url).replace(BOOTSTRAP, stack.bootstrap))
+    here = {STORE_URL: stack.store_url, BOOTSTRAP: stack.bootstrap, API_URL: stack.api_url}
+    for written, address in here.items():
+        script = script.replace(written, address)
+    return stack.shell(script)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,25 @@ def test_output_is_what_the_readme_shows(churn: RunningStack, name: str) -> None
     (script,), (output,) = blocks("run", name), blocks("output", name)
     done = run(churn, script)
     assert (done.stdout + done.stderr).strip() == output.strip()
+
+
+def test_the_same_is_had_by_rest(churn: RunningStack) -> None:
+    (ask,) = blocks("run", "rest")
+    done = run(churn, ask)
+    assert done.returncode == 0, done.stderr
+    assert '"value":0.5' in done.stdout
+    assert '"rows":4' in done.stdout
+
+
+def test_what_metrics_are_recorded_of_is_registered_listed_and_deleted(churn: RunningStack) -> None:
+    (script,) = blocks("run", "registered")
+    done = run(churn, script)
+    assert done.returncode == 0, done.stderr
+    registered, listed = done.stdout.split("\n", 1)
+    assert [row["id"] for row in json.loads(registered)[3:]] == [1, 1], "an experiment and a job have numbers"
+    assert "run-1" in listed
+    assert "nightly" in listed
+    assert "deleted execution/run-1" in listed
 
 
 def test_drift_is_computed_for_stored_history_and_history_again(churn: RunningStack) -> None:

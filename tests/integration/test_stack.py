@@ -41,7 +41,7 @@ def parts(stack: RunningStack) -> dict[str, Any]:
 
 def pids_of(stack: RunningStack) -> list[int]:
     pids = parts(stack)["pids"]
-    return [pid for pid in (pids["broker"], pids["store"], *pids["workers"]) if pid is not None]
+    return [pid for pid in (pids["broker"], pids["store"], pids["api"], *pids["workers"]) if pid is not None]
 
 
 @pytest.fixture
@@ -87,9 +87,9 @@ def members(settings: Settings) -> set[str]:
 def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[..., RunningStack]) -> None:
     first = up("--workers", "1")
     assert first.said == parts(first)
-    assert first.said["pids"]["api"] is first.said["api_url"] is first.said["api_key"] is None
+    assert first.said["api_key"] == (first.data / "api.key").read_text().strip()
     assert all(runs(pid) for pid in pids_of(first))
-    assert len(pids_of(first)) == 3
+    assert len(pids_of(first)) == 4
 
     again = subprocess.run(
         [sys.executable, "-m", "fqlstream.cli", "up", "--data", str(first.data)],

@@ -99,7 +99,7 @@ CUT = [
 
 # -- takeover --------------------------------------------------------------------------------------------------------------
 
-CLAIM = "    claim, left_at_ms = await _claim(topic, partition, owner_id, topic_id, ports)\n"
+CLAIM = "    claim, left_at_ms = await claim_partition(topic, partition, owner_id, topic_id, ports)\n"
 NEW_STATE = "    state = PartitionState(partition, catalogue, engine_of, ports.settings)\n"
 REBUILD = "    await _rebuild_memory(state, ports)\n"
 EARLY = f"""{NEW_STATE}
@@ -108,10 +108,10 @@ EARLY = f"""{NEW_STATE}
 {REBUILD}"""
 
 TAKEOVER = [
-    fault("epoch not raised", delivery._claim, ("max(newest.version.epoch + 1, least)", "max(newest.version.epoch, 1)"), ("if not rivals:", "if True:")),
-    fault("go on at the higher fence", delivery._resume_offset, ("fence = min(", "fence = max(")),
-    fault("go on at the log's end", delivery._resume_offset, ("return fence + 1", "return end")),
-    fault("go on one too late", delivery._resume_offset, ("return fence + 1", "return min(fence + 2, end)")),
+    fault("epoch not raised", delivery.claim_partition, ("max(newest.version.epoch + 1, least)", "max(newest.version.epoch, 1)"), ("if not rivals:", "if True:")),
+    fault("go on at the higher fence", delivery.resume_offset, ("fence = min(", "fence = max(")),
+    fault("go on at the log's end", delivery.resume_offset, ("return fence + 1", "return end")),
+    fault("go on one too late", delivery.resume_offset, ("return fence + 1", "return min(fence + 2, end)")),
     fault("memory not rebuilt", delivery.take_over, (REBUILD, "")),
     fault("memory rebuilt before the claim", delivery.take_over, (NEW_STATE, ""), (REBUILD, ""), (CLAIM, EARLY + CLAIM)),
     fault("open panes not looked at", delivery.take_over, ("    await owner.take_stock()\n", "")),

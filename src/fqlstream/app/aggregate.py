@@ -9,13 +9,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from fqlstream.app.retries import OUTSIDE
 from fqlstream.app.transport import SourcePartition
+from fqlstream.app.unbroken import Unbroken
 from fqlstream.app.watchdog import Duties
 from fqlstream.errors import BrokerError, FqlstreamError
 from fqlstream.events.catalogue import Catalogue
@@ -196,7 +197,7 @@ class AggregateAgent:
         self._adopting = asyncio.Lock()
         self._flushed = asyncio.Condition()
         self._pause_said = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._unbroken = Unbroken(on_failure)
         self._stopping = False
 
     @property
@@ -262,9 +263,9 @@ class AggregateAgent:
             return
         try:
             await source.begin(await self.take(source))
-        except Exception as error:
+        except Exception:
             if not source.lost:  # else it is another worker's, and what was asked for it has no answer here
-                self.on_failure(error)
+                raise
 
     async def release(self, source: SourcePartition) -> None:
         """Write what there is, and that the partition may be left: whoever takes it over next finds no sudden end."""
@@ -336,7 +337,7 @@ class AggregateAgent:
         """Apply the records of a fetch that may kill the process, each few of them alone."""
         await self.adopt(await self.definitions.refresh())
         while self._is_current(held) and (part := next_part(held.owner, fetch)) is not None:
-            await self._to_its_end(self._apply_alone(held, part))
+            await self._unbroken.await_to_its_end(self._apply_alone(held, part))
             self._moved(held)
 
     async def _apply_alone(self, held: _Held, part: Fetch) -> None:
@@ -410,7 +411,7 @@ class AggregateAgent:
 
     async def flush(self, *, labels: bool = False) -> None:
         """Make everything applied so far durable."""
-        await self._to_its_end(self._flush(labels=labels))
+        await self._unbroken.await_to_its_end(self._flush(labels=labels))
 
     async def _flush(self, *, labels: bool) -> None:
         async with self._flushing:
@@ -430,28 +431,7 @@ class AggregateAgent:
         for held in parts:
             if held.owner.superseded and held.reading:
                 held.reading = False
-                self._tasks.add(task := asyncio.create_task(self._take_again(held)))
-                task.add_done_callback(self._tasks.discard)
-
-    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await work that must not be cut short: what a flush has taken out of memory would be in no state and in no row.
-
-        Cancelling the caller leaves the work running. It is cancelled all the time: by a partition that goes, by a release
-        that takes too long. A failure that nobody waits for any more ends the worker.
-        """
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(self._report)
-            raise
-
-    def _report(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.on_failure(error)
+                self._unbroken.start(self._take_again(held))
 
     # -- what the watchdog is told -------------------------------------------------------------------------------------
 
@@ -644,7 +624,7 @@ class AggregateAgent:
 
     async def adopt(self, catalogue: Catalogue) -> None:
         """Go over to newer definitions at a flush boundary; older ones than those of now change nothing."""
-        await self._to_its_end(self._adopt(catalogue))
+        await self._unbroken.await_to_its_end(self._adopt(catalogue))
 
     async def _adopt(self, catalogue: Catalogue) -> None:
         async with self._adopting:

@@ -116,7 +116,15 @@ class Desk:
 class SourceApp(faust.App):
     """A Faust app whose source topics arrive as whole fetches."""
 
-    def __init__(self, app_id: str, *, settings: Settings, source_topics: Sequence[str], **options: Any) -> None:
+    def __init__(
+        self,
+        app_id: str,
+        *,
+        settings: Settings,
+        source_topics: Sequence[str],
+        prompt_topics: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(app_id, **options)
         self.source_topics = frozenset(source_topics)
         #: Seconds that stopping may take before the process is ended; None: the process is not ours to end.
@@ -125,7 +133,11 @@ class SourceApp(faust.App):
         self.failure: BaseException | None = None
         self.desks: dict[Partition, Desk] = {}
         self.transport = SourceTransport(
-            [URL(f"kafka://{bootstrap(settings.kafka)}")], self, settings=settings, source_topics=source_topics
+            [URL(f"kafka://{bootstrap(settings.kafka)}")],
+            self,
+            settings=settings,
+            source_topics=source_topics,
+            prompt_topics=prompt_topics,
         )
         self.producer_transport = self.transport
 
@@ -157,8 +169,12 @@ def _end_process_after(wait_s: float) -> None:
     timer.start()
 
 
-def build_app(settings: Settings, *, source_topics: Sequence[str], data_dir: Path) -> SourceApp:
+def build_app(
+    settings: Settings, *, source_topics: Sequence[str], data_dir: Path, prompt_topics: Sequence[str] = ()
+) -> SourceApp:
     """Build the app of one worker; `serve_source` then says who works on each source topic.
+
+    Records of `prompt_topics`, some of the source topics, are fetched as soon as they are there: somebody waits for them.
 
     No Tables, no web server, no leader, no topic creation. Raises BrokerError where the settings name no broker.
     """
@@ -167,6 +183,7 @@ def build_app(settings: Settings, *, source_topics: Sequence[str], data_dir: Pat
         settings.kafka.group,
         settings=settings,
         source_topics=source_topics,
+        prompt_topics=prompt_topics,
         broker="kafka://",  # unused: the transport connects by the settings
         datadir=str(data_dir),
         store="memory://",

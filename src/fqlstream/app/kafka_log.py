@@ -13,20 +13,22 @@ from typing import Final
 
 import msgspec
 
-from fqlstream.app.producer import TOO_LARGE, OutboxProducer
 from fqlstream.app.retries import patiently, persist
 from fqlstream.app.transport import SourcePartition
 from fqlstream.clock import SystemClock
 from fqlstream.errors import BrokerError
 from fqlstream.events.refusals import OMITTED_HEADER, ORIGINAL_HEADER
 from fqlstream.fql.plan import Lane
+from fqlstream.ops.outbox import TOO_LARGE, OutboxProducer, Written
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import DeadLetter, Headers
 from fqlstream.stream.protocol import FlushRow, MetricValue
+from fqlstream.stream.record_delivery import Verdict
 
 PANE_UPDATES = "pane-updates"
 METRIC_VALUES = "metric-values"
 DEAD_LETTERS = "dead-letters"
+RECORD_VERDICTS = "record-verdicts"
 _LOG = logging.getLogger("fqlstream.kafka_log")
 #: Characters of a header, and bytes of a key, in a letter that is sent without its record.
 _STUB_TEXT_MAX: Final = 1_000
@@ -137,6 +139,27 @@ class KafkaLog:
                 "raise the topic's max.message.bytes: fqlstream topics check shows what it should be",
             )
 
+    def send_verdict(self, verdict: Verdict) -> None:
+        """Tell what became of metric events. Who waits asks ClickHouse where it does not arrive."""
+        refused = sorted(verdict.refused.items())
+        # many refusals go in several notices, each about what lies before its last one
+        ends = [refused[at - 1][0] for at in range(_NOTICE_REFUSED_MAX, len(refused), _NOTICE_REFUSED_MAX)]
+        first = verdict.first
+        for applied in [*ends, verdict.applied]:
+            notice = {
+                "partition": verdict.partition,
+                "first": first,
+                "applied": applied,
+                "refused": [
+                    {"offset": offset, "code": one.code, "message": one.message, "stored": one.stored}
+                    for offset, one in refused
+                    if first <= offset <= applied
+                ],
+                "flushed": verdict.readable,
+            }
+            self.outbox.hint(RECORD_VERDICTS, msgspec.json.encode(notice), str(verdict.partition).encode(), 0)
+            first = applied + 1
+
     def acknowledge(self, topic: str, partition: int, next_offset: int) -> None:  # noqa: ARG002  # one source topic
         """Let the commit follow what is durable; nothing where the partition was lost meanwhile."""
         self._durable[partition] = next_offset
@@ -187,7 +210,7 @@ class KafkaLog:
             await persist(f"records for {records[0].topic}", attempt)
         return too_large
 
-    async def _offer(self, record: _Record) -> asyncio.Future[int] | BrokerError:
+    async def _offer(self, record: _Record) -> asyncio.Future[Written] | BrokerError:
         """Queue a record, or say why it does not even get so far: the others do all the same."""
         try:
             return await self.outbox.send(record.topic, record.value, record.key, record.headers)
@@ -195,7 +218,7 @@ class KafkaLog:
             return error
 
 
-async def _failure(delivery: asyncio.Future[int]) -> BrokerError | None:
+async def _failure(delivery: asyncio.Future[Written]) -> BrokerError | None:
     try:
         await delivery
     except BrokerError as error:
@@ -213,6 +236,8 @@ class _Record:
 
 #: A notice is a hint: a longer list would only be a larger hint.
 _NOTICE_PANES_MAX = 1_000
+#: Refusals of one notice: with their reasons they stay below the topic's largest record.
+_NOTICE_REFUSED_MAX = 500
 
 
 def value_payload(value: MetricValue) -> dict[str, object]:

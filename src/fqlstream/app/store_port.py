@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
@@ -12,13 +14,22 @@ from fqlstream.app.retries import patiently
 from fqlstream.clock import Clock
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import DAY_MS, ModelDefinition
-from fqlstream.store import deletions, history, repairs, states, values
+from fqlstream.store import deletions, history, recorded, recorded_rows, repairs, states, values
 from fqlstream.store.client import Store
 from fqlstream.store.deletions import DeletionRequest, Rewrite, Rewriting
 from fqlstream.store.repairs import RepairRequest
 from fqlstream.stream.batches import DeadLetter, StoredEvents
 from fqlstream.stream.deleted import DeletedIds
-from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord
+from fqlstream.stream.protocol import FlushRow, MetricValue, PaneKey, Published, RepairNeed, StateRecord, Version
+from fqlstream.stream.recorded import (
+    ForgetRow,
+    ListKey,
+    ListState,
+    Needs,
+    Refused,
+    Row,
+    Summary,
+)
 from fqlstream.stream.windows import Span
 
 T = TypeVar("T")
@@ -245,6 +256,32 @@ class StoreAdapter:
     async def are_rows_left(self, model: str, partition: int) -> bool:
         """Say whether a replica has carried a deletion out before it knew all of the ids."""
         return self.store.quorum is not None and await self.has_deleted_rows(model, partition, 0)
+
+    # -- recorded metrics ------------------------------------------------------------------------------------------
+
+    async def write_recorded(self, rows: Mapping[int, Sequence[Row]]) -> None:
+        """Write rows of numbers, each kind by one insert, side by side."""
+        inserts = recorded_rows.inserts(self.store, rows)
+        await asyncio.gather(*(patiently("recorded metrics", insert) for insert in inserts))
+
+    async def forget_recorded(self, partition: int, forgotten: Sequence[ForgetRow]) -> None:
+        """Mark what was recorded below an offset as gone."""
+        for row in forgotten:
+            await patiently("forgotten metrics", partial(recorded_rows.forget, self.store, partition, row))
+
+    async def write_summaries(self, summaries: Mapping[int, tuple[Version, Sequence[Summary]]]) -> None:
+        """Write summaries of lists."""
+        if any(found for _, found in summaries.values()):
+            await patiently("summaries of lists", lambda: recorded_rows.write_summaries(self.store, summaries))
+
+    async def read_lists(self, partition: int, needs: Needs) -> Mapping[ListKey, ListState]:
+        """Give lists as their newest summary has them."""
+        return await patiently("lists", lambda: recorded_rows.read_lists(self.store, partition, needs))
+
+    async def refused_from(self, partition: int, offset: int) -> Mapping[int, Refused]:
+        """Give the metric events from an offset on that are dead letters already."""
+        found = await patiently("dead letters", lambda: recorded.refusals_from(self.store, partition, offset))
+        return {at: Refused(0, one.code, one.message, one.stored) for at, one in found.items()}
 
     # -- values ----------------------------------------------------------------------------------------------------
 

@@ -200,6 +200,7 @@ class SourceThread(driver.AIOKafkaConsumerThread):
             consumer._client,
             consumer._subscription,
             self.transport.source_topics,
+            prompt_topics=self.transport.prompt_topics,
             fetch_min_bytes=kafka.fetch_bytes_min,
             fetch_max_bytes=max(kafka.fetch_bytes_max, self._settings.stream.queued_bytes_max // 4),
             fetch_max_wait_ms=kafka.fetch_wait_ms,
@@ -657,7 +658,7 @@ class SourceProducer(driver.Producer):
 
     async def send(self, *_: Any, **__: Any) -> Any:
         """Refuse. Raises RuntimeError."""
-        raise RuntimeError("send with app.producer.OutboxProducer: its flush raises what could not be delivered")
+        raise RuntimeError("send with ops.outbox.OutboxProducer: its flush raises what could not be delivered")
 
     async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
         """Create nothing: `fqlstream topics apply` does."""
@@ -669,10 +670,19 @@ class SourceTransport(driver.Transport):
     Consumer = SourceConsumer
     Producer = SourceProducer
 
-    def __init__(self, url: Any, app: Any, *, settings: Settings, source_topics: Collection[str]) -> None:
+    def __init__(
+        self,
+        url: Any,
+        app: Any,
+        *,
+        settings: Settings,
+        source_topics: Collection[str],
+        prompt_topics: Collection[str] = (),
+    ) -> None:
         super().__init__(url, app)
         self.settings = settings
         self.source_topics = frozenset(source_topics)
+        self.prompt_topics = frozenset(prompt_topics)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""One worker process: a Faust app with the aggregate agent on inference-events and the finalise agent on pane-updates."""
+"""One worker process: a Faust app with an agent each on inference-events (aggregate), pane-updates (finalise), metric-events (record)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fqlstream.app.definitions import DefinitionsFollower
 from fqlstream.app.faust_app import SourceApp, build_app, run_worker, serve_source
 from fqlstream.app.kafka_log import PANE_UPDATES, KafkaLog
 from fqlstream.app.logs import configure_logging
-from fqlstream.app.producer import OutboxProducer
 from fqlstream.app.publish import FinaliseAgent
+from fqlstream.app.record import RecordAgent
 from fqlstream.app.retries import OUTSIDE, SLOW_S
 from fqlstream.app.store_port import StoreAdapter
 from fqlstream.app.transport import SourcePartition
@@ -25,15 +25,19 @@ from fqlstream.app.watchdog import Duties, Watchdog
 from fqlstream.clock import SteadyClock
 from fqlstream.errors import FqlstreamError
 from fqlstream.ops.definition_log import DefinitionsReader
+from fqlstream.ops.outbox import OutboxProducer
 from fqlstream.settings import Settings
 from fqlstream.store.client import Store
 from fqlstream.stream.batches import Fetch
 from fqlstream.stream.decode import decode
 from fqlstream.stream.delivery import Ports
+from fqlstream.stream.record_delivery import RecordPorts
+from fqlstream.stream.recorded import Limits
 
 log = logging.getLogger("fqlstream.worker")
 
 INFERENCE_EVENTS = "inference-events"
+METRIC_EVENTS = "metric-events"
 #: Definitions and repair requests are looked for so often.
 _POLL_S = 1.0
 #: Looks for lag per stuck_ms: a partition that stands still is noticed soon, and asking costs nothing to speak of.
@@ -50,7 +54,10 @@ class Worker:
         self.owner_id = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.store = Store.connect(settings.store)
         self.app: SourceApp = build_app(
-            settings, source_topics=[INFERENCE_EVENTS, PANE_UPDATES], data_dir=settings.data / "faust"
+            settings,
+            source_topics=[INFERENCE_EVENTS, PANE_UPDATES, METRIC_EVENTS],
+            data_dir=settings.data / "faust",
+            prompt_topics=[METRIC_EVENTS],
         )
         self.outbox = OutboxProducer(settings.kafka)
         self.log = KafkaLog(settings.kafka, self.outbox)
@@ -59,7 +66,9 @@ class Worker:
         self.adapter = StoreAdapter(self.store, clock, lambda: self.aggregate.engines.catalogue, self.duties.worked)
         read = partial(decode, record_bytes_max=settings.kafka.record_bytes_max)
         self.ports = Ports(self.adapter, self.log, clock, read, settings.stream)
-        self.definitions = DefinitionsFollower(DefinitionsReader(settings), self.store, self.adapter, self.log)
+        self.definitions = DefinitionsFollower(
+            DefinitionsReader(settings, keeps_registry=False), self.store, self.adapter, self.log
+        )
         self.ready = asyncio.Event()
         self.aggregate = AggregateAgent(
             INFERENCE_EVENTS,
@@ -84,8 +93,20 @@ class Worker:
             self._fail,
             self.duties,
         )
+        self.metric_log = KafkaLog(settings.kafka, self.outbox)
+        limits = Limits(settings.record, settings.stream, settings.kafka.record_bytes_max)
+        self.record = RecordAgent(
+            METRIC_EVENTS,
+            self.owner_id,
+            settings,
+            RecordPorts(self.adapter, self.metric_log, clock, limits),
+            self.metric_log.commit,
+            self._fail,
+            self.duties,
+        )
         serve_source(self.app, INFERENCE_EVENTS, lambda source: _Aggregating(self, source))
         serve_source(self.app, PANE_UPDATES, lambda source: _Finalising(self, source))
+        serve_source(self.app, METRIC_EVENTS, lambda source: _Recording(self, source))
         self.app.task(self._start)
 
     def run(self) -> int:
@@ -114,6 +135,7 @@ class Worker:
         log.info("ready: %d models known", len(self.definitions.catalogue.models))
         self.app.add_future(self.aggregate.run())
         self.app.add_future(self.finalise.run())
+        self.app.add_future(self.record.run())
         self.app.add_future(self._go_on(_UPKEEP, self._keep_up))
         # on its own: it waits for ClickHouse to write parts anew, and definitions and repairs must not wait for that
         self.app.add_future(self._go_on(DELETING, self.aggregate.delete))
@@ -143,6 +165,7 @@ class Worker:
         while not self.app.should_stop:
             await asyncio.sleep(quiet_s)
             await self.aggregate.look_for_lag(quiet_s)
+            await self.record.look_for_lag(quiet_s)
 
     def _fail(self, error: BaseException) -> None:
         """End the process with the error: a worker that cannot keep its promise must not go on."""
@@ -200,6 +223,29 @@ class _Finalising:
 
     def drop(self) -> None:
         self.worker.finalise.lose([self.source.partition])
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """A partition of metric-events."""
+
+    worker: Worker
+    source: SourcePartition
+
+    async def take_over(self) -> int:
+        await self.worker.ready.wait()
+        self.worker.metric_log.sources[self.source.partition] = self.source
+        return await self.worker.record.take(self.source)
+
+    async def on_fetch(self, fetch: Fetch) -> None:
+        await self.worker.record.apply(fetch)
+
+    async def release(self) -> None:
+        await self.worker.record.release(self.source)
+
+    def drop(self) -> None:
+        self.worker.record.lose(self.source)
+        self.worker.metric_log.forget(self.source)
 
 
 def main(settings: Settings) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from fqlstream.bench import Report, Request, machine
 from fqlstream.bench.workload import DEFINITIONS, MODEL, VERSION, Workload
 from fqlstream.events.catalogue import Catalogue
-from fqlstream.events.definitions import DEFINITION
+from fqlstream.events.definitions import COMPUTED
 from fqlstream.fql.plan import Lane
 from fqlstream.settings import FqlSettings, StreamSettings
 from fqlstream.stream.batches import Fetch, Headers
@@ -55,7 +55,7 @@ def _measure(workload: Workload, form: Form) -> tuple[dict[str, float], int]:
     """Give the seconds of each stage, and how many events the states say there were."""
     catalogue = Catalogue()
     for definition in DEFINITIONS:
-        catalogue = catalogue.with_definition(DEFINITION.validate_python(definition))
+        catalogue = catalogue.with_definition(COMPUTED.validate_python(definition))
     settings = StreamSettings()
     engines = Engines(catalogue, FqlSettings())
     state = PartitionState(0, catalogue, engines, settings)

@@ -14,11 +14,14 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="Which benchmark: pipeline, chaos, recovery, protocol, fql, functions or stages."
+            metavar="NAME", help="Which benchmark: pipeline, chaos, recovery, api, protocol, fql, functions or stages."
         ),
     ],
     events: Annotated[
-        int, typer.Option("--events", min=1_000, help="How many events or rows; of recovery: states.")
+        int,
+        typer.Option(
+            "--events", min=1_000, help="How many events or rows; of recovery: states; of api: a request each 200."
+        ),
     ] = 1_000_000,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="FIGURE", help="Only this figure; may be repeated.")

@@ -11,9 +11,10 @@ from fqlstream.cli.options import DataOption, JsonOption, settings_for
 from fqlstream.cli.output import print_json, print_note, print_table, print_text
 from fqlstream.errors import DefinitionError, FqlstreamError, UsageError
 from fqlstream.events.catalogue import Catalogue
-from fqlstream.events.definitions import Definition, ModelDefinition, parse_key
-from fqlstream.events.documents import KINDS, dump_definitions
+from fqlstream.events.definitions import Computed, ModelDefinition
+from fqlstream.events.documents import KINDS, REGISTERED_KINDS, dump_definitions
 from fqlstream.ops import definitions as ops
+from fqlstream.ops import registration
 from fqlstream.ops.definition_log import DefinitionsReader
 from fqlstream.settings import Settings
 
@@ -29,7 +30,7 @@ def apply(
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Define models, metrics and segments from files.
+    """Define models, metrics and segments from files, and register pipelines, executions and jobs.
 
     Everything is checked together first: if anything is wrong, nothing is published. Returns once it is stored.
     """
@@ -41,8 +42,7 @@ def apply(
     applied = ops.apply(settings, documents)
     for warning in applied.warnings:
         print_note(warning)
-    _tell_store(settings, applied)
-    _ask_for_past(settings, applied, backfill=backfill)
+    _carry_out(settings, applied, backfill=backfill)
     if json:
         print_json([{"kind": r.kind, "name": r.name, "id": r.id, "result": r.result} for r in applied.results])
         return
@@ -51,14 +51,20 @@ def apply(
 
 def get(
     kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}; the plural does too.")],
-    name: Annotated[str | None, typer.Argument(help="Only those of this name.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Only those of this name, or the job of this number.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Only those of this model.")] = None,
+    of: Annotated[
+        str | None, typer.Option("--of", help="Only those of this pipeline, deployment or experiment.")
+    ] = None,
     yaml: Annotated[bool, typer.Option("--yaml", help="Answer as the YAML that `apply` takes.")] = False,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what is defined. Exit code 1 where nothing of that name is."""
+    """Show what is defined or registered. Exit code 1 where nothing of that name is."""
     wanted = _kind(kind)
+    if wanted in REGISTERED_KINDS:
+        _get_registered(settings_for(data), wanted, name, of, yaml=yaml, json=json)
+        return
     with DefinitionsReader(settings_for(data)) as reader:
         reader.read_to_end()
         found = _select(reader.catalogue, wanted, name, model)
@@ -79,21 +85,38 @@ def get(
         print_table(("model", "name", "definition", "revision"), rows)
 
 
+def _get_registered(settings: Settings, kind: str, name: str | None, of: str | None, *, yaml: bool, json: bool) -> None:
+    with DefinitionsReader(settings) as reader:
+        reader.read_to_end()
+        found = registration.select(reader.catalogue.registry, kind, name=name, of=of)
+    if name is not None and not found:
+        raise DefinitionError("DEF030", f"there is no {kind} {name!r}", f"see: fqlstream get {kind}")
+    if json:
+        print_json([registration.row(entry) for entry in found])
+    elif yaml:
+        print_text(dump_definitions(entry.definition for entry in found).rstrip("\n"))
+    else:
+        rows = [registration.row(entry) for entry in found]
+        columns = tuple(column for column in rows[0] if column not in ("kind", "inputs", "tags")) if rows else ()
+        print_table(columns, (tuple(row[column] for column in columns) for row in rows))
+
+
 def delete(
     kind: Annotated[str, typer.Argument(help=", ".join(KINDS))],
-    name: Annotated[str, typer.Argument(help="Its name.")],
+    name: Annotated[str, typer.Argument(help="Its name; of a job or an experiment the number does too.")],
     model: Annotated[str | None, typer.Option("--model", help="The model it belongs to.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="Of a model: this version only.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="What is registered goes with its members.")] = False,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
     """Take a definition back; a model's last version takes its metrics, segments and baselines with it.
 
-    Values and events that are stored stay.
+    Values and events that are stored stay. What an execution or a job has recorded goes with it.
     """
     settings = settings_for(data)
-    deleted = ops.delete(settings, _kind(kind), name, model=model, version=version)
-    _tell_store(settings, deleted)
+    deleted = ops.delete(settings, _kind(kind), name, model=model, version=version, force=force)
+    _show_deleted(settings, deleted)
     if json:
         print_json([{"id": key, "result": "deleted"} for key in deleted.keys])
         return
@@ -101,49 +124,45 @@ def delete(
         print_text(f"deleted {key}")
 
 
-def _tell_store(settings: Settings, done: ops.Applied | ops.Deleted) -> None:
-    """Make tables and the copy of the definitions in ClickHouse now; where that fails a worker does it later."""
+def _carry_out(settings: Settings, applied: ops.Applied, *, backfill: bool) -> None:
+    """Let ClickHouse show what was applied, and have stored panes computed under it; where that fails a worker does it later."""
     if settings.store.url is None:
         return
-    from fqlstream.ops.definition_mirror import prepare_store
+    from fqlstream.cli.repair import bar
+    from fqlstream.ops import definition_effects, repairing
+    from fqlstream.store.client import Store
+
+    try:
+        store = Store.connect(settings.store)
+    except FqlstreamError as error:
+        if backfill:
+            raise
+        print_note(definition_effects.shown_later(error))
+        return
+    with store:
+        effects = definition_effects.carry_out(store, applied, "fqlstream apply --backfill", backfill=backfill)
+        for note in effects.notes:
+            print_note(note)
+        for asked in effects.asked:
+            with bar(f"back-filling {asked.model}") as progress:
+                repairing.await_done(store, asked, progress, stall_s=settings.stream.repair_stall_ms / 1000)
+            print_note(f"back-filled {asked.panes:,} panes of model {asked.model}")
+
+
+def _show_deleted(settings: Settings, deleted: ops.Deleted) -> None:
+    """Take what was deleted out of ClickHouse's copy of the definitions; where that fails a worker does it later."""
+    if settings.store.url is None:
+        return
+    from fqlstream.ops import definition_effects
     from fqlstream.store.client import Store
 
     try:
         with Store.connect(settings.store) as store:
-            prepare_store(store, done.folded, done.catalogue)
+            notes = definition_effects.show_in_store(store, deleted.catalogue, deleted.folded)
     except FqlstreamError as error:
-        print_note(f"stored; but ClickHouse does not show it yet: {error.message}. A worker makes up for it.")
-
-
-def _ask_for_past(settings: Settings, applied: ops.Applied, *, backfill: bool) -> None:
-    """Have stored panes computed under what has changed: all of them, or only those that drift is compared with."""
-    changed = {parse_key(result.id)[1] for result in applied.results if result.result != "unchanged"}
-    entries = [applied.catalogue.models[name] for name in sorted(changed & applied.catalogue.models.keys())]
-    ranges = [
-        (entry, found)
-        for entry in entries
-        for baseline in entry.baselines.values()
-        if (found := baseline.range_ms) is not None
-    ]
-    if settings.store.url is None or not (ranges or (backfill and entries)):
-        return
-    from fqlstream.cli.repair import bar
-    from fqlstream.ops import repairing
-    from fqlstream.store.client import Store
-
-    with Store.connect(settings.store) as store:
-        if not backfill:
-            try:
-                for entry, (start_ms, end_ms) in ranges:
-                    repairing.ask(store, entry, start_ms, end_ms, "a baseline is read by new definitions")
-            except FqlstreamError as error:
-                print_note(f"stored; but its baselines' past waits for `apply --backfill`: {error.message}")
-            return
-        for entry in entries:
-            asked = repairing.ask(store, entry, 0, repairing.END_OF_TIME_MS, "fqlstream apply --backfill")
-            with bar(f"back-filling {entry.name}") as progress:
-                repairing.await_done(store, asked, progress, stall_s=settings.stream.repair_stall_ms / 1000)
-            print_note(f"back-filled {asked.panes:,} panes of model {entry.name}")
+        notes = (definition_effects.shown_later(error),)
+    for note in notes:
+        print_note(note)
 
 
 def _kind(text: str) -> str:
@@ -153,11 +172,9 @@ def _kind(text: str) -> str:
     return wanted
 
 
-def _select(
-    catalogue: Catalogue, kind: str, name: str | None, model: str | None
-) -> list[tuple[Definition, int | None]]:
+def _select(catalogue: Catalogue, kind: str, name: str | None, model: str | None) -> list[tuple[Computed, int | None]]:
     """Give the definitions of a kind with their revisions (of metrics), model by model."""
-    found: list[tuple[Definition, int | None]] = []
+    found: list[tuple[Computed, int | None]] = []
     for entry in sorted(catalogue.models.values(), key=lambda entry: entry.name):
         if model is not None and entry.name != model:
             continue
@@ -173,6 +190,6 @@ def _select(
     return [pair for pair in found if name is None or pair[0].name == name]
 
 
-def _row(definition: Definition, revision: int | None) -> dict[str, Any]:
+def _row(definition: Computed, revision: int | None) -> dict[str, Any]:
     row = definition.model_dump(mode="json", by_alias=True)
     return row if revision is None else {**row, "revision": revision}

@@ -169,13 +169,18 @@ class _Demo:
     # -- live ------------------------------------------------------------------------------------------------------
 
     def _print_places(self, stack: Stack) -> None:
+        from fqlstream.ops.access import KEY_FILE
+
         told = stack.describe()
         address = urlsplit(told.store_url or "")
         query = "SELECT metric, segment, value FROM metric_latest WHERE model = 'phishing' AND window_s = 3600"
         client = f"clickhouse_connect.get_client(host='{address.hostname}', port={address.port})"
-        print_text("\nAsk ClickHouse from another terminal:")
+        print_text("\nAsk ClickHouse, or the API, from another terminal:")
         print_text(f'  fqlstream sql --data {self._directory} "{query}"')
         print_text(f'  curl {told.store_url} --data-binary "{query} FORMAT PrettyCompact"')
+        key = f"$(cat {self._directory / KEY_FILE})"
+        route = f"{told.api_url}/api/fqlstream/v1/values/latest?model=phishing"
+        print_text(f'  curl -H "Authorization: Bearer {key}" "{route}"')
         print_text(f"  {sys.executable} -c \"import clickhouse_connect; print({client}.query_df('{_ALL_LATEST}'))\"\n")
 
     def _watch(self, stack: Stack, store: Store, servers: Sequence[Child], seconds: float | None) -> None:

@@ -30,8 +30,9 @@ RUN, DEFINE, SEND, READ, OPERATE = "Run", "Define", "Send events", "Read values"
 
 COMMANDS: Final[tuple[CommandRow, ...]] = (
     CommandRow("demo", "fqlstream.cli.demo:demo", "Show everything on real events, from nothing.", RUN),
-    CommandRow("up", "fqlstream.cli.stack:up", "Run broker, store and workers on this machine.", RUN),
+    CommandRow("up", "fqlstream.cli.stack:up", "Run broker, store, API and workers on this machine.", RUN),
     CommandRow("worker", "fqlstream.cli.stack:worker", "Run one Faust worker.", RUN),
+    CommandRow("serve", "fqlstream.cli.serve:serve", "Serve the REST API.", RUN),
     CommandRow("apply", "fqlstream.cli.definitions:apply", "Define models, metrics and segments from files.", DEFINE),
     CommandRow("get", "fqlstream.cli.definitions:get", "Show what is defined.", DEFINE),
     CommandRow("delete", "fqlstream.cli.definitions:delete", "Take a definition back.", DEFINE),
@@ -41,6 +42,8 @@ COMMANDS: Final[tuple[CommandRow, ...]] = (
     CommandRow("values", "fqlstream.cli.values:values", "Show the values of a metric.", READ),
     CommandRow("snapshot", "fqlstream.cli.snapshot:snapshot", "Compute any metric over stored events, now.", READ, takes_any_text=True),
     CommandRow("sql", "fqlstream.cli.sql:sql", "Ask ClickHouse.", READ),
+    CommandRow("keys", "fqlstream.cli.access:keys", "Make, list and revoke keys of the API.", OPERATE),
+    CommandRow("users", "fqlstream.cli.access:users", "Add, list and remove users of the API.", OPERATE),
     CommandRow("topics", "fqlstream.cli.topics:app", "Compare topics with their declarations; apply them.", OPERATE),
     CommandRow("schema", "fqlstream.cli.schema:app", "Apply ClickHouse's tables; write the schemas of payloads.", OPERATE),
     CommandRow("repair", "fqlstream.cli.repair:repair", "Compute stored history again.", OPERATE),

@@ -14,6 +14,7 @@ from fqlstream.cli.options import DataOption, JsonOption, settings_for
 from fqlstream.cli.output import print_json, print_note, print_text, progress
 from fqlstream.cli.signals import Stopped, stop_signals
 from fqlstream.local.joining import StackFile, stack_path
+from fqlstream.ops.access import KEY_FILE
 from fqlstream.settings import load
 
 
@@ -27,7 +28,7 @@ def up(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Run broker, store and workers on this machine, in the foreground, until Ctrl-C or SIGTERM.
+    """Run broker, store, API and workers on this machine, in the foreground, until Ctrl-C or SIGTERM.
 
     What dies is started again. A directory that was used before goes on with its data and its ports.
     """
@@ -59,6 +60,9 @@ def _announce(data: Path, stack: StackFile, *, as_json: bool) -> None:
     print_text(f"ready: {stack_path(data)} has addresses, keys and process ids")
     print_text(f"  ask:  fqlstream sql --data {data} 'SHOW TABLES'")
     print_text(f"        curl {stack.store_url} --data-binary 'SHOW TABLES'")
+    print_text(
+        f'        curl -H "Authorization: Bearer $(cat {data / KEY_FILE})" {stack.api_url}/api/fqlstream/v1/models'
+    )
     print_note("Ctrl-C ends it; the data stays")
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
 from fqlstream.errors import UsageError
+from fqlstream.events.payloads import JOB_METRIC_NAME
 
 #: JSON has no infinity, but a number beyond every double: which the engine reads as one, and counts as a violation.
 _INFINITIES: Final = {float("inf"): msgspec.Raw(b"1e999"), float("-inf"): msgspec.Raw(b"-1e999")}
+_NO_JSON_NUMBERS: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
 _JSON_HINT: Final = "columns hold numbers, texts, Booleans, times, lists of numbers, or None"
 
@@ -43,6 +47,65 @@ def event_json(
         return _ENCODER.encode(event)
     except (TypeError, ValueError, OverflowError, RecursionError, UnicodeEncodeError) as error:
         raise UsageError("SDK004", f"event {event_id!r} of model {model!r} is no JSON: {error}", _JSON_HINT) from None
+
+
+def pipeline_metric_json(execution_id: str | int, name: str, value: Any, at: Any = None) -> bytes:
+    """Give one number of an execution as it travels. Raises UsageError for an event that the engine would refuse."""
+    event = {"type": "pipeline_metric", **_recorded(execution_id, name), "value": recorded_number(name, value)}
+    return _ENCODER.encode(event | _recorded_at(at))
+
+
+def list_metric_json(execution_id: str | int, name: str, values: Iterable[Any], at: Any = None) -> bytes:
+    """Give numbers that are appended to a list of an execution, as they travel. Raises UsageError as above."""
+    numbers = [recorded_number(name, value) for value in values]
+    return _ENCODER.encode(
+        {"type": "list_metric", **_recorded(execution_id, name), "values": numbers} | _recorded_at(at)
+    )
+
+
+def job_metric_json(job_id: str | int, name: str, value: Any, step: int = 0, at: Any = None) -> bytes:
+    """Give one number of a job at a step as it travels. Raises UsageError as above, also for what is no name of a job metric."""
+    if isinstance(step, bool) or not isinstance(step, int) or not -(2**63) <= step < 2**63:
+        raise UsageError("SDK008", f"step of {name!r} is {step!r}", "a step is a whole number of at most 64 bits")
+    event = {"type": "job_metric", **_recorded(job_id, name), "value": recorded_number(name, value), "step": step}
+    if re.fullmatch(JOB_METRIC_NAME, name) is None:
+        raise UsageError(
+            "SDK008",
+            f"{name!r} is no name of a job metric",
+            "one letter, or letters, digits and _ that begin with no digit",
+        )
+    return _ENCODER.encode(event | _recorded_at(at))
+
+
+def forget_json(kind: Literal["execution", "job"], name: str | int) -> bytes:
+    """Say that everything recorded of an execution or job so far is gone."""
+    return _ENCODER.encode({"type": "forget", "kind": kind, "id": checked_id(name)})
+
+
+def recorded_number(name: str, value: Any) -> Any:
+    """Give a number as JSON can say it, NaN and infinities by their names. Raises UsageError for what is no number."""
+    plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    if isinstance(plain, float):
+        return plain if math.isfinite(plain) else _NO_JSON_NUMBERS[str(plain)]
+    if isinstance(plain, int) and not isinstance(plain, bool):
+        return plain
+    if isinstance(plain, str) and plain in _NO_JSON_NUMBERS.values():
+        return plain
+    raise UsageError("SDK008", f"the value of {name!r} is {value!r}", "a recorded value is a number")
+
+
+def _recorded(of: str | int, name: str) -> dict[str, str]:
+    if not isinstance(name, str) or not name:
+        raise UsageError("SDK008", f"the name of a metric is {name!r}", "a name is a text of one character or more")
+    return {"id": checked_id(of), "name": name}
+
+
+def _recorded_at(at: Any) -> dict[str, Any]:
+    if at is None:
+        return {}
+    if isinstance(at, dt.datetime) and at.tzinfo is not None:
+        return {"at": at.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")}
+    return {"at": event_time(at)}
 
 
 def watermark_json(model: str, event_at: Any = None) -> bytes:

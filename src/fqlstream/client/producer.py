@@ -1,7 +1,9 @@
-"""The producer of the SDK: events, labels and watermarks to Kafka, none lost in silence, none sent twice."""
+"""The producer of the SDK: events, labels, watermarks and recorded metrics to Kafka, none lost in silence, none sent twice."""
 
 from __future__ import annotations
 
+import datetime as dt
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +18,22 @@ from confluent_kafka import Producer as KafkaProducer
 
 from fqlstream.client.frames import ARROW_CONTENT_TYPE, event_table, frame_table, partition_batches, row_time
 from fqlstream.client.kafka_options import producer_options
-from fqlstream.client.payloads import event_json, watermark_json
+from fqlstream.client.payloads import (
+    event_json,
+    job_metric_json,
+    list_metric_json,
+    pipeline_metric_json,
+    watermark_json,
+)
 from fqlstream.errors import BrokerError, UsageError
 from fqlstream.settings import Settings, load
 
 #: Partitions are asked for again after so long: a topic that grew takes labels apart from their events otherwise.
 _PARTITIONS_KEPT_S: Final = 300.0
 _POLL_S: Final = 0.1
+METRIC_EVENTS: Final = "metric-events"
+#: Set inside a step of a pipeline.
+EXECUTION_VARIABLE: Final = "CRAFT_AI_EXECUTION_ID"
 _FAILURES_KEPT: Final = 1_000
 
 
@@ -188,6 +199,43 @@ class Producer:
         for partition in range(self.partitions_count()):
             self._send(value, None, partition=partition)
 
+    # -- recorded metrics ------------------------------------------------------------------------------------------
+
+    def record_metric_value(
+        self, name: str, value: float, *, execution_id: str | int | None = None, at: Any = None
+    ) -> list[dict[str, Any]]:
+        """Record one number of an execution (None: of the one that CRAFT_AI_EXECUTION_ID names), in place of the one before.
+
+        Gives what was sent, as one row of Craft AI's form; its pipeline and deployment only the registry knows. `at`: aware
+        datetime, RFC 3339 or Unix milliseconds; None: now. Raises UsageError SDK008 for what is no number, and as `log_inference`.
+        """
+        execution_id = _execution(execution_id)
+        created_at = dt.datetime.now(dt.UTC) if at is None else at
+        self._send(
+            pipeline_metric_json(execution_id, name, value, created_at), str(execution_id).encode(), topic=METRIC_EVENTS
+        )
+        shown = created_at.isoformat() if isinstance(created_at, dt.datetime) else created_at
+        unknown = {"deployment_name": None, "pipeline_name": None}
+        return [{"name": name, "value": value, "created_at": shown, "execution_id": str(execution_id), **unknown}]
+
+    def record_list_metric_values(
+        self, name: str, values: Any, *, execution_id: str | int | None = None, at: Any = None
+    ) -> None:
+        """Append numbers, or one number, to a list of an execution; as `record_metric_value`.
+
+        Many values travel in several records. One that the list has no room for is a dead letter: earlier ones stay.
+        """
+        execution_id = _execution(execution_id)
+        numbers = values.tolist() if hasattr(values, "tolist") else values
+        numbers = numbers if isinstance(numbers, list | tuple) else [numbers]
+        for start in range(0, len(numbers), self._settings.batch_rows_max):
+            part = numbers[start : start + self._settings.batch_rows_max]
+            self._send(list_metric_json(execution_id, name, part, at), str(execution_id).encode(), topic=METRIC_EVENTS)
+
+    def append_metric(self, job_id: str | int, name: str, value: float, step: int = 0, *, at: Any = None) -> None:
+        """Record one number of a job at a step, in place of what it had at that step; as `record_metric_value`."""
+        self._send(job_metric_json(job_id, name, value, step, at), str(job_id).encode(), topic=METRIC_EVENTS)
+
     # -- delivery --------------------------------------------------------------------------------------------------
 
     def partitions_count(self) -> int:
@@ -290,15 +338,17 @@ class Producer:
         *,
         partition: int | None = None,
         headers: list[tuple[str, bytes]] | None = None,
+        topic: str | None = None,
     ) -> None:
         """Hand a record over, waiting for room in the queue."""
         if self._closed:
             raise UsageError("SDK007", "the producer is closed", "keep one producer for as long as the process sends")
+        topic = topic or self.topic
         where = {} if partition is None else {"partition": partition}
         deadline_s = None
         while True:
             try:
-                self._kafka.produce(self.topic, value, key, on_delivery=self._report, headers=headers, **where)
+                self._kafka.produce(topic, value, key, on_delivery=self._report, headers=headers, **where)
             except BufferError:
                 now_s = time.monotonic()
                 deadline_s = now_s + self._settings.queue_wait_s if deadline_s is None else deadline_s
@@ -311,7 +361,7 @@ class Producer:
                 self._kafka.poll(_POLL_S)
             except KafkaException as error:
                 # a record too large for any broker is refused at once
-                self._fail(DeliveryFailure(self.topic, partition, key, value, _reason(error.args[0])))
+                self._fail(DeliveryFailure(topic, partition, key, value, _reason(error.args[0])))
                 return
             else:
                 self._kafka.poll(0)
@@ -332,6 +382,14 @@ class Producer:
             self._failures_count += 1
             if len(self._failures) < _FAILURES_KEPT:
                 self._failures.append(failure)
+
+
+def _execution(execution_id: str | int | None) -> str | int:
+    """Give the execution that is named, or the one that this process runs in, which may change from call to call."""
+    found = execution_id if execution_id is not None else os.environ.get(EXECUTION_VARIABLE)
+    if not found and found != 0:
+        raise UsageError("SDK009", "no execution is named", f"give execution_id, or set {EXECUTION_VARIABLE}")
+    return found
 
 
 def _reason(error: Any) -> str:

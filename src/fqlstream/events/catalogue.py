@@ -8,11 +8,12 @@ from typing import TypeVar
 
 from fqlstream.events.definitions import (
     BaselineDefinition,
-    Definition,
+    Computed,
     MetricDefinition,
     ModelDefinition,
     SegmentDefinition,
 )
+from fqlstream.events.registry import EMPTY_REGISTRY, Registry
 
 D = TypeVar("D")
 
@@ -36,12 +37,13 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All models by name; `position` says how far the definitions topic was read."""
+    """All models by name, and what recorded metrics belong to; `position` says how far the definitions topic was read."""
 
     models: Mapping[str, ModelEntry] = field(default_factory=dict)
     position: int = -1
+    registry: Registry = EMPTY_REGISTRY
 
-    def with_definition(self, definition: Definition, *, revision: int = 1, position: int | None = None) -> Catalogue:
+    def with_definition(self, definition: Computed, *, revision: int = 1, position: int | None = None) -> Catalogue:
         """Give a catalogue in which this definition stands, in place of an older one of the same name."""
         name = definition.name if isinstance(definition, ModelDefinition) else definition.model
         entry = self.models.get(name, ModelEntry(name))
@@ -59,7 +61,9 @@ class Catalogue:
                 entry = replace(entry, segments={**entry.segments, definition.name: definition})
             case BaselineDefinition():
                 entry = replace(entry, baselines={**entry.baselines, definition.name: definition})
-        return Catalogue({**self.models, name: entry}, self.position if position is None else position)
+        return replace(
+            self, models={**self.models, name: entry}, position=self.position if position is None else position
+        )
 
     def without(self, kind: str, model: str, name: str, *, position: int | None = None) -> Catalogue:
         """Give a catalogue in which a definition is gone; a model goes when its last version does."""
@@ -79,7 +83,7 @@ class Catalogue:
         models = {**self.models, model: entry}
         if not entry.versions and kind == "model":
             del models[model]
-        return Catalogue(models, at)
+        return replace(self, models=models, position=at)
 
 
 def _minus(items: Mapping[str, D], name: str) -> dict[str, D]:

@@ -630,6 +630,12 @@ def _time(rules: _Rules, value: Any) -> Any:
 
 def parse_rfc3339_ms(text: str) -> int | None:
     """Give the Unix milliseconds of an RFC 3339 time (fractions cut), or None where it is none."""
+    us = parse_rfc3339_us(text)
+    return None if us is None else us // 1000
+
+
+def parse_rfc3339_us(text: str) -> int | None:
+    """Give the Unix microseconds of an RFC 3339 time (fractions cut), or None where it is none."""
     found = _RFC3339.fullmatch(text)
     if found is None:
         return None
@@ -638,7 +644,7 @@ def parse_rfc3339_ms(text: str) -> int | None:
         moment = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if zone in 'Zz' else zone}")
     except ValueError:
         return None
-    return (moment - _EPOCH) // timedelta(milliseconds=1) + int((fraction or "0")[:3].ljust(3, "0"))
+    return (moment - _EPOCH) // timedelta(microseconds=1) + int((fraction or "0")[:6].ljust(6, "0"))
 
 
 def _times_from_texts(array: pa.Array) -> _Read:

@@ -1,4 +1,4 @@
-"""What people define: models, metrics, segments, baselines. YAML or JSON in, frozen values out."""
+"""What people define: models, metrics, segments, baselines, and what recorded metrics belong to. YAML or JSON in, frozen values out."""
 
 from __future__ import annotations
 
@@ -298,22 +298,121 @@ def _unix_ms(name: str, text: str) -> int:
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
-Definition = Annotated[
-    ModelDefinition | MetricDefinition | SegmentDefinition | BaselineDefinition, Field(discriminator="kind")
-]
-DEFINITION: TypeAdapter[Definition] = TypeAdapter(Definition)
+#: Beyond it a number is not the same in every client: JavaScript has no larger whole ones.
+ENTRY_ID_MAX = 2**53 - 1
+EntryId = Annotated[int, Field(strict=True, ge=1, le=ENTRY_ID_MAX, description="Given when it is first applied.")]
 
 
-def definition_key(definition: Definition) -> str:
-    """Give the key on the definitions topic: kind/model/name, for a model kind/name/version; `/` and `%` in names as in URLs."""
-    if isinstance(definition, ModelDefinition):
-        return key_of("model", definition.name, definition.version)
-    return key_of(definition.kind, definition.model, definition.name)
+class PipelineInput(_Definition):
+    """One input of a pipeline, as the Craft AI SDK asks for it before a run."""
+
+    name: Name
+    data_type: Literal["string", "number", "boolean", "array", "json", "file"] = "string"
 
 
-def key_of(kind: str, model: str, name: str) -> str:
-    """Join the parts of a key; `name` is the version of a model."""
-    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in (kind, model, name))
+class PipelineDefinition(_Definition):
+    """A pipeline, whose executions record metrics."""
+
+    kind: Literal["pipeline"] = "pipeline"
+    name: Name
+    description: str = ""
+    inputs: tuple[PipelineInput, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_inputs(self) -> Self:
+        names = [item.name for item in self.inputs]
+        if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
+            message = f"input {twice!r} stands twice"
+            raise ValueError(message)
+        return self
+
+
+class DeploymentDefinition(_Definition):
+    """A deployment: a way in which a pipeline is run."""
+
+    kind: Literal["deployment"] = "deployment"
+    name: Name
+    pipeline: Name
+    description: str = ""
+
+
+class ExecutionDefinition(_Definition):
+    """One run of a pipeline, perhaps by a deployment of it. Its name is the id under which it records metrics."""
+
+    kind: Literal["execution"] = "execution"
+    name: Name
+    pipeline: Name
+    deployment: Name | None = None
+    description: str = ""
+
+
+class ExperimentDefinition(_Definition):
+    """A group of jobs. It has a number beside its name."""
+
+    kind: Literal["experiment"] = "experiment"
+    name: Name
+    id: EntryId | None = None
+    description: str = ""
+
+
+class JobDefinition(_Definition):
+    """A job of an experiment, which records metrics under its number. One without name and number is a new job each time."""
+
+    kind: Literal["job"] = "job"
+    id: EntryId | None = None
+    name: Name | None = Field(None, description="Names the job among all: applied again, it is the same one.")
+    experiment: Name
+    description: str = ""
+    status: Literal["queued", "started", "deferred", "finished", "failed", "reset"] = "queued"
+    timeout: str = ""
+    entrypoint: str = ""
+    queue: str = ""
+    tags: tuple[Name, ...] = ()
+
+
+#: What is computed from events.
+Computed = ModelDefinition | MetricDefinition | SegmentDefinition | BaselineDefinition
+#: What recorded metrics belong to.
+Registered = PipelineDefinition | DeploymentDefinition | ExecutionDefinition | ExperimentDefinition | JobDefinition
+COMPUTED: TypeAdapter[Computed] = TypeAdapter(Annotated[Computed, Field(discriminator="kind")])
+Definition = Annotated[Computed | Registered, Field(discriminator="kind")]
+DEFINITION: TypeAdapter[Computed | Registered] = TypeAdapter(Definition)
+
+
+def definition_key(definition: Computed | Registered) -> str:
+    """Give the key on the definitions topic: kind/model/name, of a model kind/name/version, of what is registered kind/name.
+
+    `/` and `%` in names as in URLs. Of a job the name is its number; ValueError for a job that has none yet.
+    """
+    match definition:
+        case ModelDefinition():
+            return key_of("model", definition.name, definition.version)
+        case MetricDefinition() | SegmentDefinition() | BaselineDefinition():
+            return key_of(definition.kind, definition.model, definition.name)
+        case JobDefinition():
+            if definition.id is None:
+                message = "a job without a number has no key"
+                raise ValueError(message)
+            return key_of(definition.kind, str(definition.id))
+        case _:
+            return key_of(definition.kind, definition.name)
+
+
+def key_of(*parts: str) -> str:
+    """Join the parts of a key: kind, model and name (a model's version), or kind and name of what is registered."""
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+
+
+def parse_registry_key(key: str) -> tuple[str, str]:
+    """Split the key of what is registered into kind and name.
+
+    Raises ValueError for anything that `key_of` does not give for two parts.
+    """
+    parts = tuple(part.replace("%2F", "/").replace("%25", "%") for part in key.split("/"))
+    if len(parts) != 2 or key_of(*parts) != key or not all(parts):
+        message = f"{key!r} is no key of what is registered: kind/name"
+        raise ValueError(message)
+    return parts
 
 
 def parse_key(key: str) -> tuple[str, str, str]:
@@ -329,7 +428,8 @@ def parse_key(key: str) -> tuple[str, str, str]:
 
 
 __all__ = [
-    "DAY_MS", "DEFINITION", "HOUR_MS", "RESERVED_COLUMNS", "BaselineCounts", "BaselineDefinition", "Choices", "Column", "ColumnType", "Definition", "DurationMs",
-    "MetricDefinition", "ModelDefinition", "Role", "SegmentDefinition", "Task", "TaskParams", "Window", "Windows", "definition_key",
-    "key_of", "parse_duration_ms", "parse_key",
+    "COMPUTED", "DAY_MS", "DEFINITION", "ENTRY_ID_MAX", "HOUR_MS", "RESERVED_COLUMNS", "BaselineCounts", "BaselineDefinition", "Choices", "Column", "ColumnType",
+    "Computed", "Definition", "DeploymentDefinition", "DurationMs", "ExecutionDefinition", "ExperimentDefinition", "JobDefinition",
+    "MetricDefinition", "ModelDefinition", "PipelineDefinition", "PipelineInput", "Registered", "Role", "SegmentDefinition", "Task", "TaskParams",
+    "Window", "Windows", "definition_key", "key_of", "parse_duration_ms", "parse_key", "parse_registry_key",
 ]  # fmt: skip

@@ -17,16 +17,22 @@ import yaml
 from pydantic import ValidationError
 
 from fqlstream.errors import DefinitionError
-from fqlstream.events.definitions import DEFINITION, Definition, ModelDefinition
+from fqlstream.events.definitions import DEFINITION, Computed, Definition, ModelDefinition, Registered
 
 #: A definition file of thousands of columns has 1 MB; more is a data file given by mistake.
 CHARACTERS_MAX: Final = 8 * 2**20
 #: Values of one document with every alias written out: bounds what a few nested aliases can blow up to.
 NODES_MAX: Final = 500_000
 
-KINDS: Final[tuple[str, ...]] = tuple(
-    member.model_fields["kind"].default for member in get_args(get_args(Definition)[0])
-)
+
+def _kinds(members: Any) -> tuple[str, ...]:
+    return tuple(member.model_fields["kind"].default for member in get_args(members))
+
+
+#: What is computed, and what recorded metrics belong to.
+COMPUTED_KINDS: Final = _kinds(Computed)
+REGISTERED_KINDS: Final = _kinds(Registered)
+KINDS: Final = COMPUTED_KINDS + REGISTERED_KINDS
 
 
 class _Loader(yaml.SafeLoader):

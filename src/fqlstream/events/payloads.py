@@ -6,7 +6,7 @@ The decoder reads events by the same rules faster; tests hold the two to agree.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, TypeAdapter
 
@@ -65,39 +65,81 @@ class WatermarkEvent(_Payload):
     event_at: EventTime = None
 
 
+MetricId = Annotated[
+    Annotated[StrictStr, Field(min_length=1)] | StrictInt,
+    Field(description="The execution or job; an integer is taken as its decimal text."),
+]
+MetricName = Annotated[StrictStr, Field(min_length=1)]
+MetricTime = Annotated[EventTime, Field(description="As event_at, to the microsecond; absent: the record's timestamp.")]
+#: Matched as a whole, letters of either case; a name is stored as it was given.
+JOB_METRIC_NAME: Final = r"([A-Za-z]|[A-Za-z_][A-Za-z0-9_]+)"
+
+
 class PipelineMetric(_Payload):
     """One number of an execution; recorded again, it replaces the old one. Topic metric-events, key id."""
 
-    type: Literal["pipeline_metric"]
-    id: Annotated[StrictStr, Field(min_length=1, description="The execution.")]
-    name: Annotated[StrictStr, Field(min_length=1)]
+    type: Literal["pipeline_metric"] = "pipeline_metric"
+    id: MetricId
+    name: MetricName
     value: Number
-    at: EventTime = None
+    at: MetricTime = None
 
 
 class ListMetric(_Payload):
     """Numbers that are appended to a list of an execution. Topic metric-events, key id."""
 
-    type: Literal["list_metric"]
-    id: Annotated[StrictStr, Field(min_length=1, description="The execution.")]
-    name: Annotated[StrictStr, Field(min_length=1)]
+    type: Literal["list_metric"] = "list_metric"
+    id: MetricId
+    name: MetricName
     values: list[Number]
-    at: EventTime = None
+    at: MetricTime = None
 
 
 class JobMetric(_Payload):
     """One number of a job at a step; the same step again replaces it. Topic metric-events, key id."""
 
-    type: Literal["job_metric"]
-    id: Annotated[Annotated[StrictStr, Field(min_length=1)] | StrictInt, Field(description="The job.")]
-    name: Annotated[str, Field(pattern=r"^([A-Za-z]|[A-Za-z_][A-Za-z0-9_]+)$")]
+    type: Literal["job_metric"] = "job_metric"
+    id: MetricId
+    name: Annotated[StrictStr, Field(pattern=f"^{JOB_METRIC_NAME}$")]
     value: Number
-    step: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
-    at: EventTime = None
+    step: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] = 0
+    at: MetricTime = None
 
 
-MetricEvent = Annotated[PipelineMetric | ListMetric | JobMetric, Field(discriminator="type")]
-METRIC_EVENT: TypeAdapter[PipelineMetric | ListMetric | JobMetric] = TypeAdapter(MetricEvent)
+class Forget(_Payload):
+    """Everything that was recorded of an execution or job before this is gone. Topic metric-events, key id."""
+
+    type: Literal["forget"] = "forget"
+    kind: Annotated[Literal["execution", "job"], Field(description="What the id names.")]
+    id: MetricId
+
+
+MetricEvent = Annotated[PipelineMetric | ListMetric | JobMetric | Forget, Field(discriminator="type")]
+METRIC_EVENT: TypeAdapter[PipelineMetric | ListMetric | JobMetric | Forget] = TypeAdapter(MetricEvent)
+
+
+class RefusedRecord(_Payload):
+    """A metric event that was not stored, and why: what its dead letter says too."""
+
+    offset: Annotated[int, Field(ge=0)]
+    code: str
+    message: str
+    stored: Annotated[
+        int, Field(ge=0, description="Values that its list holds; 0 where the event was refused for its form.")
+    ]
+
+
+class RecordVerdict(_Payload):
+    """What became of metric events. Topic record-verdicts, key partition. Only a hint: losing one loses nothing.
+
+    Offsets `first` to `applied` are decided: what is not in `refused` was taken. Up to `flushed` everything is in ClickHouse.
+    """
+
+    partition: Annotated[int, Field(ge=0, description="Of the topic metric-events.")]
+    first: Annotated[int, Field(ge=0)]
+    applied: Annotated[int, Field(ge=-1)]
+    refused: list[RefusedRecord] = Field(default_factory=list)
+    flushed: Annotated[int, Field(ge=-1)]
 
 
 class PaneUpdate(_Payload):

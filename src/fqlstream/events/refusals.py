@@ -81,11 +81,47 @@ KILLER: Final = Refusal(
     "This record ended every worker that applied it, even alone.",
     "Look for memory and for crashes in the workers' logs, and report it: the record is kept, and the others count.",
 )
+UNKNOWN_METRIC_TYPE: Final = Refusal(
+    "DLQ020",
+    "The type is none of pipeline_metric, list_metric, job_metric, forget.",
+    "Name the type in every metric event; inference events and labels belong on inference-events.",
+)
+NO_RECORD_ID: Final = Refusal(
+    "DLQ021",
+    "The metric event has no usable id.",
+    "Give the execution or job as a text (or an integer) of at most record.name_characters_max characters.",
+)
+BAD_METRIC_NAME: Final = Refusal(
+    "DLQ022",
+    "The name is no name of such a metric.",
+    "A text of 1 to record.name_characters_max characters; of a job metric one letter, or letters, digits and _ after a letter or _.",
+)
+BAD_METRIC_VALUE: Final = Refusal(
+    "DLQ023", "The value is no number.", 'Send a JSON number, or one of the texts "NaN", "Infinity", "-Infinity".'
+)
+BAD_LIST_VALUES: Final = Refusal(
+    "DLQ024", "The values are not a list of numbers.", "Send an array of numbers, as long as the list has room for."
+)
+BAD_STEP: Final = Refusal("DLQ025", "The step is no integer of 64 bits.", "Leave it out for step 0.")
+BAD_METRIC_TIME: Final = Refusal(
+    "DLQ026",
+    "The at is no time of the years 1 to 9999.",
+    "Send RFC 3339 with an offset (2026-11-21T10:00:00.123456Z) or Unix milliseconds, or leave it out.",
+)
+LIST_FULL: Final = Refusal(
+    "DLQ027",
+    "The list would hold more than record.list_values_max values: none of this record's was stored.",
+    "Record every tenth value, or begin a list of another name; `fqlstream sql` shows what is stored.",
+)
+BAD_FORGET: Final = Refusal(
+    "DLQ028", "What is to be forgotten is neither an execution nor a job.", 'Set kind to "execution" or "job".'
+)
 
 REFUSALS: Final = (
     EMPTY, OVERSIZE, NOT_UTF8, TOO_DEEP, BROKEN_JSON, NOT_AN_EVENT, UNKNOWN_TYPE, NO_MODEL, UNKNOWN_MODEL, UNKNOWN_VERSION,
     NO_EVENT_ID, NO_COLUMNS, BAD_EVENT_AT, FUTURE_EVENT_AT, PAST_EVENT_AT, BROKEN_ARROW, ARROW_TOO_LARGE, POISON,
-    KILLER,
+    KILLER, UNKNOWN_METRIC_TYPE, NO_RECORD_ID, BAD_METRIC_NAME, BAD_METRIC_VALUE, BAD_LIST_VALUES, BAD_STEP, BAD_METRIC_TIME,
+    LIST_FULL, BAD_FORGET,
 )  # fmt: skip
 
 if len({refusal.code for refusal in REFUSALS}) != len(REFUSALS):

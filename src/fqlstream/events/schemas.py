@@ -16,6 +16,7 @@ from fqlstream.events.payloads import (
     LabelEvent,
     MetricValuePayload,
     PaneUpdate,
+    RecordVerdict,
     WatermarkEvent,
 )
 
@@ -27,6 +28,7 @@ SCHEMAS: Final[Mapping[str, TypeAdapter[Any]]] = {
     "metric_event": METRIC_EVENT,
     "metric_value": TypeAdapter(MetricValuePayload),
     "pane_update": TypeAdapter(PaneUpdate),
+    "record_verdict": TypeAdapter(RecordVerdict),
     "watermark_event": TypeAdapter(WatermarkEvent),
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fqlstream.events.columns import parse_rfc3339_ms
+from fqlstream.events.columns import parse_rfc3339_ms, parse_rfc3339_us
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -36,6 +36,14 @@ def event_at_ms(value: Any) -> int | None:
         return None
     # what int64 cannot hold is a time too far away, and stays one
     return max(-_INT64_MAX, min(_INT64_MAX, value))
+
+
+def event_at_us(value: Any) -> int | None:
+    """Give the Unix microseconds of one JSON value, read as `event_at_ms` does; None where it is no time."""
+    if isinstance(value, str):
+        return parse_rfc3339_us(value)
+    ms = event_at_ms(value)
+    return None if ms is None else ms * 1000
 
 
 def event_times_ms(values: Sequence[Any], absent: Ints) -> tuple[Ints, Mask]:

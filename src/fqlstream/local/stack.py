@@ -1,4 +1,4 @@
-"""The whole stack on one machine: broker, store, topics, tables, workers; started in order, kept running, stopped in order."""
+"""The whole stack on one machine: broker, store, topics, tables, API, workers; started in order, kept running, stopped in order."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ from pydantic import SecretStr
 from fqlstream.local.broker import Broker, provide_broker
 from fqlstream.local.joining import Pids, StackFile, hold, stack_path, write_stack
 from fqlstream.local.membership import Membership, membership_of
-from fqlstream.local.ports import keep_port, kept_port
+from fqlstream.local.ports import answers, keep_port, kept_port
 from fqlstream.local.processes import Child, ChildSpec, ProcessError, Supervisor
 from fqlstream.local.progress import SILENT, Progress
-from fqlstream.ops import topics
+from fqlstream.ops import access, topics
 from fqlstream.ops.kafka_options import librdkafka_options
 from fqlstream.settings import Settings, StoreSettings
 from fqlstream.store import migrations
 from fqlstream.store.client import Store
 
 STORE: Final = "store"
+API: Final = "api"
 KAFKA: Final = "kafka"
 _TICK_S: Final = 0.2
 _ASK_S: Final = 2.0
-#: Out of the time that an orderly stop has: workers write what they have first, then the store and the broker may go.
-_STOP_SHARES: Final = {"worker": 0.5, STORE: 0.3, KAFKA: 0.2}
+#: Out of the time that an orderly stop has: the API and workers end together, then the store and the broker may go.
+_STOP_SHARES: Final = {API: 0.5, "worker": 0.5, STORE: 0.3, KAFKA: 0.2}
 #: Any topic that the group reads.
 _SOURCE: Final = "inference-events"
 _KEY_FILE: Final = "store.key"
 #: What the store says when something else got its port first.
 _PORT_TAKEN: Final = "STO012"
+#: What the API says then.
+_API_PORT_TAKEN: Final = "API032"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +102,11 @@ class _Building:
         self._progress.line(f"store: {kind} at {joined.store.url}")
         with Store.connect(joined.store) as client:
             migrations.apply(client)
+            api_key = access.ensure_key(client, self._data / access.KEY_FILE) if joined.api.auth else None
+        api = self._begin_api(joined)
         self._start_workers(joined)
-        self._describe = lambda: self._file(joined, broker)
+        api_url = self._await_api(api, joined)
+        self._describe = lambda: self._file(joined, broker, api_url, api_key)
         return Stack(joined, broker, self._describe)
 
     def _begin_store(self) -> Child:
@@ -114,7 +120,7 @@ class _Building:
                 "--data", str(self._data.absolute()), "--host", host, "--port", str(port),
             ),
             log=self._data / "logs" / "store.log",
-            ready=lambda: _store_answers(host, port),
+            ready=lambda: _answers(host, port, "/ping"),
             start_timeout_s=self._settings.local.start_timeout_s,
             stop_timeout_s=self._share(STORE),
         )  # fmt: skip
@@ -159,17 +165,54 @@ class _Building:
         for child in children:
             child.wait_ready()
 
-    def _worker_spec(self, name: str, joined: Settings, membership: Membership) -> ChildSpec:
-        instance = _instance_id(self._data, name)
+    def _begin_api(self, joined: Settings) -> Child:
+        """Start the API, without waiting for it: the workers can start meanwhile."""
+        host, tls = joined.api.host, joined.api.certificate_file is not None
+        port = keep_port(self._data, API, joined.api.port or None, host=host)
+        spec = ChildSpec(
+            name=API,
+            command=(sys.executable, "-m", "fqlstream.cli", "serve", "--host", host, "--port", str(port)),
+            log=self._data / "logs" / "api.log",
+            # of a certificate it is enough here that its owner listens
+            ready=lambda: answers(host, port) if tls else _answers(host, port, "/health/live"),
+            environment=self._environment(joined),
+            start_timeout_s=self._settings.local.start_timeout_s,
+            stop_timeout_s=self._share(API),
+        )
+        child = Child(spec)
+        child.start()
+        self._supervisor.adopt(child)
+        return child
+
+    def _await_api(self, api: Child, joined: Settings) -> str:
+        """Wait until the API answers, and give its address; where something took its port meanwhile, start it on another."""
+        try:
+            api.wait_ready()
+        except ProcessError as error:
+            if _API_PORT_TAKEN not in error.message:
+                raise
+            self._begin_api(joined).wait_ready()
+        host = joined.api.host
+        scheme = "https" if joined.api.certificate_file else "http"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{kept_port(self._data, API)}"
+        self._progress.line(f"API: {url}")
+        return url
+
+    def _environment(self, joined: Settings) -> dict[str, str]:
+        """Name the parts of the stack for a process of it."""
         environment = {
             "FQLSTREAM_DATA": str(self._data.absolute()),
             "FQLSTREAM_KAFKA__BOOTSTRAP": str(joined.kafka.bootstrap),
             "FQLSTREAM_STORE__URL": str(joined.store.url),
-            # a worker that is started again takes its own place, instead of waiting until the group gives up the dead one
-            "FQLSTREAM_KAFKA__INSTANCE_ID": instance,
         }
         if joined.store.password is not None:
             environment["FQLSTREAM_STORE__PASSWORD"] = joined.store.password.get_secret_value()
+        return environment
+
+    def _worker_spec(self, name: str, joined: Settings, membership: Membership) -> ChildSpec:
+        instance = _instance_id(self._data, name)
+        # a worker that is started again takes its own place, instead of waiting until the group gives up the dead one
+        environment = {**self._environment(joined), "FQLSTREAM_KAFKA__INSTANCE_ID": instance}
         return ChildSpec(
             name=name,
             command=(sys.executable, "-m", "fqlstream.cli", "worker"),
@@ -183,7 +226,7 @@ class _Building:
     def _share(self, part: str) -> float:
         return self._settings.local.stop_timeout_s * _STOP_SHARES[part]
 
-    def _file(self, joined: Settings, broker: Broker) -> StackFile:
+    def _file(self, joined: Settings, broker: Broker, api_url: str, api_key: str | None) -> StackFile:
         password = joined.store.password if self._settings.store.url is None else None
         return StackFile(
             bootstrap=broker.bootstrap,
@@ -191,12 +234,12 @@ class _Building:
             store_url=joined.store.url,
             # the key of our own store; a password of yours stays where it is
             store_key=password.get_secret_value() if password else None,
-            api_url=None,
-            api_key=None,
+            api_url=api_url,
+            api_key=api_key,
             pids=Pids(
                 broker=self._supervisor.pid(KAFKA),
                 store=self._supervisor.pid(STORE),
-                api=None,
+                api=self._supervisor.pid(API),
                 workers=tuple(pid for pid in map(self._supervisor.pid, self._worker_names) if pid is not None),
             ),
         )
@@ -226,16 +269,16 @@ class _Building:
             thread.join()
 
     def stop(self) -> None:
-        """End what was started: workers write what they have first, then the store and the broker may go."""
-        self._supervisor.stop([self._worker_names, [STORE], [KAFKA]], self._settings.local.stop_timeout_s)
+        """End what was started: the API answers and workers write what they have, then the store and the broker may go."""
+        self._supervisor.stop([[API, *self._worker_names], [STORE], [KAFKA]], self._settings.local.stop_timeout_s)
         if self._broker is not None:
             self._broker.stop()
 
 
-def _store_answers(host: str, port: int) -> bool:
+def _answers(host: str, port: int, path: str) -> bool:
     connection = http.client.HTTPConnection(host, port, timeout=_ASK_S)
     try:
-        connection.request("GET", "/ping")
+        connection.request("GET", path)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False

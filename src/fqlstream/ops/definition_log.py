@@ -1,8 +1,10 @@
 """Definitions as they stand on their topic: records, and a reader that folds them into a catalogue.
 
-A record's key is kind/model/name (of a model kind/name/version), its value the definition as JSON, a tombstone deletes it.
-Headers: `revision` (counts changes of a metric's text), `first_at` (Unix ms at which a model's version was first defined:
-compaction moves records, and the newest version is the one that was defined last for the first time).
+A record's key is kind/model/name (of a model kind/name/version, of what is registered kind/name), its value the definition as
+JSON, a tombstone deletes it. Headers: `revision` (counts changes of a metric's text), `first_at` (Unix ms at which a model's
+version or an entry of the registry was first defined: compaction moves records, and the newest version is the one that was
+defined last for the first time). The key sequence/job (or sequence/experiment) has the highest number ever given, once the one
+that had it is deleted.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -21,14 +23,21 @@ from fqlstream.errors import BrokerError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import (
     DEFINITION,
+    ENTRY_ID_MAX,
     BaselineDefinition,
-    Definition,
+    Computed,
+    ExperimentDefinition,
+    JobDefinition,
     MetricDefinition,
     ModelDefinition,
+    Registered,
     SegmentDefinition,
     definition_key,
     parse_key,
+    parse_registry_key,
 )
+from fqlstream.events.documents import REGISTERED_KINDS
+from fqlstream.events.registry import EMPTY_REGISTRY, SEQUENCE, Registry, RegistryDraft
 from fqlstream.ops.expressions import cells_count, check_expression
 from fqlstream.ops.kafka_errors import AWAY, LEADERLESS, NO_SUCH_TOPIC, may_pass
 from fqlstream.ops.kafka_options import librdkafka_options
@@ -61,9 +70,9 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A definition that stands on the topic, whether or not it is adopted."""
+    """A definition of what is computed that stands on the topic, whether or not it is adopted."""
 
-    definition: Definition
+    definition: Computed
     revision: int
     first_at_ms: int
     record: Record
@@ -76,6 +85,7 @@ class Folded:
     stored: Mapping[str, Stored]
     retired: Mapping[str, int]
     position: int = -1
+    registry: Registry = EMPTY_REGISTRY
 
     def of_model(self, model: str) -> tuple[Stored, ...]:
         """Give everything that belongs to a model, in the order of the log."""
@@ -87,26 +97,20 @@ EMPTY: Final = Folded({}, {})
 
 
 def fold(
-    folded: Folded, records: Iterable[Record], *, topic: str = TOPIC
+    folded: Folded, records: Iterable[Record], *, topic: str = TOPIC, keeps_registry: bool = True
 ) -> tuple[Folded, frozenset[str], tuple[DeadLetter, ...]]:
     """Add records; give the new fold, the models that changed, and the records that are no definitions.
 
-    A record that is no definition changes nothing: the definition before it stands.
+    A record that is no definition changes nothing: the definition before it stands. With `keeps_registry` false what is registered
+    is looked at and not kept: it may be a hundred thousand entries, and a worker has no use for them.
     """
-    stored, retired, position = dict(folded.stored), dict(folded.retired), folded.position
-    touched: set[str] = set()
+    folding = _Folding(folded)
+    position = folded.position
     refused: list[DeadLetter] = []
     for record in records:
         position = max(position, record.offset)
         try:
-            key = (record.key or b"").decode()
-            kind, model, _ = parse_key(key)
-            if record.value is None:
-                gone = stored.pop(key, None)
-                if kind == "metric":
-                    retired[key] = max(min(_header(record, "revision"), _REVISION_MAX), gone.revision if gone else 0)
-            else:
-                stored[key] = _parse(key, record)
+            folding.take(record, keeps_registry=keeps_registry)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(step) for step in first["loc"][1:])
@@ -115,18 +119,103 @@ def fold(
             )
         except ValueError as error:
             refused.append(_refusal(topic, record, "bad_definition", str(error)))
+    return folding.finish(position), frozenset(folding.touched), tuple(refused)
+
+
+class _Folding:
+    """What stands, while records are added. Nothing is copied before it changes: most records concern one half or the other."""
+
+    def __init__(self, before: Folded) -> None:
+        self._before = before
+        self._stored: dict[str, Stored] | None = None
+        self._retired: dict[str, int] = {}
+        self._registry: RegistryDraft | None = None
+        self.touched: set[str] = set()
+
+    def take(self, record: Record, *, keeps_registry: bool) -> None:
+        """Add a record. Raises ValueError (pydantic's too) for one that is no definition."""
+        key = (record.key or b"").decode()
+        kind = key.partition("/")[0]
+        # all that is told is looked at, so that the dead letters have what is no definition
+        if kind == SEQUENCE:
+            numbered, last = _parse_sequence(key, record)
+            if keeps_registry:
+                self._draft().count_from(numbered, last)
+        elif kind in REGISTERED_KINDS:
+            _, name = parse_registry_key(key)
+            definition = None if record.value is None else _parse_registered(key, record)
+            if keeps_registry:
+                self._register(kind, name, definition, record)
         else:
-            touched.add(model)
-    return Folded(stored, retired, position), frozenset(touched), tuple(refused)
+            self._define(key, record)
+
+    def _draft(self) -> RegistryDraft:
+        if self._registry is None:
+            self._registry = RegistryDraft(self._before.registry)
+        return self._registry
+
+    def _register(self, kind: str, name: str, definition: Registered | None, record: Record) -> None:
+        if definition is None:
+            self._draft().remove(kind, name)
+        else:
+            created_ms = _header(record, "first_at") or record.record_at_ms
+            self._draft().put(definition, created_ms, record.record_at_ms, record.offset)
+
+    def _define(self, key: str, record: Record) -> None:
+        kind, model, _ = parse_key(key)
+        stored = _parse(key, record) if record.value is not None else None
+        if self._stored is None:
+            self._stored, self._retired = dict(self._before.stored), dict(self._before.retired)
+        if stored is not None:
+            self._stored[key] = stored
+        else:
+            gone = self._stored.pop(key, None)
+            if kind == "metric":
+                last = min(_header(record, "revision"), _REVISION_MAX)
+                self._retired[key] = max(last, gone.revision if gone else 0)
+        self.touched.add(model)
+
+    def finish(self, position: int) -> Folded:
+        registry = self._before.registry if self._registry is None else self._registry.finish()
+        if self._stored is None:
+            return replace(self._before, position=position, registry=registry)
+        return Folded(self._stored, self._retired, position, registry)
 
 
 def _parse(key: str, record: Record) -> Stored:
+    definition = _validated(key, record)
+    if not isinstance(definition, Computed):  # its key would have said so
+        raise AssertionError(key)  # noqa: TRY004  # not a record's fault
+    revision = min(max(1, _header(record, "revision")), _REVISION_MAX)
+    return Stored(definition, revision, _header(record, "first_at") or record.record_at_ms, record)
+
+
+def _parse_registered(key: str, record: Record) -> Registered:
+    definition = _validated(key, record)
+    if isinstance(definition, ExperimentDefinition | JobDefinition) and definition.id is None:
+        message = f"the {definition.kind} has no id: `fqlstream apply` gives it one"
+        raise ValueError(message)
+    if isinstance(definition, Computed):
+        raise AssertionError(key)  # noqa: TRY004  # not a record's fault
+    return definition
+
+
+def _validated(key: str, record: Record) -> Computed | Registered:
     definition = DEFINITION.validate_json(record.value or b"")
     if definition_key(definition) != key:
         message = f"the key {key!r} is not the definition's own, {definition_key(definition)!r}"
         raise ValueError(message)
-    revision = min(max(1, _header(record, "revision")), _REVISION_MAX)
-    return Stored(definition, revision, _header(record, "first_at") or record.record_at_ms, record)
+    return definition
+
+
+def _parse_sequence(key: str, record: Record) -> tuple[str, int]:
+    """Read of which kind it is the highest number, and that. Raises ValueError for what is none."""
+    _, numbered = parse_registry_key(key)
+    value = record.value or b""
+    if numbered not in ("experiment", "job") or not value.isdigit() or int(value[:20]) > ENTRY_ID_MAX:
+        message = "a sequence is a whole number, of experiments or jobs"
+        raise ValueError(message)
+    return numbered, int(value)
 
 
 def _header(record: Record, name: str) -> int:
@@ -182,7 +271,7 @@ def _filled(entry: ModelEntry, others: Iterable[Stored]) -> ModelEntry:
     return catalogue.models[entry.name]
 
 
-def _objection(definition: Definition, entry: ModelEntry, limits: FqlSettings) -> tuple[str, str] | None:
+def _objection(definition: Computed, entry: ModelEntry, limits: FqlSettings) -> tuple[str, str] | None:
     """Say why a definition cannot be adopted into a model; None where it can."""
     what = f"{definition.kind} {definition.name!r}"
     if not entry.versions:
@@ -210,10 +299,14 @@ def over_limit(entry: ModelEntry, limits: FqlSettings) -> str | None:
 
 
 class DefinitionsReader:
-    """Follows the topic. `catalogue` is what stands; models that did not change keep their identity from poll to poll."""
+    """Follows the topic. `catalogue` is what stands; models that did not change keep their identity from poll to poll.
 
-    def __init__(self, settings: Settings, *, topic: str = TOPIC) -> None:
+    With `keeps_registry` false it has no registry, and stays the same value when only that changes.
+    """
+
+    def __init__(self, settings: Settings, *, topic: str = TOPIC, keeps_registry: bool = True) -> None:
         self._topic = topic
+        self._keeps_registry = keeps_registry
         self._limits = settings.fql
         self.folded = EMPTY
         self.catalogue = Catalogue()
@@ -349,8 +442,15 @@ class DefinitionsReader:
         """Fold what was read."""
         if not self._unfolded:
             return
-        self.folded, touched, refused = fold(self.folded, self._unfolded, topic=self._topic)
+        self.folded, touched, refused = fold(
+            self.folded, self._unfolded, topic=self._topic, keeps_registry=self._keeps_registry
+        )
         self._unfolded = []
+        if touched or self._keeps_registry:
+            self._adopt(touched)
+        self._untold += refused
+
+    def _adopt(self, touched: Iterable[str]) -> None:
         models = dict(self.catalogue.models)
         not_adopted: list[DeadLetter] = []
         for name in touched:
@@ -359,10 +459,10 @@ class DefinitionsReader:
             models.pop(name, None)
             if entry is not None:
                 models[name] = entry
-        self.catalogue = Catalogue(models, self.folded.position)
+        self.catalogue = Catalogue(models, self.folded.position, self.folded.registry)
         new = [letter for letter in not_adopted if (letter.offset, letter.code) not in self._refused_at]
         self._refused_at.update((letter.offset, letter.code) for letter in new)
-        self._untold += (*refused, *new)
+        self._untold += new
 
 
 def _record(message: Any) -> Record:
@@ -382,10 +482,10 @@ def _unreadable(topic: str, error: KafkaError) -> BrokerError:
 
 
 def read_catalogue(settings: Settings) -> Catalogue:
-    """Read all definitions that stand now.
+    """Read all models that stand now, with what belongs to them.
 
     Raises BrokerError where they cannot be read.
     """
-    with DefinitionsReader(settings) as reader:
+    with DefinitionsReader(settings, keeps_registry=False) as reader:
         reader.read_to_end()
         return reader.catalogue

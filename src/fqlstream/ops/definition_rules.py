@@ -10,7 +10,7 @@ from fqlstream.events.catalogue import ModelEntry
 from fqlstream.events.definitions import (
     BaselineDefinition,
     Column,
-    Definition,
+    Computed,
     MetricDefinition,
     ModelDefinition,
     Role,
@@ -32,7 +32,7 @@ class Proposal:
     """A definition that somebody wants to stand, and where it was written."""
 
     document: Document
-    definition: Definition
+    definition: Computed
 
     @property
     def key(self) -> str:

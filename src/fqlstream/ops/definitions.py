@@ -2,57 +2,85 @@
 
 What is applied together is published in one Kafka transaction, so readers see all of it or nothing. The transaction's id is
 the same for everyone: whoever starts later fences whoever started earlier and has not finished, who then starts again from
-what stands by then. So revisions are counted by one at a time.
+what stands by then. So revisions, and the numbers of experiments and jobs, are counted by one at a time.
+
+When an execution or a job is deleted, what was recorded of it is forgotten: the transaction has an event for metric-events too,
+which goes to the record agent in the order of the log.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from fqlstream.client.payloads import forget_json
 from fqlstream.clock import Clock, SystemClock
 from fqlstream.errors import BrokerError, DefinitionError, UsageError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import (
     BaselineDefinition,
-    Definition,
+    Computed,
+    ExperimentDefinition,
+    JobDefinition,
     MetricDefinition,
     ModelDefinition,
     definition_key,
     key_of,
     parse_key,
+    parse_registry_key,
 )
-from fqlstream.events.documents import KINDS, Document, parse_definition, read_documents, read_text
-from fqlstream.ops import baselines
+from fqlstream.events.documents import (
+    KINDS,
+    REGISTERED_KINDS,
+    Document,
+    parse_definition,
+    read_documents,
+    read_text,
+)
+from fqlstream.events.registry import SEQUENCE, Registry
+from fqlstream.ops import baselines, registration
 from fqlstream.ops.definition_log import TOPIC, DefinitionsReader, Folded, Stored
 from fqlstream.ops.definition_rules import Proposal, find_problems
 from fqlstream.ops.expressions import check_expression
 from fqlstream.ops.kafka_options import producer_options
+from fqlstream.ops.registration import Entrant
 from fqlstream.settings import FqlSettings, Settings
 
+METRIC_EVENTS: Final = "metric-events"
 TRANSACTION_ID: Final = "fqlstream-definitions"
 #: A transaction takes milliseconds; one whose process died is ended after so long, and until then hides what follows it.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 _CALL_S: Final = 30.0
-#: Being fenced means that somebody else applied: that happens again only as often as they do.
+#: Being fenced means that somebody else applied: that happens again only as often as they do. (Or that nobody has for a week:
+#: then brokers have forgotten the transaction's id.)
 _TRIES: Final = 10
-_FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.CONCURRENT_TRANSACTIONS})
+_FENCED: Final = frozenset(
+    {
+        KafkaError._FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+    }
+)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyResult:
-    """What became of one definition: created, changed or unchanged. `id` is its key."""
+    """What became of one definition: created, changed or unchanged. `id` is its key, of an experiment or a job its number."""
 
     kind: str
     name: str
-    id: str
+    id: str | int
     result: str
 
 
@@ -68,11 +96,15 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What `delete` did: the keys that went. `catalogue` and `folded` are what stands now."""
+    """What `delete` did: the keys that went. `catalogue` and `folded` are what stands now.
+
+    `forgetting` has, by partition, the last offset on metric-events of what makes recorded metrics be forgotten.
+    """
 
     keys: tuple[str, ...]
     catalogue: Catalogue
     folded: Folded
+    forgetting: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +112,15 @@ class _Write:
     key: str
     value: bytes | None
     headers: Mapping[str, bytes]
+    forgets: bool = False  # goes to metric-events
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where a transaction's last records are: on the topic of definitions, and on metric-events by partition."""
+
+    position: int = -1
+    forgetting: Mapping[int, int] = field(default_factory=dict)
 
 
 def read_files(paths: Sequence[Path]) -> tuple[Document, ...]:
@@ -101,28 +142,9 @@ def read_files(paths: Sequence[Path]) -> tuple[Document, ...]:
 def apply(
     settings: Settings, documents: Sequence[Document], *, topic: str = TOPIC, clock: Clock | None = None
 ) -> Applied:
-    """Check documents together, publish what is new or changed, and return once it is stored.
-
-    Nothing is published if anything is wrong. Raises DefinitionError that names every problem with file, line and document;
-    BrokerError where Kafka refuses.
-    """
-    proposals = _parse_all(documents)
-    now_ms = (clock or SystemClock()).now_ms()
-
-    def decide(reader: DefinitionsReader) -> tuple[list[_Write], tuple[tuple[ApplyResult, ...], tuple[str, ...]]]:
-        after = _after(proposals, reader.catalogue)
-        warnings = _check(proposals, reader.catalogue, after, settings.fql)
-        counted = [_counted(proposal, after[proposal.model], settings.fql) for proposal in proposals]
-        changed = _after(counted, reader.catalogue)
-        warnings += _unfiltered([changed[name] for name in {item.model: None for item in counted}], settings.fql)
-        written = [_proposed(proposal, reader.folded, now_ms + index) for index, proposal in enumerate(counted)]
-        writes = [write for write, _ in written if write is not None]
-        # models first: a reader that does not know transactions then still meets no metric before its model
-        writes.sort(key=lambda write: not write.key.startswith("model/"))
-        return writes, (tuple(result for _, result in written), warnings)
-
-    (results, warnings), catalogue, folded = _transact(settings, topic, decide)
-    return Applied(results, warnings, catalogue, folded)
+    """Do what `DefinitionsWriter.apply` does, once."""
+    with DefinitionsWriter(settings, topic=topic, clock=clock) as writer:
+        return writer.apply(documents)
 
 
 def delete(
@@ -132,28 +154,205 @@ def delete(
     *,
     model: str | None = None,
     version: str | None = None,
+    force: bool = False,
     topic: str = TOPIC,
 ) -> Deleted:
-    """Delete a definition; a model goes with its metrics, segments and baselines when its last version goes.
+    """Do what `DefinitionsWriter.delete` does, once."""
+    with DefinitionsWriter(settings, topic=topic) as writer:
+        return writer.delete(kind, name, model=model, version=version, force=force)
 
-    `version` None: all versions of the model. Raises UsageError for a call that makes no
-    sense, DefinitionError where there is no such definition.
+
+class DefinitionsWriter:
+    """Applies and deletes, from one thread at a time. Between calls it keeps its reader and its place among writers.
+
+    A `reader` that is given stays its owner's, who must not use it meanwhile; it must keep the registry.
     """
-    if kind not in KINDS:
-        raise UsageError("DEF031", f"unknown kind {kind!r}", f"known kinds: {', '.join(KINDS)}")
-    if kind != "model" and model is None:
-        raise UsageError("DEF032", f"a {kind} belongs to a model", "name it with --model")
 
-    def decide(reader: DefinitionsReader) -> tuple[list[_Write], tuple[str, ...]]:
-        keys = _doomed(reader.folded, kind, name, model, version)
-        if not keys:
-            of = f" of model {model!r}" if kind != "model" else f" version {version!r}" if version else ""
-            raise DefinitionError("DEF030", f"there is no {kind} {name!r}{of}", f"see: fqlstream get {kind}")
-        if kind == "baseline" and model is not None:
-            _refuse_if_read(reader.catalogue, model, name, settings.fql)
-        return [_tombstone(key, reader.folded) for key in keys], keys
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        topic: str = TOPIC,
+        reader: DefinitionsReader | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._clock = clock or SystemClock()
+        self._resources = ExitStack()
+        self._reader = reader or self._resources.enter_context(DefinitionsReader(settings, topic=topic))
+        self._producer: Producer | None = None
 
-    return Deleted(*_transact(settings, topic, decide))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._producer = None
+        self._resources.close()
+
+    def apply(self, documents: Sequence[Document]) -> Applied:
+        """Check documents together, publish what is new or changed, and return once it is stored.
+
+        Nothing is published if anything is wrong. Raises DefinitionError that names every problem with file, line and document;
+        BrokerError where Kafka refuses.
+        """
+        parsed = _parse_all(documents)
+        proposals = tuple(item for item in parsed if isinstance(item, Proposal))
+        entrants = tuple(item for item in parsed if isinstance(item, Entrant))
+        now_ms = self._clock.now_ms()
+
+        def decide(reader: DefinitionsReader) -> tuple[list[_Write], tuple[tuple[ApplyResult, ...], tuple[str, ...]]]:
+            numbered, problems = _checked(entrants, reader.folded.registry)
+            counted, warnings = _accepted(proposals, problems, reader.catalogue, self._settings.fql)
+            written = iter([_proposed(item, reader.folded, now_ms + at) for at, item in enumerate(counted)])
+            entered = iter([_entered(item, reader.folded.registry, now_ms) for item in numbered])
+            # results are in the order of the files, whichever of the two a document is
+            decided = [next(written) if isinstance(item, Proposal) else next(entered) for item in parsed]
+            writes = [write for write, _ in decided if write is not None]
+            # models first: a reader that does not know transactions then still meets no metric before its model
+            writes.sort(key=lambda write: not write.key.startswith("model/"))
+            return writes, (tuple(result for _, result in decided), warnings)
+
+        (results, warnings), _ = self._transact(decide)
+        return Applied(results, warnings, self._reader.catalogue, self._reader.folded)
+
+    def delete(
+        self, kind: str, name: str, *, model: str | None = None, version: str | None = None, force: bool = False
+    ) -> Deleted:
+        """Delete a definition; a model goes with its metrics, segments and baselines when its last version goes.
+
+        `version` None: all versions of the model. What is registered and has members (a pipeline its executions) goes only by
+        `force`, with them; metrics that executions and jobs recorded are forgotten. A job or an experiment may be named by its
+        number. Raises UsageError for a call that makes no sense, DefinitionError where there is no such definition.
+        """
+        if kind not in KINDS:
+            raise UsageError("DEF031", f"unknown kind {kind!r}", f"known kinds: {', '.join(KINDS)}")
+        if kind in REGISTERED_KINDS:
+            keys, stored = self._transact(lambda reader: _unregistered(reader.folded.registry, kind, name, force=force))
+            return Deleted(keys, self._reader.catalogue, self._reader.folded, stored.forgetting)
+        if kind != "model" and model is None:
+            raise UsageError("DEF032", f"a {kind} belongs to a model", "name it with --model")
+
+        def decide(reader: DefinitionsReader) -> tuple[list[_Write], tuple[str, ...]]:
+            keys = _doomed(reader.folded, kind, name, model, version)
+            if not keys:
+                of = f" of model {model!r}" if kind != "model" else f" version {version!r}" if version else ""
+                raise DefinitionError("DEF030", f"there is no {kind} {name!r}{of}", f"see: fqlstream get {kind}")
+            if kind == "baseline" and model is not None:
+                _refuse_if_read(reader.catalogue, model, name, self._settings.fql)
+            return [_tombstone(key, reader.folded) for key in keys], keys
+
+        keys, stored = self._transact(decide)
+        return Deleted(keys, self._reader.catalogue, self._reader.folded, stored.forgetting)
+
+    def _transact(self, decide: Callable[[DefinitionsReader], tuple[list[_Write], T]]) -> tuple[T, _Stored]:
+        """Read what stands, decide, write; again from the start when somebody else wrote meanwhile.
+
+        Gives what was decided, and where it was written. Whoever has written since this writer claimed its place has fenced it,
+        so what it decided upon is what stood when it wrote.
+        """
+        # before anything is claimed: without its topic the transaction would wait for it
+        self._reader.read_to_end()
+        for attempt in range(_TRIES):
+            try:
+                if self._producer is None:
+                    self._producer = self._claim()
+                    self._reader.read_to_end()
+                writes, decided = decide(self._reader)
+                stored = _write(self._producer, self._topic, writes) if writes else _Stored()
+                # a commit is durable when it returns, and seen by readers a moment later
+                self._reader.read_to_end(at_least=stored.position)
+            except KafkaException as error:
+                self._producer = None
+                if error.args[0].code() not in _FENCED or attempt == _TRIES - 1:
+                    raise _refused(self._topic, error) from error
+                time.sleep(0.05 * (attempt + 1))
+                continue
+            return decided, stored
+        raise AssertionError  # the last attempt returned or raised
+
+    def _claim(self) -> Producer:
+        """Become the writer: whoever was it before is fenced."""
+        producer = Producer(
+            producer_options(
+                self._settings.kafka,
+                transactional_id=TRANSACTION_ID,
+                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                # librdkafka refuses requests that may outlive their transaction
+                socket_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            )
+        )
+        producer.init_transactions(_CALL_S)
+        return producer
+
+
+def _checked(entrants: Sequence[Entrant], registry: Registry) -> tuple[tuple[Entrant, ...], list[str]]:
+    """Give entrants with their numbers, and what is wrong with them."""
+    numbered, problems = registration.number(entrants, registry)
+    return numbered, [*problems, *registration.find_problems(numbered, registration.after(numbered, registry))]
+
+
+def _accepted(
+    proposals: Sequence[Proposal], problems: Sequence[str], catalogue: Catalogue, limits: FqlSettings
+) -> tuple[list[Proposal], tuple[str, ...]]:
+    """Refuse everything if anything is wrong; else give the proposals, baselines with their counts, and warnings."""
+    after = _after(proposals, catalogue)
+    warnings = _check(proposals, problems, catalogue, after, limits)
+    counted = [_counted(proposal, after[proposal.model], limits) for proposal in proposals]
+    changed = _after(counted, catalogue)
+    return counted, warnings + _unfiltered([changed[name] for name in {item.model: None for item in counted}], limits)
+
+
+def _entered(entrant: Entrant, registry: Registry, now_ms: int) -> tuple[_Write | None, ApplyResult]:
+    """Say what registering comes to, and what is to be written for it."""
+    definition, key = entrant.definition, entrant.key
+    number = definition.id if isinstance(definition, ExperimentDefinition | JobDefinition) else None
+    old = registry.standing(definition)
+    verdict = "created" if old is None else "unchanged" if old.definition == definition else "changed"
+    result = ApplyResult(definition.kind, definition.name or str(number), number or key, verdict)
+    if verdict == "unchanged":
+        return None, result
+    headers = {"first_at": str(old.created_ms if old else now_ms).encode()}
+    return _Write(key, definition.model_dump_json(exclude_none=True).encode(), headers), result
+
+
+def _unregistered(registry: Registry, kind: str, name: str, *, force: bool) -> tuple[list[_Write], tuple[str, ...]]:
+    """Say what is to be written so that an entry goes, with its members and with what they recorded."""
+    entry = registry.find(kind, name)
+    if entry is None:
+        raise DefinitionError("DEF030", f"there is no {kind} {name!r}", f"see: fqlstream get {kind}")
+    own = parse_registry_key(definition_key(entry.definition))
+    members = registration.members(registry, *own)
+    if members and not force:
+        counts = Counter(kind for kind, _ in members)
+        has = " and ".join(f"{count} {item}{'s' if count > 1 else ''}" for item, count in sorted(counts.items()))
+        raise DefinitionError(
+            "DEF034",
+            f"{kind} {name!r} has {has}",
+            "delete them first, or all of it and what they recorded with --force",
+        )
+    doomed = (*members, own)
+    writes = [_Write(key_of(*item), None, {}) for item in doomed]
+    writes += [_forgetting(*item) for item in doomed if item[0] in ("execution", "job")]
+    return writes + _kept_numbers(registry, doomed), tuple(key_of(*item) for item in doomed)
+
+
+def _forgetting(kind: str, name: str) -> _Write:
+    return _Write(name, forget_json("execution" if kind == "execution" else "job", name), {}, forgets=True)
+
+
+def _kept_numbers(registry: Registry, doomed: Sequence[tuple[str, str]]) -> list[_Write]:
+    """Write down the highest numbers when what has them goes: its tombstone will be compacted away, and no number comes twice."""
+    jobs = {int(name) for kind, name in doomed if kind == "job"}
+    experiments = {registry.experiment_ids[name] for kind, name in doomed if kind == "experiment"}
+    last = (("job", jobs, registry.job_id_last), ("experiment", experiments, registry.experiment_id_last))
+    return [_Write(key_of(SEQUENCE, kind), str(number).encode(), {}) for kind, gone, number in last if number in gone]
 
 
 def _refuse_if_read(catalogue: Catalogue, model: str, name: str, limits: FqlSettings) -> None:
@@ -188,12 +387,16 @@ def _tombstone(key: str, folded: Folded) -> _Write:
     return _Write(key, None, {"revision": str(folded.stored[key].revision).encode()})
 
 
-def _parse_all(documents: Sequence[Document]) -> tuple[Proposal, ...]:
-    proposals: list[Proposal] = []
+def _parse_all(documents: Sequence[Document]) -> tuple[Proposal | Entrant, ...]:
+    proposals: list[Proposal | Entrant] = []
     problems: list[DefinitionError] = []
     for document in documents:
         try:
-            proposals.append(Proposal(document, parse_definition(document)))
+            definition = parse_definition(document)
+            if isinstance(definition, Computed):
+                proposals.append(Proposal(document, definition))
+            else:
+                proposals.append(Entrant(document, definition))
         except DefinitionError as error:
             problems.append(error)
     _raise_all(problems)
@@ -245,11 +448,15 @@ def _unfiltered(models: Iterable[ModelEntry], limits: FqlSettings) -> tuple[str,
 
 
 def _check(
-    proposals: Sequence[Proposal], catalogue: Catalogue, after: Mapping[str, ModelEntry], limits: FqlSettings
+    proposals: Sequence[Proposal],
+    others: Sequence[str],
+    catalogue: Catalogue,
+    after: Mapping[str, ModelEntry],
+    limits: FqlSettings,
 ) -> tuple[str, ...]:
-    """Refuse proposals that cannot stand beside what does; gives warnings."""
+    """Refuse proposals that cannot stand beside what does, and all of them for what is wrong with others; gives warnings."""
     findings = list(find_problems(proposals, catalogue.models, after, limits))
-    problems = [finding.text for finding in findings if not finding.is_warning]
+    problems = [finding.text for finding in findings if not finding.is_warning] + list(others)
     if problems:
         raise DefinitionError("DEF010", "\n".join(problems), "nothing was published")
     return tuple(finding.text for finding in findings)
@@ -270,7 +477,7 @@ def _proposed(proposal: Proposal, folded: Folded, now_ms: int) -> tuple[_Write |
     return _Write(key, definition.model_dump_json(by_alias=True).encode(), headers), result
 
 
-def _revision(definition: Definition, old: Stored | None, retired: int) -> int:
+def _revision(definition: Computed, old: Stored | None, retired: int) -> int:
     """Count the texts that a name has had: values carry the number, so that each says which text it is of."""
     if old is None:
         return retired + 1
@@ -282,60 +489,48 @@ def _revision(definition: Definition, old: Stored | None, retired: int) -> int:
     return old.revision if same else old.revision + 1
 
 
-def _transact(
-    settings: Settings, topic: str, decide: Callable[[DefinitionsReader], tuple[list[_Write], T]]
-) -> tuple[T, Catalogue, Folded]:
-    """Read what stands, decide, write; again from the start when somebody else wrote meanwhile.
-
-    Gives what was decided and what stands after it.
-    """
-    options = producer_options(
-        settings.kafka,
-        transactional_id=TRANSACTION_ID,
-        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-        # librdkafka refuses requests that may outlive their transaction
-        socket_timeout_ms=TRANSACTION_TIMEOUT_MS,
-    )
-    with DefinitionsReader(settings, topic=topic) as reader:
-        # before anything is claimed: without its topic the transaction would wait for it
-        reader.read_to_end()
-        for attempt in range(_TRIES):
-            producer = Producer(options)
-            try:
-                producer.init_transactions(_CALL_S)
-                reader.read_to_end()
-                writes, decided = decide(reader)
-                if writes:
-                    # a commit is durable when it returns, and seen by readers a moment later
-                    reader.read_to_end(at_least=_write(producer, topic, writes))
-            except KafkaException as error:
-                if error.args[0].code() not in _FENCED or attempt == _TRIES - 1:
-                    raise _refused(topic, error) from error
-                time.sleep(0.05 * (attempt + 1))
-                continue
-            return decided, reader.catalogue, reader.folded
-    raise AssertionError  # the last attempt returned or raised
-
-
-def _write(producer: Any, topic: str, writes: Sequence[_Write]) -> int:
-    """Write all or nothing; gives the offset of the last record."""
-    offsets: list[int] = []
+def _write(producer: Any, topic: str, writes: Sequence[_Write]) -> _Stored:
+    """Write all or nothing; gives where the last records are."""
+    positions: list[int] = []
+    forgetting: dict[int, int] = {}
 
     def delivered(error: KafkaError | None, message: Any) -> None:
-        if error is None:
-            offsets.append(message.offset())
+        if error is not None:
+            return
+        if message.topic() == topic:
+            positions.append(message.offset())
+        else:
+            forgetting[message.partition()] = max(message.offset(), forgetting.get(message.partition(), -1))
 
     producer.begin_transaction()
     for write in writes:
-        headers = list(write.headers.items())
-        producer.produce(topic, key=write.key.encode(), value=write.value, headers=headers, on_delivery=delivered)
+        to = METRIC_EVENTS if write.forgets else topic
+        _produce(
+            producer,
+            to,
+            key=write.key.encode(),
+            value=write.value,
+            headers=[*write.headers.items()],
+            on_delivery=delivered,
+        )
     try:
         producer.commit_transaction(_CALL_S)
     except KafkaException as error:
         if error.args[0].txn_requires_abort():
             producer.abort_transaction(_CALL_S)
         raise
-    return max(offsets)
+    return _Stored(max(positions, default=-1), forgetting)
+
+
+def _produce(producer: Any, topic: str, **record: Any) -> None:
+    """Hand over a record; where the producer's queue is full, some are sent first."""
+    while True:
+        try:
+            producer.produce(topic, **record)
+        except BufferError:
+            producer.poll(0.1)
+        else:
+            return
 
 
 def _refused(topic: str, error: KafkaException) -> BrokerError:

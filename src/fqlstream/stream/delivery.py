@@ -163,6 +163,49 @@ class StorePort(Protocol):
         ...
 
 
+class ClaimStore(Protocol):
+    """What a claim asks of ClickHouse."""
+
+    async def newest_flush(self, topic: str, partition: int) -> FlushRow | None:
+        """Give the row of the highest version."""
+        ...
+
+    async def owners_from(self, topic: str, partition: int, epoch: int) -> Mapping[str, int]:
+        """Give the owners that claimed this epoch or a higher one, with their epoch."""
+        ...
+
+    async def write_flushes(self, rows: Sequence[FlushRow]) -> None:
+        """Write flush or claim rows."""
+        ...
+
+
+class ClaimLog(Protocol):
+    """What a claim asks of Kafka."""
+
+    async def offset_range(self, topic: str, partition: int) -> tuple[int, int]:
+        """Give the first offset in the log and the next one to be written."""
+        ...
+
+
+class ClaimPorts(Protocol):
+    """Where a partition of any topic is claimed."""
+
+    @property
+    def store(self) -> ClaimStore:
+        """ClickHouse."""
+        ...
+
+    @property
+    def log(self) -> ClaimLog:
+        """Kafka."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Time."""
+        ...
+
+
 class LogPort(Protocol):
     """What the protocol asks of Kafka."""
 
@@ -768,9 +811,9 @@ async def take_over(
     that are needed have left the log.
     """
     topic_id = await ports.log.topic_id(topic)
-    claim, left_at_ms = await _claim(topic, partition, owner_id, topic_id, ports)
+    claim, left_at_ms = await claim_partition(topic, partition, owner_id, topic_id, ports)
     begin, end = await ports.log.offset_range(topic, partition)
-    next_offset = _resume_offset(claim, topic_id, begin, end)
+    next_offset = resume_offset(claim, topic_id, begin, end)
     state = PartitionState(partition, catalogue, engine_of, ports.settings)
     state.next_offset = next_offset
     state.watermarks = dict(claim.watermarks.get(Lane.LABELS, {}))
@@ -783,7 +826,9 @@ async def take_over(
     return owner
 
 
-async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports: Ports) -> tuple[FlushRow, int]:
+async def claim_partition(
+    topic: str, partition: int, owner_id: str, topic_id: str, ports: ClaimPorts
+) -> tuple[FlushRow, int]:
     """Insert a claim row with a new highest epoch; on a tie, claim again, higher. Also gives when the row before was written."""
     least = 0
     while True:
@@ -813,7 +858,8 @@ async def _claim(topic: str, partition: int, owner_id: str, topic_id: str, ports
         least = max(rivals.values()) + 1
 
 
-def _resume_offset(claim: FlushRow, topic_id: str, begin: int, end: int) -> int:
+def resume_offset(claim: FlushRow, topic_id: str, begin: int, end: int) -> int:
+    """Give the first offset that is not durable yet. Raises FqlstreamError DLV001, DLV002, DLV003 where the log lacks it."""
     fence = min(claim.fences.get(lane, NO_FENCE) for lane in LANES)
     where = f"{claim.topic}[{claim.partition}]"
     if claim.topic_id and topic_id and claim.topic_id != topic_id:

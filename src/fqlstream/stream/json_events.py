@@ -284,18 +284,19 @@ def _set_deep_aside(batch: _Batch, openings: int) -> None:
     decoded = batch.decoded_count
     if decoded < len(batch.values):
         undecoded = (value for value, event in zip(batch.values, batch.events, strict=True) if event is None and value)
-        openings -= sum(map(_openings, undecoded))
+        openings -= sum(map(openings_of, undecoded))
     if openings - _OPENINGS_MIN * (decoded - 1) <= limit:
         return
     for members in batch.members.values():
-        deep = {i for i in members if _openings(batch.values[i] or b"") > limit}
+        deep = {i for i in members if openings_of(batch.values[i] or b"") > limit}
         for i in deep:
             batch.events[i] = None
         if deep:
             members[:] = [i for i in members if i not in deep]
 
 
-def _openings(value: bytes) -> int:
+def openings_of(value: bytes) -> int:
+    """Count the brackets that open: no fewer than a value nests."""
     return value.count(b"{") + value.count(b"[")
 
 
@@ -314,7 +315,7 @@ def _examine_into(batch: _Batch, i: int) -> None:
     """Read one record by the rules: it becomes an event, a watermark or a refusal."""
     record_at_ms = int(batch.fetch.record_at_ms[int(batch.places[i])])
     try:
-        event = _parse(batch.values[i], batch.context)
+        event = parse_object(batch.values[i], batch.context)
         model = model_version(batch.context.catalogue, event.get("model"), event.get("version"))
         if event.get("type") == "watermark":
             at_ms = _checked_time(event.get("event_at"), record_at_ms, batch.context)
@@ -334,7 +335,7 @@ def _examine_into(batch: _Batch, i: int) -> None:
         batch.found.refused.append(Refused(int(batch.places[i]), error.refusal, error.reason))
 
 
-def _parse(value: bytes | None, context: Context) -> dict[str, Any]:
+def parse_object(value: bytes | None, context: Context) -> dict[str, Any]:
     """Give the JSON object of a record; raises RefusedError."""
     if not value:
         raise RefusedError(EMPTY, "the value is null" if value is None else "the value is empty")
@@ -345,7 +346,7 @@ def _parse(value: bytes | None, context: Context) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RefusedError(NOT_UTF8, f"byte {error.start} is not UTF-8: {error.reason}") from None
     limit = context.settings.json_depth_max
-    if _openings(value) > limit and _depth(value) > limit:
+    if openings_of(value) > limit and _depth(value) > limit:
         raise RefusedError(TOO_DEEP, f"nested deeper than {limit}")
     try:
         event = _loads(value, text)

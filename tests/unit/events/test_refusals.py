@@ -11,7 +11,9 @@ MEANINGS = """
 DLQ001 no value | DLQ002 larger | DLQ003 UTF-8 | DLQ004 nested deeper | DLQ005 not one JSON text | DLQ006 no object |
 DLQ007 none of inference, label, watermark | DLQ008 names no model | DLQ009 No model of this name | DLQ010 no such version |
 DLQ011 event_id | DLQ012 no columns | DLQ013 no time | DLQ014 further after the record | DLQ015 further before the record |
-DLQ016 not one whole Arrow | DLQ017 more rows or bytes | DLQ018 makes the engine fail | DLQ019 ended every worker
+DLQ016 not one whole Arrow | DLQ017 more rows or bytes | DLQ018 makes the engine fail | DLQ019 ended every worker |
+DLQ020 none of pipeline_metric, list_metric, job_metric, forget | DLQ021 no usable id | DLQ022 no name | DLQ023 value is no number |
+DLQ024 not a list of numbers | DLQ025 no integer | DLQ026 no time | DLQ027 would hold more | DLQ028 neither an execution nor a job
 """
 
 

@@ -22,10 +22,10 @@ timestamp: CreateTime
 """
 
 
-def test_the_six_topics_are_declared_with_reasons() -> None:
+def test_the_topics_are_declared_with_reasons() -> None:
     declared = {topic.name: topic for topic in load_declarations()}
     assert set(declared) == {
-        "inference-events", "metric-events", "definitions", "pane-updates", "metric-values", "dead-letters",
+        "inference-events", "metric-events", "definitions", "pane-updates", "record-verdicts", "metric-values", "dead-letters",
     }  # fmt: skip
     assert {name for name, topic in declared.items() if topic.source} == {"inference-events", "metric-events"}
     assert {name for name, topic in declared.items() if topic.cleanup == "compact"} == {"definitions"}

@@ -1,4 +1,4 @@
-"""What a worker sends to Kafka: notices, values, dead letters. A flush says whether all of it arrived.
+"""What workers and the API send to Kafka, none lost in silence: notices, values, dead letters, recorded metrics.
 
 Example::
 
@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -37,7 +38,15 @@ _ASK_S: Final = 5.0
 #: A topic that the broker does not know for so long is missing: all that are sent to were made before the worker started.
 _NEW_TOPIC_MS: Final = 5_000
 #: How long records gather into a batch.
-_LINGER_MS: Final = 5
+_LINGER_MS: Final = 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Written:
+    """Where a record stands in the log; offset -1 where the broker did not say."""
+
+    partition: int
+    offset: int
 
 
 class OutboxProducer:
@@ -47,12 +56,13 @@ class OutboxProducer:
     sending it again may help.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, *, linger_ms: int = _LINGER_MS) -> None:
         self._settings = settings
+        self._linger_ms = linger_ms
         self._producer: Producer | None = None
         self._poller: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._pending: set[asyncio.Future[int]] = set()
+        self._pending: set[asyncio.Future[Written]] = set()
         self._failed: BrokerError | None = None
         self._room = asyncio.Event()
 
@@ -63,7 +73,7 @@ class OutboxProducer:
             producer_options(
                 self._settings,
                 acks="all",
-                linger_ms=_LINGER_MS,
+                linger_ms=self._linger_ms,
                 message_max_bytes=RECORD_BYTES_ANY,
                 message_timeout_ms=self._settings.delivery_timeout_ms,
                 topic_metadata_propagation_max_ms=_NEW_TOPIC_MS,
@@ -106,14 +116,14 @@ class OutboxProducer:
         headers: Headers = (),
         partition: int | None = None,
         timestamp_ms: int | None = None,
-    ) -> asyncio.Future[int]:
-        """Queue one record, waiting while the queue is full; give a future of its offset.
+    ) -> asyncio.Future[Written]:
+        """Queue one record, waiting while the queue is full; give a future of its place.
 
         The future may be ignored: `flush` raises what failed. Raises BrokerError at once for a record that Kafka
         would never take: KFK113 where it is too large, even for the empty queue, else KFK111.
         """
         self._require()
-        future: asyncio.Future[int] = self._loop.create_future()
+        future: asyncio.Future[Written] = self._loop.create_future()
         while True:
             self._room.clear()
             try:
@@ -183,7 +193,7 @@ class OutboxProducer:
 
         Raises BrokerError KFK110 or KFK113 for the first delivery that failed since the last flush, once.
         """
-        pending: Sequence[asyncio.Future[int]] = list(self._pending)
+        pending: Sequence[asyncio.Future[Written]] = list(self._pending)
         if pending:
             await asyncio.wait(pending)
         failed, self._failed = self._failed, None
@@ -200,17 +210,18 @@ class OutboxProducer:
         while producer is not None and not self._stopping.is_set():
             producer.poll(_POLL_S)
 
-    def _delivered(self, future: asyncio.Future[int], error: Any, record: Any) -> None:
+    def _delivered(self, future: asyncio.Future[Written], error: Any, record: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._settle, future, error, record.topic(), record.offset())
+            place = Written(record.partition(), -1 if record.offset() is None else record.offset())
+            self._loop.call_soon_threadsafe(self._settle, future, error, record.topic(), place)
 
-    def _settle(self, future: asyncio.Future[int], error: Any, topic: str, offset: int | None) -> None:
+    def _settle(self, future: asyncio.Future[Written], error: Any, topic: str, place: Written) -> None:
         self._room.set()
         self._pending.discard(future)
         if future.done():
             return
         if error is None:
-            future.set_result(offset if offset is not None else -1)
+            future.set_result(place)
             return
         failed = _undelivered(topic, error)
         self._failed = self._failed or failed

@@ -1,0 +1,117 @@
+"""Definitions as an API process knows them: followed in the background, and read to their end where it matters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from fqlstream.clock import Clock
+from fqlstream.errors import FqlstreamError
+from fqlstream.events.catalogue import Catalogue
+from fqlstream.ops.definition_log import DefinitionsReader, Folded
+from fqlstream.ops.definitions import DefinitionsWriter
+from fqlstream.settings import Settings
+
+T = TypeVar("T")
+
+log = logging.getLogger("fqlstream.api.definitions")
+
+#: Trouble is said so often.
+_SAID_EVERY_S: Final = 30.0
+
+
+class DefinitionsFollower:
+    """Follows the topic of definitions. One thread reads; what it has read is an immutable value that any route may hold."""
+
+    def __init__(self, settings: Settings, clock: Clock, *, reader: DefinitionsReader | None = None) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._reader = reader or DefinitionsReader(settings)
+        # the consumer belongs to one thread at a time
+        self._thread = ThreadPoolExecutor(1, "definitions")
+        self._refreshing: asyncio.Future[Catalogue] | None = None
+        self._next: asyncio.Future[Catalogue] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.read_at_s = float("-inf")
+        # it keeps its claim between calls: a run of a pipeline does not wait for a new one
+        self._writer = DefinitionsWriter(settings, reader=self._reader, clock=clock)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What stands, as far as it was read."""
+        return self._reader.catalogue
+
+    @property
+    def folded(self) -> Folded:
+        """The records behind it."""
+        return self._reader.folded
+
+    async def start(self) -> None:
+        """Read all that stands, then follow. Raises BrokerError where it cannot be read."""
+        await self.refresh()
+        self._task = asyncio.create_task(self._follow(), name="follow definitions")
+
+    async def close(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._writer.close)
+        await loop.run_in_executor(self._thread, self._reader.close)
+        self._thread.shutdown()
+
+    async def change(self, work: Callable[[DefinitionsWriter], T]) -> T:
+        """Apply or delete definitions, one call of this process at a time; what is then known includes them.
+
+        `work` is called in the thread that reads, and goes on when the caller is cancelled. Raises DefinitionError, BrokerError.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._writer)
+
+    async def refresh(self) -> Catalogue:
+        """Read to the end that the log has now, so that whatever was applied before this call is seen.
+
+        Calls at the same time share one look: one that has begun may miss what this caller has just applied, so they share the next.
+        Raises BrokerError.
+        """
+        if self._refreshing is None:
+            self._refreshing = asyncio.ensure_future(self._read_to_end())
+            self._refreshing.add_done_callback(self._refreshed)
+            return await asyncio.shield(self._refreshing)
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._after(self._refreshing))
+        return await asyncio.shield(self._next)
+
+    def _refreshed(self, _: asyncio.Future[Catalogue]) -> None:
+        self._refreshing = None
+
+    async def _after(self, running: asyncio.Future[Catalogue]) -> Catalogue:
+        with contextlib.suppress(FqlstreamError):
+            await asyncio.shield(running)
+        self._next = None
+        return await self.refresh()
+
+    async def _read_to_end(self) -> Catalogue:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._reader.read_to_end)
+        self.read_at_s = self._clock.monotonic_s()
+        return self._reader.catalogue
+
+    async def _follow(self) -> None:
+        """Take in what comes, for ever; what is away is waited for."""
+        loop = asyncio.get_running_loop()
+        said_s = float("-inf")
+        while True:
+            await asyncio.sleep(self._settings.api.follow_ms / 1000)
+            try:
+                await loop.run_in_executor(self._thread, self._reader.poll)
+                self.read_at_s = self._clock.monotonic_s()
+            except FqlstreamError as error:
+                if self._clock.monotonic_s() - said_s >= _SAID_EVERY_S:
+                    said_s = self._clock.monotonic_s()
+                    log.warning("definitions cannot be followed: %s", error)

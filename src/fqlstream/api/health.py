@@ -1,0 +1,104 @@
+"""Whether the process lives, whether it can do its work, and its numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+
+from fqlstream.api.auth import allow
+from fqlstream.api.services import Dependencies, Parts
+from fqlstream.api.shapes import refusals
+from fqlstream.errors import FqlstreamError
+from fqlstream.ops.access import Caller, Permission
+
+router = APIRouter(tags=["health"])
+
+
+class Dependency(BaseModel):
+    """One thing that the API needs. What exactly is wrong with it is in the log: these routes ask for no key."""
+
+    status: Literal["ok", "away"]
+    ms: float = Field(description="How long the question took.")
+    code: str | None = Field(None, description="Code of the error, where there was one.")
+
+
+class Health(BaseModel):
+    """Whether requests can be served."""
+
+    status: Literal["ok", "away"]
+    dependencies: dict[str, Dependency]
+
+
+class Live(BaseModel):
+    """That the process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+Check = Callable[[Dependencies], Awaitable[None]]
+
+
+async def _ask_store(parts: Dependencies) -> None:
+    await parts.thread(parts.store.query_rows, "SELECT 1")
+
+
+async def _ask_definitions(parts: Dependencies) -> None:
+    await parts.definitions.refresh()
+
+
+#: What is asked, by the name that answers carry. Definitions are read from Kafka: the answer is Kafka's too.
+CHECKS: Final[dict[str, Check]] = {"clickhouse": _ask_store, "kafka": _ask_definitions}
+
+
+@router.get("/health/live")
+async def live() -> Live:
+    """Say that the process answers."""
+    return Live()
+
+
+@router.get("/health", responses={503: {"model": Health}})
+async def health(parts: Parts, response: Response) -> Health:
+    """As `/health/ready`."""
+    return await ready(parts, response)
+
+
+@router.get("/health/ready", responses={503: {"model": Health}})
+async def ready(parts: Parts, response: Response) -> Health:
+    """Ask everything that requests depend on; 503 where one does not answer."""
+    names = list(CHECKS)
+    answers = await asyncio.gather(*(_asked(CHECKS[name], parts) for name in names))
+    found = dict(zip(names, answers, strict=True))
+    status: Literal["ok", "away"] = "ok" if all(each.status == "ok" for each in answers) else "away"
+    response.status_code = 200 if status == "ok" else 503
+    return Health(status=status, dependencies=found)
+
+
+async def _asked(check: Check, parts: Dependencies) -> Dependency:
+    began_s = parts.clock.monotonic_s()
+    code: str | None = None
+    try:
+        async with asyncio.timeout(parts.settings.api.health_wait_s):
+            await check(parts)
+    except TimeoutError:
+        code = "API020"
+    except FqlstreamError as error:
+        code = error.code
+    ms = round((parts.clock.monotonic_s() - began_s) * 1000, 2)
+    return Dependency(status="ok" if code is None else "away", ms=ms, code=code)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, **refusals(401, 403, 408, 413, 503)},
+)
+async def numbers(request: Request, parts: Parts, _: Annotated[Caller, allow(Permission.READ)]) -> Response:
+    """Give this process's numbers in Prometheus' text form."""
+    found = request.app.state.numbers
+    found.definitions_age.set(max(0.0, parts.clock.monotonic_s() - parts.definitions.read_at_s))
+    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)

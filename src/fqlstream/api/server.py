@@ -1,0 +1,191 @@
+"""The API as a process: its parts are opened, requests answered until SIGTERM, and all of it closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import uvicorn
+
+from fqlstream.api.application import create_app
+from fqlstream.api.following import DefinitionsFollower
+from fqlstream.api.gate import Gate
+from fqlstream.api.observed import configure_logging
+from fqlstream.api.one_segment import OneSegmentProtocol
+from fqlstream.api.services import Dependencies
+from fqlstream.clock import SystemClock
+from fqlstream.errors import UsageError
+from fqlstream.ops import access
+from fqlstream.ops.recording import Recorder
+from fqlstream.settings import ApiSettings, Settings
+from fqlstream.store import migrations
+from fqlstream.store.client import Store
+
+#: An idle connection of a client that posts now and then is worth more than its few kilobytes.
+_KEEP_ALIVE_S: Final = 75
+_BACKLOG: Final = 1024
+#: Rows of keys and users that are asked for at once, beside what is hashed.
+_LOOKS_AT_ONCE: Final = 2
+
+
+@contextlib.asynccontextmanager
+async def open_dependencies(settings: Settings) -> AsyncIterator[Dependencies]:
+    """Open the parts of an API process, and close them in order.
+
+    Raises UsageError API031 where ClickHouse lacks tables, StoreError and BrokerError where ClickHouse or Kafka cannot be had.
+    """
+    clock = SystemClock()
+    secret = access.load_secret(settings.api, settings.data)
+    with (
+        Store.connect(settings.store) as store,
+        ThreadPoolExecutor(settings.api.threads_max, "request") as threads,
+        # who is calling is found out beside slow answers, not behind them
+        Store.connect(settings.store) as access_store,
+        ThreadPoolExecutor(settings.api.hashes_at_once + _LOOKS_AT_ONCE, "access") as access_threads,
+    ):
+        if waiting := await asyncio.to_thread(migrations.pending, store):
+            raise UsageError(
+                "API031", f"ClickHouse lacks what {', '.join(waiting)} make", "apply them: fqlstream schema apply"
+            )
+        async with contextlib.AsyncExitStack() as opened:
+            definitions = DefinitionsFollower(settings, clock)
+            opened.push_async_callback(definitions.close)
+            await definitions.start()
+            recorder = await opened.enter_async_context(Recorder(settings, store))
+            gate = Gate(settings.api, access_store, secret, clock, access_threads)
+            yield Dependencies(settings, clock, store, gate, definitions, recorder, threads)
+
+
+def serve(
+    settings: Settings,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+    on_first_key: Callable[[str], None] | None = None,
+) -> None:
+    """Answer requests until SIGTERM or SIGINT.
+
+    `on_ready` is told the address once it listens, `on_first_key` an administrator's key where there was no key at all. Raises
+    UsageError where the address is taken or must not be served without keys.
+    """
+    _require_loopback_without_keys(settings.api)
+    with _listen(settings.api) as listener:
+        asyncio.run(_serve(settings, listener, on_ready, on_first_key))
+
+
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    on_ready: Callable[[str], None] | None,
+    on_first_key: Callable[[str], None] | None,
+) -> None:
+    async with open_dependencies(settings) as parts:
+        if settings.api.auth and on_first_key is not None:
+            made = await parts.thread(_first_key, parts.store)
+            if made is not None:
+                on_first_key(made)
+        config = _config(settings, parts)
+        server = _Server(config, lambda: on_ready(address_of(settings.api, listener)) if on_ready else None)
+        _take_signals()
+        await server.serve(sockets=[listener])
+
+
+def _config(settings: Settings, parts: Dependencies) -> uvicorn.Config:
+    api = settings.api
+    config = uvicorn.Config(
+        create_app(parts),
+        loop="asyncio",
+        http=OneSegmentProtocol,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=api.stop_wait_s,
+        backlog=_BACKLOG,
+        ssl_certfile=str(api.certificate_file) if api.certificate_file else None,
+        ssl_keyfile=str(api.certificate_key_file) if api.certificate_key_file else None,
+    )
+    configure_logging()  # uvicorn has just configured its own
+    return config
+
+
+def _first_key(store: Store) -> str | None:
+    """Make an administrator's key where there is no key yet, so that no default password is needed."""
+    if access.list_keys(store):
+        return None
+    return access.create_key(store, [access.Scope.ADMIN], "made at the first start").key
+
+
+def address_of(settings: ApiSettings, listener: socket.socket) -> str:
+    """Give the URL of a listening socket."""
+    scheme = "https" if settings.certificate_file else "http"
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{shown}:{listener.getsockname()[1]}"
+
+
+class _Server(uvicorn.Server):
+    """Tells when the port listens; uvicorn has no other place for it."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_ready()
+
+
+def _take_signals() -> None:
+    """Let SIGTERM and SIGINT end the serving, not the process: uvicorn raises them again when it has stopped."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+
+def _require_loopback_without_keys(settings: ApiSettings) -> None:
+    if settings.auth or _is_loopback(settings.host):
+        return
+    raise UsageError(
+        "API030",
+        f"the API would answer everybody on {settings.host} without a key",
+        "leave --no-auth out, or listen on 127.0.0.1",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(settings: ApiSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # accepted connections inherit it: small answers must not wait for an acknowledgement
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        taken = error.errno == errno.EADDRINUSE
+        raise UsageError(
+            "API032",
+            f"the API cannot listen on {settings.host}:{settings.port}: {error.strerror}",
+            "give another port with --port, or 0 for a free one" if taken else None,
+        ) from None
+    return listener

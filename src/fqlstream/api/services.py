@@ -1,0 +1,47 @@
+"""What the routes work with: the parts of a running API process, made once and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Annotated, TypeVar, cast
+
+from fastapi import Depends, Request
+
+from fqlstream.api.following import DefinitionsFollower
+from fqlstream.api.gate import Gate
+from fqlstream.clock import Clock
+from fqlstream.ops.recording import Recorder
+from fqlstream.settings import Settings
+from fqlstream.store.client import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """The parts of an API process. `threads` are where calls wait that block."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    gate: Gate
+    definitions: DefinitionsFollower
+    recorder: Recorder
+    threads: Executor
+
+    async def thread(self, function: Callable[..., T], *args: object, **keywords: object) -> T:
+        """Run a blocking call in a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, lambda: function(*args, **keywords))
+
+
+def dependencies_of(request: Request) -> Dependencies:
+    """Give the parts that the application of a request was made with."""
+    return cast("Dependencies", request.app.state.dependencies)
+
+
+#: How a route asks for them: `async def route(parts: Parts)`.
+Parts = Annotated[Dependencies, Depends(dependencies_of)]
