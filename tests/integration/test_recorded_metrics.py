@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 from confluent_kafka import Producer
+from tests.integration.source_workers import committed, log_ends
 from tests.running_stack import RunningStack
-from tests.waiting import wait_in_loop, wait_until
+from tests.waiting import wait_equal, wait_in_loop, wait_until
 
 from fqlstream.aggregates.running import RunningSummary
 from fqlstream.client import Producer as SdkProducer
@@ -277,6 +278,18 @@ def test_a_recorder_that_hears_no_notices_learns_the_same_from_clickhouse(stack:
     assert refused is not None
     assert (refused.code, refused.stored) == ("DLQ027", 1)
     assert recorded.list_slice(store, "e-deaf", "loss").rows == (1.0,)
+
+
+def test_at_rest_the_group_has_committed_the_end_of_every_log(stack: RunningStack, store: Store) -> None:
+    async def work(recorder: Recorder) -> None:
+        for number in range(20):  # of every partition some
+            await recorder.record(PipelineMetric(id=f"e-rest-{number}", name="loss", value=number))
+        await recorder.settled()
+
+    with_recorder(stack, store, work)
+    kafka = settings_of(stack).kafka
+    ends = log_ends(kafka, "metric-events", 4)
+    wait_equal(lambda: committed(kafka, kafka.group, "metric-events", 4), ends, "every commit")
 
 
 def test_a_worker_that_is_killed_under_writes_loses_none_and_stores_none_twice(

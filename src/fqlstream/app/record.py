@@ -25,8 +25,9 @@ from fqlstream.stream.record_delivery import RecordOwner, RecordPorts, flush_rec
 log = logging.getLogger("fqlstream.record")
 
 _FLUSHING = "writing recorded metrics"
-#: Without anything to write the loop turns so often: the watchdog wants a sign of life.
-_LOOK_S = 1.0
+#: Offsets are committed so often, and without anything to write the loop turns so often. They serve lag tools: whoever waits for
+#: what is recorded must not wait for a commit.
+_COMMIT_S = 0.5
 
 
 @dataclass(slots=True)
@@ -69,6 +70,7 @@ class RecordAgent:
         self._flushed = asyncio.Condition()
         self._unbroken = Unbroken(on_failure)
         self._pause_said = False
+        self._committed_s = 0.0
 
     @property
     def owners(self) -> list[RecordOwner]:
@@ -120,6 +122,7 @@ class RecordAgent:
         if held is not None and held.source is source:
             held.owner.leaving = True
         await self.flush()
+        await self._unbroken.await_to_its_end(self._commit())
 
     def lose(self, source: SourcePartition) -> None:
         """Forget a partition at once: its next owner goes on from what is durable."""
@@ -175,11 +178,13 @@ class RecordAgent:
             while True:
                 self.duties.moved(_FLUSHING)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_S):  # wait_for may swallow a cancellation
+                    async with asyncio.timeout(_COMMIT_S):  # wait_for may swallow a cancellation
                         await self._wake.wait()
                 self._wake.clear()
                 await asyncio.sleep(self.settings.record.flush_ms / 1000)
                 await self.flush()
+                if time.monotonic() - self._committed_s >= _COMMIT_S:
+                    await self._unbroken.await_to_its_end(self._commit())
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -194,10 +199,13 @@ class RecordAgent:
         async with self._flushing:
             parts = list(self._held.values())
             await flush_recorded([held.owner for held in parts], self.ports)
-            await self.commit()
             self._take_superseded_again(parts)
         async with self._flushed:
             self._flushed.notify_all()
+
+    async def _commit(self) -> None:
+        self._committed_s = time.monotonic()
+        await self.commit()
 
     def _take_superseded_again(self, parts: Sequence[_Held]) -> None:
         for held in parts:
