@@ -142,7 +142,7 @@ FEWER = ODDS | {"send": 0.05}
 #: Thousands of short ones are run where there is time for a hundred long ones: most faults need two or three things to happen.
 SHORT = Shape(
     "short", FEWER | {"kill": 0.02, "pause": 0.008, "wake": 0.013, "rebalance": 0.015, "start": 0.01},
-    stories=(FEW_STEADY, FEW_STEADY, FEW_STORY), windows=((2, 2),), events=5, minutes=2, acts=(60, 120, 240),
+    stories=(FEW_STEADY, FEW_STEADY, FEW_STORY), windows=((2, 2),), events=8, minutes=2, acts=(60, 120, 200),
     late_acts=(0, 25, 60), partitions=(1, 2), label_flush_ms=(1, 1_500, 1_500),
     label_search_ms_max=300, flush_ms=(100, 300), look_s=0.3, rest_s=1.0, rest_acts_max=8_000,
 )  # fmt: skip
@@ -151,7 +151,7 @@ RIVALS = replace(
     SHORT, name="rivals", is_tight=True, odds=FEWER | {"pause": 0.015, "wake": 0.03, "rebalance": 0.03, "mistake": 0.04}
 )
 #: Hardly anybody lives to finish what was begun.
-STORM = replace(SHORT, name="storm", late_acts=(30, 90), odds=FEWER | {"kill": 0.05, "start": 0.03})
+STORM = replace(SHORT, name="storm", acts=(60, 200), late_acts=(30, 90), odds=FEWER | {"kill": 0.05, "start": 0.03})
 #: Some record ends whoever applies it, and others end by accident, or lose it meanwhile.
 DEADLY = replace(SHORT, name="deadly", odds=FEWER | {"kill": 0.01, "rebalance": 0.04}, killers=1.0)
 _PLANS: dict[tuple[int, str], Any] = {}
