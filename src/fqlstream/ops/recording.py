@@ -168,6 +168,8 @@ class Recorder:
                 "is the broker up? write it again where a second copy does no harm, or read it first",
                 retryable=True,
             ) from None
+        if written.offset < 0:  # the broker has it and did not say where, so nobody can tell what becomes of it
+            raise BrokerError("REC001", "Kafka did not say where the metric stands: it may be stored", retryable=True)
         if isinstance(event, ListMetric):
             self._appended[written] = ListKey(str(event.id), event.name)
         self.expect({written.partition: written.offset})
@@ -222,14 +224,17 @@ class Recorder:
     # -- what is known -----------------------------------------------------------------------------------------------
 
     async def _until(self, known: Callable[[], tuple[T] | None], ask: Callable[[], Awaitable[None]]) -> T:
-        """Wait until something is known by notices, or by asking now and then."""
+        """Wait until something is known by notices, or by asking now and then, however many notices there are of other things."""
+        look_s = self._settings.look_ms / 1000
+        due_s = self._loop.time() + look_s
         while (answer := known()) is None:
             self._changed.clear()
             try:
-                async with asyncio.timeout(self._settings.look_ms / 1000):
+                async with asyncio.timeout_at(due_s):
                     await self._changed.wait()
             except TimeoutError:
                 await ask()
+                due_s = self._loop.time() + look_s
         return answer[0]
 
     def _told(self, written: Written) -> tuple[Refusal | None] | None:

@@ -7,12 +7,13 @@ page was read may appear on a later one; nothing that stood is left out or given
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from fqlstream.aggregates.running import RANKS
 from fqlstream.store.client import Store, rows_of
@@ -20,6 +21,7 @@ from fqlstream.store.states import newest_flushes
 from fqlstream.stream.recorded import ListKey
 
 R = TypeVar("R")
+T = TypeVar("T")
 Floats = npt.NDArray[np.float64]
 
 METRIC_EVENTS: Final = "metric-events"
@@ -28,8 +30,9 @@ AMONG: Final = (
     "(execution_id, name) IN (SELECT arrayJoin(arrayZip({ids:Array(String)}, {names:Array(String)}))) "
     "AND execution_id IN {ids:Array(String)}"
 )
-#: Ids of one query: its text stays below ClickHouse's limit.
-IDS_MAX: Final = 2_000
+#: Ids of one query, and their length as they travel: a parameter is one form field, of which ClickHouse reads 128 KiB.
+_IDS_MAX: Final = 2_000
+_IDS_BYTES_MAX: Final = 100_000
 #: Values of lists that one query brings: about 16 MB.
 VALUES_AT_ONCE: Final = 2_000_000
 
@@ -156,7 +159,8 @@ def list_values(
     """Give the values of these lists, in the order in which they were recorded; not more than so many, about, are in memory."""
     for part in _parts_of(heads, values_max):
         found: dict[tuple[str, str], list[Floats]] = {}
-        table = store.query_arrow(
+        table = _read(
+            store,
             f"SELECT execution_id, name, values FROM list_metric_rows FINAL WHERE {AMONG} "
             "ORDER BY execution_id, name, start",
             keys_of(part),
@@ -172,11 +176,13 @@ def list_values(
 
 def list_slice(store: Store, execution_id: str, name: str, *, offset: int = 0, limit: int = 50_000) -> Page[float]:
     """Give values of one list from an index on; `total_count` is the length of the list."""
-    total = store.query_rows(
+    total = _number(
+        store,
         "SELECT sum(length(values)) FROM list_metric_rows FINAL WHERE execution_id = {id:String} AND name = {name:String}",
         {"id": execution_id, "name": name},
-    )[0][0]
-    table = store.query_arrow(
+    )
+    table = _read(
+        store,
         "SELECT value FROM (SELECT values, start FROM list_metric_rows FINAL WHERE execution_id = {id:String} "
         "AND name = {name:String} AND start < {end:Int64} AND start + length(values) > {offset:Int64}) "
         "ARRAY JOIN values AS value, arrayEnumerate(values) AS position "
@@ -189,14 +195,14 @@ def list_slice(store: Store, execution_id: str, name: str, *, offset: int = 0, l
 def list_summaries(store: Store, heads: Sequence[ListHead]) -> list[ListSummary]:
     """Give the summaries of these lists, in their order; one that was recorded a moment ago and is not summarised is left out."""
     found: dict[tuple[str, str], ListSummary] = {}
-    for at in range(0, len(heads), IDS_MAX):
-        part = heads[at : at + IDS_MAX]
+    for part in in_parts(heads, lambda head: (head.execution_id, head.name)):
         keys = keys_of(part)
         levels = ", ".join(str(rank) for rank in RANKS)
         exact = {
             (row["execution_id"], row["name"]): dict(zip(RANKS, row["exact"], strict=True))
             for row in rows_of(
-                store.query_arrow(
+                _read(
+                    store,
                     f"SELECT execution_id, name, quantilesExactInclusiveArray({levels})(arrayFilter(v -> isFinite(v), values)) "
                     f"AS exact FROM list_metric_rows FINAL WHERE {AMONG} GROUP BY execution_id, name",
                     keys,
@@ -204,7 +210,8 @@ def list_summaries(store: Store, heads: Sequence[ListHead]) -> list[ListSummary]
             )
         }
         for row in rows_of(
-            store.query_arrow(
+            _read(
+                store,
                 "SELECT execution_id, name, count, finite, mean, variance, min, max, quantiles FROM list_summary_rows FINAL "
                 f"WHERE {AMONG} ORDER BY count",
                 keys,
@@ -226,14 +233,14 @@ def keys_of(lists: Sequence[ListKey] | Sequence[ListHead]) -> dict[str, Any]:
 
 
 def _parts_of(heads: Sequence[ListHead], values_max: int) -> Iterator[Sequence[ListHead]]:
-    start, count = 0, 0
-    for at, head in enumerate(heads):
-        if at > start and (count + head.count > values_max or at - start >= IDS_MAX):
-            yield heads[start:at]
-            start, count = at, 0
-        count += head.count
-    if start < len(heads):
-        yield heads[start:]
+    for part in in_parts(heads, lambda head: (head.execution_id, head.name)):
+        start, count = 0, 0
+        for at, head in enumerate(part):
+            if at > start and count + head.count > values_max:
+                yield part[start:at]
+                start, count = at, 0
+            count += head.count
+        yield part[start:]
 
 
 # ---- job metrics ---------------------------------------------------------------------------------------------------
@@ -242,11 +249,12 @@ def _parts_of(heads: Sequence[ListHead], values_max: int) -> Iterator[Sequence[L
 def job_metrics_latest(store: Store, jobs: Sequence[str]) -> dict[str, list[JobValue]]:
     """Give, for each of these jobs that has any, its metrics at their highest steps, by name."""
     found: dict[str, list[JobValue]] = {}
-    for at in range(0, len(jobs), IDS_MAX):
-        table = store.query_arrow(
+    for part in in_parts(jobs, lambda job: (job,)):
+        table = _read(
+            store,
             "SELECT job_id, name, step, value, at_us FROM job_metric_rows FINAL WHERE job_id IN {ids:Array(String)} "
             "ORDER BY job_id, name, step DESC LIMIT 1 BY job_id, name",
-            {"ids": list(jobs[at : at + IDS_MAX])},
+            {"ids": list(part)},
         )
         for row in rows_of(table):
             found.setdefault(row["job_id"], []).append(JobValue(**row))
@@ -257,8 +265,9 @@ def job_metric_steps(store: Store, job: str, name: str, *, offset: int = 0, limi
     """Give every step of one metric of a job, in the order of the steps."""
     key = {"job": job, "name": name}
     where = "FROM job_metric_rows FINAL WHERE job_id = {job:String} AND name = {name:String}"
-    total = store.query_rows(f"SELECT count() {where}", key)[0][0]
-    table = store.query_arrow(
+    total = _number(store, f"SELECT count() {where}", key)
+    table = _read(
+        store,
         f"SELECT job_id, name, step, value, at_us {where} ORDER BY step LIMIT {{limit:Int64}} OFFSET {{offset:Int64}}",
         {**key, "limit": limit, "offset": offset},
     )
@@ -280,7 +289,7 @@ def executions_with_list_metrics(store: Store, name: str | None = None) -> list[
 
 def _recorded_by(store: Store, table: str, name: str | None) -> list[str]:
     where, parameters = ("WHERE name = {name:String}", {"name": name}) if name is not None else ("", {})
-    found = store.query_arrow(f"SELECT DISTINCT execution_id FROM {table} FINAL {where}", parameters)
+    found = _read(store, f"SELECT DISTINCT execution_id FROM {table} FINAL {where}", parameters)
     return list(found.column("execution_id").to_pylist())
 
 
@@ -299,22 +308,49 @@ def refusal_at(store: Store, partition: int, offset: int) -> Refusal | None:
 
 def stored_before(store: Store, of: ListKey, partition: int, offset: int) -> int:
     """Count the values of a list that records below an offset have appended: what it held when the record there was refused."""
-    found = store.query_rows(
+    return _number(
+        store,
         "SELECT sum(length(values)) FROM list_metric_rows FINAL WHERE execution_id = {id:String} AND name = {name:String} "
         "AND partition = {partition:Int32} AND offset < {offset:UInt64}",
         {"id": of.execution_id, "name": of.name, "partition": partition, "offset": offset},
     )
-    return int(found[0][0])
 
 
 def refusals_from(store: Store, partition: int, first: int, last: int | None = None) -> dict[int, Refusal]:
     """Give the refused records of a partition of metric-events from one offset on, up to another one where it is given."""
-    rows = store.query_rows(
+    table = _read(
+        store,
         "SELECT offset, code, reason FROM dead_letter_rows FINAL WHERE topic = {topic:String} "
         "AND partition = {partition:Int32} AND offset >= {first:Int64} AND offset <= {last:Int64}",
         {"topic": METRIC_EVENTS, "partition": partition, "first": first, "last": 2**62 if last is None else last},
     )
-    return {offset: Refusal(code, reason) for offset, code, reason in rows}
+    return {row["offset"]: Refusal(row["code"], row["reason"]) for row in rows_of(table)}
+
+
+# ---- queries -------------------------------------------------------------------------------------------------------
+
+
+def in_parts(items: Sequence[T], texts_of: Callable[[T], Iterable[str]]) -> Iterator[Sequence[T]]:
+    """Cut what a query names into parts that fit one: `texts_of` gives what it says of each."""
+    start, bytes_count = 0, 0
+    for at, item in enumerate(items):
+        # every byte may be written as three, and each text has quotes and a comma
+        needed = max(3 * len(text.encode()) + 9 for text in texts_of(item))
+        if at > start and (bytes_count + needed > _IDS_BYTES_MAX or at - start >= _IDS_MAX):
+            yield items[start:at]
+            start, bytes_count = at, 0
+        bytes_count += needed
+    if start < len(items):
+        yield items[start:]
+
+
+def _read(store: Store, sql: str, parameters: Mapping[str, Any]) -> pa.Table:
+    """Read what every acknowledged write is in, of whichever replica is asked."""
+    return store.query_arrow(sql, parameters, store.quorum_read())
+
+
+def _number(store: Store, sql: str, parameters: Mapping[str, Any]) -> int:
+    return int(_read(store, sql, parameters).column(0)[0].as_py() or 0)
 
 
 # ---- pages ---------------------------------------------------------------------------------------------------------
@@ -332,7 +368,7 @@ def _paged(
 ) -> Page[Any]:
     """Read a page over any number of executions: sorted ids are asked for some at a time, so parts follow each other in order."""
     ids = None if executions is None else sorted(set(executions))
-    parts = [None] if ids is None else [ids[at : at + IDS_MAX] for at in range(0, len(ids), IDS_MAX)]
+    parts = [None] if ids is None else list(in_parts(ids, lambda id_: (id_,)))
     rows: list[Any] = []
     total = 0
     for part in parts:
@@ -342,14 +378,15 @@ def _paged(
             parameters["name"] = name
         if part is not None:
             conditions.append("execution_id IN {ids:Array(String)}")
-            parameters["ids"] = part
+            parameters["ids"] = list(part)
         where = " AND ".join(conditions)
-        count = int(store.query_rows(count_sql.replace("{where}", where), parameters)[0][0])
+        count = _number(store, count_sql.replace("{where}", where), parameters)
         skipped, wanted = max(0, offset - total), limit - len(rows)
         total += count
         if wanted > 0 and skipped < count:
             page = {"rows_limit": wanted, "rows_offset": skipped}
-            table = store.query_arrow(
+            table = _read(
+                store,
                 sql.replace("{where}", where) + " LIMIT {rows_limit:Int64} OFFSET {rows_offset:Int64}",
                 parameters | page,
             )

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fqlstream.aggregates.running import RunningSummary
 from fqlstream.store.client import Store, rows_of
-from fqlstream.store.recorded import AMONG, IDS_MAX, VALUES_AT_ONCE, keys_of
+from fqlstream.store.recorded import AMONG, VALUES_AT_ONCE, in_parts, keys_of
 from fqlstream.stream.protocol import FLUSHES_PER_EPOCH, Version
 from fqlstream.stream.recorded import ForgetRow, JobRow, ListKey, ListRow, ListState, Needs, PipelineRow, Row, Summary
 
@@ -116,7 +116,7 @@ def read_lists(store: Store, partition: int, needs: Needs) -> dict[ListKey, List
 def _summaries(store: Store, partition: int, needs: Needs) -> Iterator[list[dict[str, Any]]]:
     """Give the newest summary rows, some lists at a time: their values are read together."""
     wanted = sorted(needs.lists)
-    parts = [wanted[at : at + IDS_MAX] for at in range(0, len(wanted), IDS_MAX)]
+    parts = in_parts(wanted, lambda key: (key.execution_id, key.name))
     conditions: list[tuple[str, dict[str, Any]]] = [(AMONG, keys_of(part)) for part in parts]
     conditions += [("execution_id = {id:String}", {"id": execution}) for execution in sorted(needs.executions)]
     for where, parameters in conditions:

@@ -300,7 +300,8 @@ async def _flush(owners: Sequence[RecordOwner], ports: RecordPorts) -> None:
     await ports.store.write_flushes([cut.row for _, cut in cuts])
     epochs = {row.partition: row.version.epoch for row in await ports.store.newest_flushes(cuts[0][1].row.topic)}
     for owner, cut in cuts:
-        owner.superseded = epochs.get(owner.partition, 0) > cut.row.version.epoch
+        # whoever has found out meanwhile, by what a successor wrote, is not to forget it
+        owner.superseded = owner.superseded or epochs.get(owner.partition, 0) > cut.row.version.epoch
         owner.flushed(cut)
         if not owner.superseded:
             ports.log.acknowledge(cut.row.topic, cut.row.partition, cut.next_offset)

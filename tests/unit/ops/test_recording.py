@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from fqlstream.errors import UsageError
 from fqlstream.events.payloads import METRIC_EVENT, Forget, JobMetric, ListMetric, PipelineMetric
 from fqlstream.ops import recording
-from fqlstream.ops.recording import RecordedEvent, event_json
+from fqlstream.ops.recording import RecordedEvent, Recorder, event_json
+from fqlstream.settings import RecordSettings, Settings
 from fqlstream.store.recorded import Refusal
 
 EVENTS: list[RecordedEvent] = [
@@ -78,3 +80,28 @@ def test_refusals_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch)
     # whoever asks about what was forgotten is not told that it was taken
     assert not known.decides(1)
     assert known.decides(2)
+
+
+def test_clickhouse_is_asked_however_often_others_are_told_of() -> None:
+    """A notice that was lost is never sent again, and those of other writers come all the time."""
+
+    async def main() -> None:
+        nothing: Any = None
+        recorder = Recorder(Settings(record=RecordSettings(look_ms=50)), nothing)
+        recorder._loop = asyncio.get_running_loop()
+        asked: list[bool] = []
+
+        async def ask() -> None:
+            asked.append(True)
+
+        async def tell_of_others() -> None:
+            while True:
+                recorder._changed.set()
+                await asyncio.sleep(0.01)
+
+        telling = asyncio.create_task(tell_of_others())
+        known = await asyncio.wait_for(recorder._until(lambda: ("found",) if asked else None, ask), 10)
+        telling.cancel()
+        assert known == "found"
+
+    asyncio.run(main())
