@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -85,7 +85,8 @@ def create_app(dependencies: Dependencies, *, wires: Sequence[Wire] = WIRES) -> 
         render = next((wire.render for wire in wires if wire.owns(scope)), render_own)
         problem = problem_of(error)
         told = render(problem, request, scope["state"]["request_id"])
-        return JSONResponse(told.body, told.status, dict(problem.headers), told.media_type)
+        # in ASCII: what was given is told again, and half a surrogate pair has no UTF-8
+        return Response(json.dumps(dict(told.body)), told.status, dict(problem.headers), told.media_type)
 
     async def handle(request: Request, error: Exception) -> Any:
         return answer(request.scope, error)

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from tests.memory_access import MemoryAccess
 from tests.unit.api.asgi import ask
 
+from fqlstream.api import dioptra
 from fqlstream.api.application import OWN_ROUTERS, PREFIX, create_app
 from fqlstream.api.auth import SESSION_COOKIE, allow
 from fqlstream.api.gate import Gate
@@ -205,6 +206,12 @@ def test_each_form_refuses_in_its_own_words_also_where_there_is_no_route(made: M
         "request_id",
     }
     assert ask(app, "GET", "/elsewhere").json()["code"] == "API004", "everything else is ours"
+
+
+def test_half_a_surrogate_pair_is_told_again_and_is_no_accident(made: Made) -> None:
+    refused = ask(made.app(dioptra.WIRE), "POST", "/api/v1/auth/login", content=b'{"\\ud800": 1}')
+    assert refused.status_code == 400
+    assert rb"\ud800" in refused.content
 
 
 def test_the_description_is_whole(made: Made) -> None:
