@@ -141,6 +141,9 @@ class Gate:
 
     async def log_in(self, name: str, password: str) -> tuple[Caller, str]:
         """Check a password; gives the caller and the value of the session's cookie. Raises ApiError 401, 429."""
+        if not access.is_user_name(name):
+            # nobody is called so, and it may be megabytes: it is neither counted nor looked up
+            raise _unauthorized("wrong user name or password")
         self._require_patience(name)
         async with self._hashing:
             row = await self._thread(access.authenticate_user, self._store, self.secret, name, password)

@@ -37,7 +37,8 @@ _HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 _KEY: Final = re.compile(r"fq_(?P<id>[a-z0-9]{12})_(?P<secret>[A-Za-z0-9_-]{43})")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
-_USER_NAME: Final = re.compile(r"[^\s/:\x00-\x1f\x7f]{1,64}")
+#: No half surrogate pairs either: they have no UTF-8, in which names are stored and sent.
+_USER_NAME: Final = re.compile(r"[^\s/:\x00-\x1f\x7f\ud800-\udfff]{1,64}")
 #: Longer ones only cost time: whoever sends a megabyte as a password wants the server to hash it.
 PASSWORD_CHARACTERS_MAX: Final = 1_024
 
@@ -222,7 +223,7 @@ def add_user(
 
     Raises UsageError for a name or password that cannot be, and ACC006 where the name is taken.
     """
-    if not _USER_NAME.fullmatch(name):
+    if not is_user_name(name):
         raise UsageError(
             "ACC003", "a user's name has 1 to 64 characters, without spaces, '/', ':' or control characters"
         )
@@ -242,6 +243,11 @@ def add_user(
     row = UserRow(name, texts, now, since, version, _HASHER.hash(_peppered(secret, password)))
     rows.write_user(store, row)
     return row
+
+
+def is_user_name(name: str) -> bool:
+    """Say whether a user could be called so."""
+    return _USER_NAME.fullmatch(name) is not None
 
 
 def list_users(store: Store) -> list[UserRow]:

@@ -268,6 +268,16 @@ def test_guessing_is_slowed_down_by_name_and_success_forgives(world: World) -> N
     world.run(play)
 
 
+@pytest.mark.parametrize("name", ["", "\ud800", "a" * 65, "a b", "a\x00"])
+def test_what_can_be_no_name_is_neither_counted_nor_looked_up(world: World, name: str) -> None:
+    async def play(gate: Gate) -> None:
+        assert "wrong user name" in await refused(gate.log_in(name, PASSWORD))
+        assert not gate._failures
+        assert not world.memory.asked
+
+    world.run(play)
+
+
 def test_an_unknown_name_costs_as_much_as_a_known_one(world: World) -> None:
     world.settings = ApiSettings(login_failures_max=1_000)
     world.user()
