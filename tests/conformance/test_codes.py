@@ -42,7 +42,6 @@ SHARED: Final = {
     "DLV003": "the log is older than the states",
     "KFK021": "the source topic is missing",
     "KFK101": "the log does not hold the offset that comes next",
-    "KFK111": "the record is larger than its topic takes",
     "KFK121": "a topic is missing",
     "STA001": "a stored state is of a newer release",
     "STA002": "a stored state is damaged",

@@ -19,6 +19,7 @@ from fqlstream.errors import (
     StoreError,
     UsageError,
 )
+from fqlstream.ops import outbox
 
 #: What HTTP's own refusals are called, by status; `code` is stable, `name` is what clients of wire formats compare.
 _OF_STATUS: Final[Mapping[int, tuple[str, str]]] = {
@@ -40,7 +41,7 @@ _OF_STATUS: Final[Mapping[int, tuple[str, str]]] = {
 #: Codes that name something that is not there.
 _NOT_FOUND: Final = frozenset({"DEF030", "DLT002", "ACC004", "ACC005"})
 #: Codes that name a record which is larger than its topic takes.
-_TOO_LARGE: Final = frozenset({"KFK111"})
+_TOO_LARGE: Final = frozenset({outbox.TOO_LARGE})
 #: Codes that name something that stands in the way.
 _CONFLICT: Final = frozenset({"DEF033", "DEF034", "ACC006"})
 

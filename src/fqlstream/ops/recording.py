@@ -153,7 +153,7 @@ class Recorder:
     async def record(self, event: RecordedEvent) -> Written:
         """Write an event; returns once every replica that must have it has it.
 
-        Raises UsageError for an event that the record agent would refuse for its form, BrokerError KFK111 for one that is too
+        Raises UsageError for an event that the record agent would refuse for its form, BrokerError KFK113 for one that is too
         large, BrokerError REC001 where Kafka does not acknowledge in time.
         """
         value = event_json(event)

@@ -18,6 +18,7 @@ from fqlstream.errors import (
     StoreError,
     UsageError,
 )
+from fqlstream.ops import outbox
 
 REQUEST = Request(
     {"type": "http", "path": "/here", "method": "GET", "headers": [], "query_string": b"", "server": ("x", 80)}
@@ -36,7 +37,8 @@ REQUEST = Request(
         (UsageError("ACC006", "no"), 409),
         (SettingsError("SET001", "no"), 500),
         (BrokerError("KFK001", "no"), 503),
-        (BrokerError("KFK111", "too large"), 413),
+        (BrokerError(outbox.TOO_LARGE, "too large"), 413),
+        (BrokerError("KFK111", "no such partition"), 503),
         (StoreError("STO001", "no", retryable=True), 503),
         (StoreError("STO002", "no"), 500),
         (FqlstreamError("XXX001", "no"), 500),
