@@ -522,7 +522,7 @@ class ApiSettings(_Group):
     hashes_at_once: int = Field(
         2,
         ge=1,
-        description="Passwords and keys that are checked at once, 19 MiB each: a flood of wrong ones must not fill memory.",
+        description="Passwords, and beside them keys, that are checked at once, 19 MiB each: a flood of wrong ones must not fill memory.",
     )
     follow_ms: int = Field(
         500, ge=10, description="How often the API looks for new definitions; what it applied itself it knows at once."

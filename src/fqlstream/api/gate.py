@@ -64,6 +64,8 @@ class Gate:
         self._clock = clock
         self._threads = threads
         self._hashing = asyncio.Semaphore(settings.hashes_at_once)
+        #: Logins wait in a queue of their own: a flood of wrong passwords must not hold up keys.
+        self._logging_in = asyncio.Semaphore(settings.hashes_at_once)
         self._outage_s = settings.access_outage_s
         #: Keys are remembered by a digest that only this process can compute: its memory holds no key in clear.
         self._digest_key = secrets.token_bytes(32)
@@ -145,10 +147,12 @@ class Gate:
             # nobody is called so, and it may be megabytes: it is neither counted nor looked up
             raise _unauthorized("wrong user name or password")
         self._require_patience(name)
-        async with self._hashing:
+        async with self._logging_in:
+            self._require_patience(name)  # again: others of this name failed while this one waited
             row = await self._thread(access.authenticate_user, self._store, self.secret, name, password)
+            if row is None:
+                self._note_failure(name)  # before the next one's turn
         if row is None:
-            self._note_failure(name)
             raise _unauthorized("wrong user name or password")
         self._failures.pop(name, None)
         self._remembered.pop(("user", name), None)

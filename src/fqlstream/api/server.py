@@ -32,7 +32,7 @@ from fqlstream.store.client import Store
 #: An idle connection of a client that posts now and then is worth more than its few kilobytes.
 _KEEP_ALIVE_S: Final = 75
 _BACKLOG: Final = 1024
-#: Rows of keys and users that are asked for at once, beside what is hashed.
+#: Rows of keys and users that are asked for at once, beside what is hashed for keys and, as many, for logins.
 _LOOKS_AT_ONCE: Final = 2
 
 
@@ -49,7 +49,7 @@ async def open_dependencies(settings: Settings) -> AsyncIterator[Dependencies]:
         ThreadPoolExecutor(settings.api.threads_max, "request") as threads,
         # who is calling is found out beside slow answers, not behind them
         Store.connect(settings.store) as access_store,
-        ThreadPoolExecutor(settings.api.hashes_at_once + _LOOKS_AT_ONCE, "access") as access_threads,
+        ThreadPoolExecutor(2 * settings.api.hashes_at_once + _LOOKS_AT_ONCE, "access") as access_threads,
     ):
         if waiting := await asyncio.to_thread(migrations.pending, store):
             raise UsageError(

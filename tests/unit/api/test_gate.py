@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -274,6 +275,41 @@ def test_what_can_be_no_name_is_neither_counted_nor_looked_up(world: World, name
         assert "wrong user name" in await refused(gate.log_in(name, PASSWORD))
         assert not gate._failures
         assert not world.memory.asked
+
+    world.run(play)
+
+
+def test_guesses_that_come_at_once_are_no_way_around_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.settings = ApiSettings(login_failures_max=3, hashes_at_once=2)
+    world.user()
+    hashes: list[str] = []
+    right = access.matches
+    monkeypatch.setattr(access, "matches", lambda stored, given: hashes.append(stored) or right(stored, given))
+
+    async def play(gate: Gate) -> None:
+        guesses = [gate.log_in("bob", f"wrong password {number}") for number in range(30)]
+        answers = await asyncio.gather(*guesses, return_exceptions=True)
+        assert {error.problem.status for error in answers if isinstance(error, ApiError)} == {401, 429}
+
+    world.run(play)
+    assert len(hashes) <= 4, "three failures, and one that was being checked beside the third"
+
+
+def test_logins_do_not_hold_up_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.settings = ApiSettings(hashes_at_once=1)
+    made = access.create_key(world.memory.store, [Scope.READ])
+    go_on = threading.Event()
+    monkeypatch.setattr(access, "authenticate_user", lambda *_: go_on.wait(10) and None)
+
+    async def play(gate: Gate) -> None:
+        login = asyncio.ensure_future(gate.log_in("bob", PASSWORD))
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(5):
+                await gate.caller_of_bearer(made.key)
+        finally:
+            go_on.set()
+            await refused(login)
 
     world.run(play)
 
