@@ -60,11 +60,11 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class ApiError(Exception):
-    """Raised by a route to refuse a request."""
+class ApiError(HTTPException):
+    """Raised to refuse a request. An HTTPException: of what stops the reading of a body, FastAPI lets nothing else through."""
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
+        super().__init__(problem.status, problem.message)
         self.problem = problem
 
 

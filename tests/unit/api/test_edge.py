@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Form, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
 from tests.unit.api.asgi import ask, call
 
 from fqlstream.api.edge import Edge
 from fqlstream.api.observed import JsonLines, Numbers
-from fqlstream.api.problems import problem_of
+from fqlstream.api.problems import ApiError, problem_of
 from fqlstream.settings import ApiSettings
 
 LIMITS = ApiSettings(body_bytes_max=1_024, upload_bytes_max=4_096, body_wait_s=0.05)
@@ -33,6 +35,14 @@ def application(settings: ApiSettings = LIMITS) -> tuple[FastAPI, Numbers]:
     async def upload(request: Request) -> dict[str, int]:
         return {"bytes": len(await request.body())}
 
+    @app.post("/json")
+    async def take_json(given: dict[str, int]) -> dict[str, int]:
+        return given
+
+    @app.post("/form")
+    async def take_form(given: Annotated[str, Form()]) -> dict[str, str]:
+        return {"given": given}
+
     @app.get("/broken")
     async def broken() -> None:
         raise RuntimeError("the password is hunter2")
@@ -49,6 +59,11 @@ def application(settings: ApiSettings = LIMITS) -> tuple[FastAPI, Numbers]:
         problem = problem_of(error)
         return JSONResponse({"code": problem.code}, problem.status)
 
+    async def handle(request: Request, error: Exception) -> Any:
+        return answer(request.scope, error)
+
+    for kind in (ApiError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, handle)
     app.add_middleware(
         Edge, settings=settings, numbers=numbers, answer=answer, uploads=lambda path: path.endswith("/file")
     )
@@ -92,6 +107,24 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 
     refused = call(app, play)
     assert (refused.status_code, refused.json()["code"]) == (408, "API007")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/json", "application/json"), ("/form", "application/x-www-form-urlencoded")]
+)
+def test_routes_whose_body_fastapi_reads_refuse_it_alike(path: str, kind: str) -> None:
+    app, _ = application()
+
+    async def large() -> Any:
+        for _ in range(20):
+            yield b"1" * 100
+
+    async def never() -> Any:
+        yield b"1"
+        await asyncio.Event().wait()
+
+    for pieces, status in ((large, 413), (never, 408)):
+        assert ask(app, "POST", path, content=pieces(), headers={"content-type": kind}).status_code == status
 
 
 def test_what_nobody_foresaw_is_answered_and_logged_with_the_requests_id(caplog: pytest.LogCaptureFixture) -> None:
