@@ -12,6 +12,8 @@ from fqlstream.events.durations import DurationMs, format_duration, parse_durati
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+#: Of any one text: expressions and descriptions are far shorter.
+TEXT_CHARACTERS_MAX = 2**20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Name = Annotated[str, Field(min_length=1, max_length=256, description="Free text, unique per model and kind.")]
@@ -55,7 +57,8 @@ class Task(StrEnum):
 
 
 class _Definition(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    # pydantic looks into bounded texts only: in others it takes half surrogate pairs, which then cannot be written
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, str_max_length=TEXT_CHARACTERS_MAX)
 
 
 class Column(_Definition):
