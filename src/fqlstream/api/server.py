@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
+import os
 import signal
 import socket
 import threading
@@ -29,9 +31,13 @@ from fqlstream.settings import ApiSettings, Settings
 from fqlstream.store import migrations
 from fqlstream.store.client import Store
 
+log = logging.getLogger("fqlstream.api")
+
 #: An idle connection of a client that posts now and then is worth more than its few kilobytes.
 _KEEP_ALIVE_S: Final = 75
 _BACKLOG: Final = 1024
+#: Time to close in, after requests have had `stop_wait_s` to end: supervisors kill after 30 s.
+_CLOSE_WAIT_S: Final = 18.0
 #: Rows of keys and users that are asked for at once, beside what is hashed for keys and, as many, for logins.
 _LOOKS_AT_ONCE: Final = 2
 
@@ -77,12 +83,17 @@ def serve(
     """
     _require_loopback_without_keys(settings.api)
     with _listen(settings.api) as listener:
-        asyncio.run(_serve(settings, listener, on_ready, on_first_key))
+        deadline = _end_process_after(_CLOSE_WAIT_S)
+        try:
+            asyncio.run(_serve(settings, listener, deadline, on_ready, on_first_key))
+        finally:
+            deadline.cancel()
 
 
 async def _serve(
     settings: Settings,
     listener: socket.socket,
+    deadline: threading.Timer,
     on_ready: Callable[[str], None] | None,
     on_first_key: Callable[[str], None] | None,
 ) -> None:
@@ -95,6 +106,24 @@ async def _serve(
         server = _Server(config, lambda: on_ready(address_of(settings.api, listener)) if on_ready else None)
         _take_signals()
         await server.serve(sockets=[listener])
+        deadline.start()
+        # nobody is left whom an answer could reach: what waits for a thread is not begun
+        parts.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_process_after(wait_s: float) -> threading.Timer:
+    """Give a timer that ends the process: a thread that waits for ClickHouse or Kafka cannot be stopped otherwise.
+
+    Nothing is lost by it: what was acknowledged is durable, and what was not its client sends again.
+    """
+
+    def end() -> None:
+        log.warning("not closed within %.0f s: the process is ended", wait_s)
+        os._exit(0)
+
+    timer = threading.Timer(wait_s, end)
+    timer.daemon = True
+    return timer
 
 
 def _config(settings: Settings, parts: Dependencies) -> uvicorn.Config:

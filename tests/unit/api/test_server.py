@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,3 +48,36 @@ def test_its_address_is_one_that_a_client_can_use(settings: dict[str, Any], begi
     with server._listen(api) as listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
         assert server.address_of(api, listener) == f"{begins}{listener.getsockname()[1]}"
+
+
+def test_closing_has_a_deadline_and_begins_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    codes: list[int] = []
+    waiting: list[Future[bool]] = []
+
+    class StoppedServer:
+        def __init__(self, *_: Any) -> None: ...
+
+        async def serve(self, sockets: list[socket.socket]) -> None: ...
+
+    @contextlib.asynccontextmanager
+    async def stuck(_: Settings) -> AsyncIterator[Any]:
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(ended.wait, 10)
+            waiting.append(threads.submit(ended.wait, 10))
+            yield SimpleNamespace(threads=threads)
+            await asyncio.to_thread(ended.wait, 10)
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(server, "open_dependencies", stuck)
+    monkeypatch.setattr(server, "_Server", StoppedServer)
+    monkeypatch.setattr(server, "_config", lambda *_: None)
+    monkeypatch.setattr(server, "_take_signals", lambda: None)
+    monkeypatch.setattr(server, "_CLOSE_WAIT_S", 0.05)
+    monkeypatch.setattr(server.os, "_exit", end)
+    server.serve(Settings(api=ApiSettings(port=0)))
+    assert codes == [0]
+    assert waiting[0].cancelled()
