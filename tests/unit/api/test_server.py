@@ -77,7 +77,7 @@ def test_closing_has_a_deadline_and_begins_nothing_new(monkeypatch: pytest.Monke
     monkeypatch.setattr(server, "_config", lambda *_: None)
     monkeypatch.setattr(server, "_take_signals", lambda: None)
     monkeypatch.setattr(server, "_CLOSE_WAIT_S", 0.05)
-    monkeypatch.setattr(server.os, "_exit", end)
+    monkeypatch.setattr("os._exit", end)
     server.serve(Settings(api=ApiSettings(port=0)))
     assert codes == [0]
     assert waiting[0].cancelled()
