@@ -144,7 +144,7 @@ SHORT = Shape(
     "short", FEWER | {"kill": 0.02, "pause": 0.008, "wake": 0.013, "rebalance": 0.015, "start": 0.01},
     stories=(FEW_STEADY, FEW_STEADY, FEW_STORY), windows=((2, 2),), events=8, minutes=2, acts=(60, 120, 200),
     late_acts=(0, 25, 60), partitions=(1, 2), label_flush_ms=(1, 1_500, 1_500),
-    label_search_ms_max=300, flush_ms=(100, 300), look_s=0.3, rest_s=1.0, rest_acts_max=8_000,
+    label_search_ms_max=300, flush_ms=(100, 300), look_s=0.3, rest_s=1.0, rest_acts_max=20_000,
 )  # fmt: skip
 #: Partitions are claimed by several at once, and move all the time.
 RIVALS = replace(
