@@ -111,7 +111,7 @@ def _metric_name(value: Any) -> str:
 def _value(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         message = "Not a valid number."
-        raise ValueError(message)  # noqa: TRY004  # as above
+        raise ValueError(message)  # noqa: TRY004  # a field's fault, told like any other
     if isinstance(value, str) and _NUMBER.fullmatch(value) is None:
         message = "Not a valid number."
         raise ValueError(message)
