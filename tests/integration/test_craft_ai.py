@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from tests.running_stack import RunningStack
 from tests.vendor_clients.calls import VendorProcess
+from tests.waiting import wait_until
 
 from fqlstream.client.payloads import pipeline_metric_json
 from fqlstream.ops.kafka_options import librdkafka_options
@@ -462,5 +463,10 @@ def test_a_deleted_execution_takes_its_metrics_with_it(vendor: VendorProcess, st
     vendor.do("record_metric_value", "gone", 1.0, on="sdk")
     vendor.do("record_list_metric_values", "gone", [1.0], on="sdk")
     stack.run("delete", "execution", execution)
+    # the command is another process: the API reads of the deletion a moment later
+    wait_until(
+        lambda: vendor.tell("record_metric_value", "gone", 2.0, on="sdk").error is not None,
+        "the API knows that the execution is gone",
+    )
     assert vendor.fail("record_metric_value", "gone", 1.0, on="sdk")["status_code"] == "404"
     assert single(vendor, name="gone") == lists(vendor, name="gone") == []

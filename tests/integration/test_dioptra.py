@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from tests.running_stack import RunningStack
 from tests.vendor_clients.calls import VendorProcess
+from tests.waiting import wait_until
 
 PASSWORD = "correct horse battery staple"  # noqa: S105  # of a user of this test's own stack
 REGISTERED = "---\n".join(
@@ -515,5 +516,10 @@ def test_links_keep_order_and_search(vendor: VendorProcess, stack: RunningStack,
 def test_a_deleted_job_takes_its_metrics_with_it(vendor: VendorProcess, stack: RunningStack, job: int) -> None:
     vendor.do("jobs.append_metric_by_id", job, "loss", 1.0, on="d")
     stack.run("delete", "job", str(job))
-    assert latest(vendor, job) == {}
+    # the command is another process: the API reads of the deletion a moment later
+    wait_until(
+        lambda: vendor.tell("jobs.append_metric_by_id", job, "loss", 1.0, on="d").error is not None,
+        "the API knows that the job is gone",
+    )
     assert vendor.fail("jobs.append_metric_by_id", job, "loss", 1.0, on="d")["type"] == "StatusCodeError"
+    assert latest(vendor, job) == {}

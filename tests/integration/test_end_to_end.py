@@ -859,7 +859,8 @@ def test_a_value_is_early_then_final_then_revised_and_late_rows_count(flow: Flow
 def late_rows(flow: Flow) -> int:
     """Rows whose pane had ended by more than the lateness, as far as their partition knew."""
     (found,) = flow.store.query_rows(
-        "SELECT sum(late) FROM (SELECT argMax(counters['late'], (epoch, flush)) AS late FROM flushes GROUP BY partition)"
+        "SELECT sum(late) FROM (SELECT argMax(counters['late'], (epoch, flush)) AS late FROM flushes"
+        " WHERE topic = 'inference-events' GROUP BY partition)"
     )
     return int(found[0])
 

@@ -69,10 +69,9 @@ def rest(stack: RunningStack) -> Iterator[RestClient]:
 
 
 def test_what_was_applied_is_listed_page_by_page_changed_and_deleted(rest: RestClient) -> None:
-    mine = [row for row in rest.pages("/definitions", 2) if row["model"] == "churn"]
-    assert [(row["kind"], row["name"]) for row in mine] == [
-        ("model", "churn"), ("metric", "mean age"), ("segment", "seniors"),
-    ]  # fmt: skip
+    applied = [("model", "churn"), ("metric", "mean age"), ("segment", "seniors")]
+    listed = [(row["kind"], row["name"]) for row in rest.pages("/definitions", 2) if row["model"] == "churn"]
+    assert [each for each in listed if each in applied] == applied  # other tests add to the model
     body = {"definitions": [{"kind": "metric", "model": "churn", "name": "extra", "definition": "sum(age)"}]}
     assert rest("POST", "/definitions", json=body)["results"][0]["result"] == "created"
     assert rest("POST", "/definitions", json=body)["results"][0]["result"] == "unchanged"
