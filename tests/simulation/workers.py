@@ -178,8 +178,7 @@ class Worker:
         source = self.sources.pop(partition, None)
         if source is not None:
             source.lost = True
-            held = self.agent._held.get(partition)
-            if held is not None and held.source is source:
+            if self.agent.holding.of_source(source) is not None:  # type: ignore[arg-type]
                 self._leaving.add(source)
             self._spawn(self._leave(source, self._owning.pop(partition)))
 
@@ -255,7 +254,7 @@ class Worker:
     @property
     def holds_only_its_own(self) -> bool:
         """Whether nothing was taken over that had been lost by then."""
-        return all(not held.source.lost or held.source in self._leaving for held in self.agent._held.values())
+        return all(not held.source.lost or held.source in self._leaving for held in self.agent.holding.parts)
 
     @property
     def at_rest(self) -> bool:

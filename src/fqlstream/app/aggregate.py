@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from fqlstream.app.retries import OUTSIDE
+from fqlstream.app.holding import Held, Holding
+from fqlstream.app.rounds import Room, Rounds
 from fqlstream.app.transport import SourcePartition
 from fqlstream.app.unbroken import Unbroken
 from fqlstream.app.watchdog import Duties
-from fqlstream.errors import BrokerError, FqlstreamError
+from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.settings import Settings
 from fqlstream.store.deletions import DeletionRequest, Rewrite, Rewriting
@@ -139,20 +139,15 @@ class Meter:
 
 
 @dataclass(slots=True)
-class _Held:
-    owner: Owner
-    lock: asyncio.Lock
-    source: SourcePartition
-    reading: bool = True  # False from when it is known that the partition must be taken over again
+class _Upkeep:
+    """What is done now and then in a partition."""
+
     repairing: asyncio.Lock = field(default_factory=asyncio.Lock)  # upkeep and deletions need not make the same panes
     swept_ms: int | None = None  # when history was last searched for rows of deleted ids
     searched_ms: int | None = None  # the same by the store's clock
-    applied_s: float = field(default_factory=time.monotonic)
 
-    @property
-    def duty(self) -> str:
-        """How the watchdog calls it."""
-        return f"applying {self.owner.base.topic}[{self.owner.partition}]"
+
+_Held: TypeAlias = Held[Owner, _Upkeep]
 
 
 class AggregateAgent:
@@ -179,7 +174,6 @@ class AggregateAgent:
         self.repairs = repairs
         self.definitions = definitions
         self.commit = commit
-        self.on_failure = on_failure
         self.deletions = deletions
         self._deleted: Deleted = {}
         self._learning = asyncio.Lock()
@@ -189,32 +183,25 @@ class AggregateAgent:
         ] = {}  # until when a model's deletions are left alone in a partition
         self.engines = Engines(definitions.catalogue, settings.fql)
         self.meter = Meter()
-        self._held: dict[int, _Held] = {}
-        self._wake = asyncio.Event()
+        self._unbroken = Unbroken(on_failure)
+        self.holding: Holding[Owner, _Upkeep] = Holding(topic, self._take, self._unbroken, self.duties, log)
+        self._rounds = Rounds(_FLUSHING, self.duties, on_failure)
+        self._room = Room(self._rounds, self._is_full, self._what_waits, log)
         self._flushing = asyncio.Lock()
         self._nobody_alone = asyncio.Event()  # cleared while records of one partition are applied alone
         self._nobody_alone.set()
         self._adopting = asyncio.Lock()
-        self._flushed = asyncio.Condition()
-        self._pause_said = False
-        self._unbroken = Unbroken(on_failure)
-        self._stopping = False
 
     @property
     def owners(self) -> list[Owner]:
         """The partitions held now."""
-        return [held.owner for held in self._held.values()]
+        return self.holding.owners
 
     # -- assignment ------------------------------------------------------------------------------------------------
 
     async def take(self, source: SourcePartition) -> int:
         """Take a partition over; gives the first offset to read."""
-        duty = f"taking over {self.topic}[{source.partition}]"
-        self.duties.moved(duty)
-        try:
-            return await self._take(source)
-        finally:
-            self.duties.done(duty)
+        return await self.holding.take(source)
 
     async def _take(self, source: SourcePartition) -> int:
         started_s = time.monotonic()
@@ -231,18 +218,9 @@ class AggregateAgent:
         # after the claim: whoever finished a deletion before it had noted the ids by then, and later ones are asked of us
         await self._look_for_deleted()
         owner.state.deleted = self._deleted
-        if source.lost:  # and perhaps assigned anew meanwhile: that is another takeover's
+        if not self.holding.add(source, owner, lock, _Upkeep(), time.monotonic() - started_s):
             return owner.state.next_offset
-        self._held[partition] = _Held(owner, lock, source)
         self._share_memory()
-        log.info(
-            "took over %s[%d] at offset %d as epoch %d in %.2f s",
-            self.topic,
-            partition,
-            owner.state.next_offset,
-            owner.base.version.epoch,
-            time.monotonic() - started_s,
-        )
         if owner.caution is not None:
             log.warning(
                 "%s[%d]: workers have ended at offset %d again and again: what may have ended them, before offset %d, is applied alone",
@@ -253,40 +231,21 @@ class AggregateAgent:
             )
         return owner.state.next_offset
 
-    async def _take_again(self, held: _Held) -> None:
-        """Take a partition over anew, from what is durable, because somebody claimed it while it stayed ours."""
-        source = held.source
-        log.warning("%s[%d] was claimed by another worker: taking it over again", self.topic, source.partition)
-        # whoever claimed it in error is told by the group in the meantime
-        await asyncio.sleep(random.uniform(0.2, 2.0))  # noqa: S311  # jitter, not a secret
-        if source.lost or self._held.get(source.partition) is not held:
-            return
-        try:
-            await source.begin(await self.take(source))
-        except Exception:
-            if not source.lost:  # else it is another worker's, and what was asked for it has no answer here
-                raise
-
     async def release(self, source: SourcePartition) -> None:
         """Write what there is, and that the partition may be left: whoever takes it over next finds no sudden end."""
-        held = self._held.get(source.partition)
-        if held is not None and held.source is source:
-            held.owner.leaving = True
+        self.holding.leave(source)
         await self.flush(labels=True)
 
     def lose(self, source: SourcePartition) -> None:
         """Forget a partition at once: its next owner goes on from what is durable."""
-        held = self._held.get(source.partition)
-        if held is not None and held.source is source:
-            del self._held[source.partition]
-            self.duties.done(held.duty)
+        if self.holding.lose(source):
             self._share_memory()
-            log.info("gave up %s[%d]", self.topic, source.partition)
 
     def _share_memory(self) -> None:
         """Give each partition the same part of the memory for panes."""
-        for owner in self.owners:
-            owner.panes_bytes_max = self.settings.stream.panes_bytes_max // len(self._held)
+        owners = self.owners
+        for owner in owners:
+            owner.panes_bytes_max = self.settings.stream.panes_bytes_max // len(owners)
 
     def _caught_up(self, held: _Held, next_offset: int) -> bool:
         """Say whether everything that was in the log a moment ago has been read, as far as the broker has told."""
@@ -297,14 +256,14 @@ class AggregateAgent:
 
     async def apply(self, fetch: Fetch) -> None:
         """Apply one fetch; returns when it is in memory. Waits while too much is unwritten."""
-        held = self._held.get(fetch.partition)
-        if held is None or not held.reading or fetch.start > held.owner.state.next_offset:
-            return  # lost, or to be read again from an earlier offset: what lies before would be missing
+        held = self.holding.following(fetch)
+        if held is None:
+            return
         while True:
-            await self._room()
+            await self._room.wait()
             if held.owner.caution is not None:
                 await self._apply_carefully(held, fetch)
-            if not self._is_current(held):
+            if not self.holding.is_current(held):
                 return
             await self._apply(held, fetch)
             if held.owner.state.next_offset >= fetch.next_offset:
@@ -329,22 +288,22 @@ class AggregateAgent:
             async with held.lock:
                 await held.owner.apply(fetch, caught_up=caught_up, is_known=True)
         self.meter.apply_s += time.process_time() - started_s
-        self._moved(held)
+        self.holding.moved(held)
         if self._unwritten_bytes() >= self.settings.stream.flush_bytes_max or held.owner.is_full:
-            self._wake.set()
+            self._rounds.ask()
 
     async def _apply_carefully(self, held: _Held, fetch: Fetch) -> None:
         """Apply the records of a fetch that may kill the process, each few of them alone."""
         await self.adopt(await self.definitions.refresh())
-        while self._is_current(held) and (part := next_part(held.owner, fetch)) is not None:
+        while self.holding.is_current(held) and (part := next_part(held.owner, fetch)) is not None:
             await self._unbroken.await_to_its_end(self._apply_alone(held, part))
-            self._moved(held)
+            self.holding.moved(held)
 
     async def _apply_alone(self, held: _Held, part: Fetch) -> None:
         """Apply some records while no other record is applied and nothing else is flushed: a death is then theirs."""
         async with self._flushing, self._alone(held):
             await try_alone(held.owner, part, caught_up=self._caught_up(held, part.next_offset))
-            self._take_superseded_again([held])
+            self.holding.take_superseded_again([held])
 
     @asynccontextmanager
     async def _alone(self, held: _Held) -> AsyncIterator[None]:
@@ -352,27 +311,12 @@ class AggregateAgent:
         self._nobody_alone.clear()
         try:
             async with AsyncExitStack() as others:
-                for other in list(self._held.values()):
+                for other in self.holding.parts:
                     if other is not held:
                         await others.enter_async_context(other.lock)
                 yield
         finally:
             self._nobody_alone.set()
-
-    async def _room(self) -> None:
-        """Wait until the store has taken enough of what is unwritten: consumption pauses, nothing is lost."""
-        if not self._is_full():
-            return
-        if not self._pause_said and OUTSIDE.trouble_s() > time.monotonic() - 1:
-            self._pause_said = True
-            log.warning("%s: reading pauses until it has taken them", self._what_waits())
-        async with self._flushed:
-            while self._is_full():
-                self._wake.set()
-                await self._flushed.wait()
-        if self._pause_said:
-            self._pause_said = False
-            log.warning("what waited is written: reading goes on")
 
     def _what_waits(self) -> str:
         if self._has_too_many_rows():
@@ -387,27 +331,13 @@ class AggregateAgent:
         return self._unwritten_bytes() >= self.settings.stream.sink_backlog_bytes_max
 
     def _unwritten_bytes(self) -> int:
-        return sum(held.owner.unwritten_bytes for held in self._held.values())
+        return sum(owner.unwritten_bytes for owner in self.owners)
 
     # -- flushes ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Flush for ever, in the rhythm of the settings; ends the worker where that cannot go on."""
-        try:
-            while not self._stopping:
-                self.duties.moved(_FLUSHING)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(
-                        self.settings.stream.flush_ms / 1000
-                    ):  # wait_for may swallow a cancellation
-                        await self._wake.wait()
-                self._wake.clear()
-                await self.flush()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            self.on_failure(error)
-            raise
+        await self._rounds.run(self.flush, self.settings.stream.flush_ms / 1000)
 
     async def flush(self, *, labels: bool = False) -> None:
         """Make everything applied so far durable."""
@@ -416,46 +346,19 @@ class AggregateAgent:
     async def _flush(self, *, labels: bool) -> None:
         async with self._flushing:
             started_s = time.process_time()
-            parts = list(self._held.values())
+            parts = self.holding.parts
             for held in parts:
                 held.owner.read_end = self._caught_up(held, held.owner.state.next_offset)
             await flush([held.owner for held in parts], self.ports, labels=labels)
             await self.commit()
-            self._take_superseded_again(parts)
+            self.holding.take_superseded_again(parts)
             self.meter.flush_s += time.process_time() - started_s
             self.meter.flushes += 1
-        async with self._flushed:
-            self._flushed.notify_all()
-
-    def _take_superseded_again(self, parts: Sequence[_Held]) -> None:
-        for held in parts:
-            if held.owner.superseded and held.reading:
-                held.reading = False
-                self._unbroken.start(self._take_again(held))
-
-    # -- what the watchdog is told -------------------------------------------------------------------------------------
-
-    def _moved(self, held: _Held) -> None:
-        held.applied_s = time.monotonic()
-        self.duties.done(held.duty)
+        await self._room.written()
 
     async def look_for_lag(self, quiet_s: float) -> None:
-        """Expect progress of every partition that has applied nothing for a while though its log, asked now, holds more.
-
-        A Kafka that does not answer is no reason to expect any.
-        """
-        for held in list(self._held.values()):
-            if time.monotonic() - held.applied_s < quiet_s or not self._is_current(held):
-                continue
-            next_offset = held.owner.state.next_offset
-            try:
-                lags = await held.source.log_end_now() > next_offset
-            except BrokerError:
-                lags = False
-            if not lags:
-                self.duties.done(held.duty)
-            elif held.owner.state.next_offset == next_offset and self._is_current(held):
-                self.duties.expect(held.duty)
+        """Expect progress of every partition that has applied nothing for a while though its log, asked now, holds more."""
+        await self.holding.look_for_lag(quiet_s)
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
@@ -464,8 +367,8 @@ class AggregateAgent:
 
         Deletions are not among it (`delete`): they wait for ClickHouse to write parts anew, and that may take hours.
         """
-        for held in list(self._held.values()):
-            while self._is_current(held) and await held.owner.backfill(_PANES_AT_ONCE):
+        for held in self.holding.parts:
+            while self.holding.is_current(held) and await held.owner.backfill(_PANES_AT_ONCE):
                 await self.flush(labels=True)
             await held.owner.search()
         await self.repair()
@@ -473,13 +376,13 @@ class AggregateAgent:
     async def repair(self) -> int:
         """Carry out the repairs that were asked for in this worker's partitions. Gives how many panes were rebuilt."""
         rebuilt = 0
-        for held in list(self._held.values()):
+        for held in self.holding.parts:
             rebuilt += await self._repair_waiting(held)
         return rebuilt
 
     async def _repair_waiting(self, held: _Held) -> int:
         """Rebuild what waits in a partition, `TAKEN_MAX` panes at most; gives how many that were."""
-        async with held.repairing:
+        async with held.notes.repairing:
             return await self._repair_partition(held)
 
     async def _repair_partition(self, held: _Held) -> int:
@@ -496,7 +399,7 @@ class AggregateAgent:
                 part = ahead[: owner.fitting(request.pane for request in ahead)]
                 await owner.rebuild(dict.fromkeys(request.pane for request in part))
             await self.flush(labels=True)
-            if owner.superseded or not self._is_current(held):
+            if owner.superseded or not self.holding.is_current(held):
                 return done  # what was written may have lost against the next owner's states: it is asked again
             await self.repairs.finish_repairs(part)
             done += len(part)
@@ -512,8 +415,8 @@ class AggregateAgent:
         if waiting:  # a model that this worker has not read of yet would have nothing to delete
             await self.adopt(await self.definitions.refresh())
         await self._look_for_deleted()
-        for held in list(self._held.values()):
-            if not self._is_current(held):
+        for held in self.holding.parts:
+            if not self.holding.is_current(held):
                 continue  # lost while ClickHouse was waited for
             requests = [request for request in waiting if request.partition == held.owner.partition]
             for model in sorted({request.model for request in requests} | await self._undone(held)):
@@ -535,14 +438,14 @@ class AggregateAgent:
                 for model, mark in state.items()
             }
             self._deleted, self._deleted_state = known, state
-            for held in list(self._held.values()):
+            for held in self.holding.parts:
                 async with held.lock:
                     held.owner.state.deleted = known
 
     async def _undone(self, held: _Held) -> set[str]:
         """Name the models of which a partition has rows of deleted ids again: a worker that slept had them in memory."""
         now_ms, every_ms = self.ports.clock.now_ms(), self.settings.stream.deleted_sweep_ms
-        if self.deletions is None or (held.swept_ms is not None and now_ms - held.swept_ms < every_ms):
+        if self.deletions is None or (held.notes.swept_ms is not None and now_ms - held.notes.swept_ms < every_ms):
             return set()
         partition = held.owner.partition
         if any(self._is_put_off(model, held) for model in self._deleted):
@@ -551,15 +454,15 @@ class AggregateAgent:
         if self._deleted:
             # by the clock that stamps rows, and with an overlap: one may be written, and stamped, while this is going on
             at_ms = await self.deletions.store_now_ms()
-            if held.searched_ms is None:
-                held.searched_ms = await self.deletions.searched_until(partition)
-            since_ms = None if held.searched_ms is None else held.searched_ms - every_ms
+            if held.notes.searched_ms is None:
+                held.notes.searched_ms = await self.deletions.searched_until(partition)
+            since_ms = None if held.notes.searched_ms is None else held.notes.searched_ms - every_ms
             found = {m for m in self._deleted if await self.deletions.has_deleted_rows(m, partition, since_ms)}
             if not found:
                 await self.deletions.note_search(partition, at_ms)
-                held.searched_ms = at_ms
+                held.notes.searched_ms = at_ms
         if not found:
-            held.swept_ms = now_ms
+            held.notes.swept_ms = now_ms
         return found
 
     async def _delete_in(self, held: _Held, model: str, deletions: Deletions) -> bool:
@@ -617,10 +520,7 @@ class AggregateAgent:
         return time.monotonic() < self._put_off_s.get((model, held.owner.partition), 0.0)
 
     def _is_owned(self, held: _Held) -> bool:
-        return self._is_current(held) and not held.owner.superseded
-
-    def _is_current(self, held: _Held) -> bool:
-        return self._held.get(held.owner.partition) is held and held.reading
+        return self.holding.is_current(held) and not held.owner.superseded
 
     async def adopt(self, catalogue: Catalogue) -> None:
         """Go over to newer definitions at a flush boundary; older ones than those of now change nothing."""
@@ -636,7 +536,7 @@ class AggregateAgent:
             if changed:
                 await self.flush(labels=True)
             self.engines = engines
-            for held in list(self._held.values()):
+            for held in self.holding.parts:
                 async with held.lock:
                     await held.owner.adopt(catalogue, engines, changed)
         for (model, version), skipped in engines.skipped.items():
@@ -652,9 +552,7 @@ class AggregateAgent:
 
     async def stop(self) -> None:
         """Write what is in memory and stop flushing."""
-        self._stopping = True
-        self.duties.done(_FLUSHING)
-        self._wake.set()
+        self._rounds.end()
         try:
             await self.flush(labels=True)
         except FqlstreamError as error:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import suppress
 
+from fqlstream.app.rounds import Rounds
 from fqlstream.app.watchdog import Duties
 from fqlstream.clock import Clock
 from fqlstream.settings import Settings
@@ -51,20 +51,19 @@ class FinaliseAgent:
         self.settings = settings
         self.engines_of = engines_of
         self.partition_of = partition_of
-        self.on_failure = on_failure
         self.finalise_s = 0.0
         self.values_count = 0
         self._partitions: set[int] = set()
         self.memory = FinalMemory(settings.stream)
         self._finalisers: dict[str, ModelFinaliser] = {}
         self._noticed: set[str] = set()
-        self._wake = asyncio.Event()
-        self._stopping = False
+        self._rounds = Rounds(_PUBLISHING, self.duties, on_failure)
+        self._looked_at_s = -_LOOK_EVERY_S
 
     def take(self, partitions: Collection[int]) -> None:
         """Take over models: everything is read from ClickHouse on the first look."""
         self._partitions |= set(partitions)
-        self._wake.set()
+        self._rounds.ask()
 
     def lose(self, partitions: Collection[int]) -> None:
         """Forget models."""
@@ -80,40 +79,30 @@ class FinaliseAgent:
     def notice(self, model: str) -> None:
         """Look at a model soon."""
         self._noticed.add(model)
-        self._wake.set()
+        self._rounds.ask()
 
     async def run(self) -> None:
         """Publish for ever; ends the worker where that cannot go on."""
-        looked_at_s = -_LOOK_EVERY_S
-        loop = asyncio.get_running_loop()
-        try:
-            while not self._stopping:
-                self.duties.moved(_PUBLISHING)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_EVERY_S):  # wait_for may swallow a cancellation
-                        await self._wake.wait()
-                self._wake.clear()
-                engines = self.engines_of()
-                noticed, self._noticed = self._noticed, set()
-                if loop.time() - looked_at_s >= _LOOK_EVERY_S:
-                    looked_at_s = loop.time()
-                    noticed |= engines.catalogue.models.keys()
-                partitions = {
-                    model: await self.partition_of(model) for model in sorted(noticed & engines.catalogue.models.keys())
-                }
-                mine = [model for model, partition in partitions.items() if partition in self._partitions]
-                flushed = await read_flushed(self.store, self.source_topic, self.clock) if mine else None
-                for model in mine:
-                    if partitions[model] in self._partitions:  # it may go while another model is published
-                        await self.refresh(model, engines, flushed)
-                    self.duties.moved(_PUBLISHING)
-                # notices come with every flush of every partition: one look serves all of one rhythm
-                await asyncio.sleep(self.settings.stream.flush_ms / 2000)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            self.on_failure(error)
-            raise
+        await self._rounds.run(self._publish, _LOOK_EVERY_S)
+
+    async def _publish(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        engines = self.engines_of()
+        noticed, self._noticed = self._noticed, set()
+        if now_s - self._looked_at_s >= _LOOK_EVERY_S:
+            self._looked_at_s = now_s
+            noticed |= engines.catalogue.models.keys()
+        partitions = {
+            model: await self.partition_of(model) for model in sorted(noticed & engines.catalogue.models.keys())
+        }
+        mine = [model for model, partition in partitions.items() if partition in self._partitions]
+        flushed = await read_flushed(self.store, self.source_topic, self.clock) if mine else None
+        for model in mine:
+            if partitions[model] in self._partitions:  # it may go while another model is published
+                await self.refresh(model, engines, flushed)
+            self.duties.moved(_PUBLISHING)
+        # notices come with every flush of every partition: one look serves all of one rhythm
+        await asyncio.sleep(self.settings.stream.flush_ms / 2000)
 
     async def refresh(self, model: str, engines: Engines, flushed: Flushed | None = None) -> None:
         """Publish what changed of one model, by flush rows that were read for all."""
@@ -134,6 +123,4 @@ class FinaliseAgent:
 
     def stop(self) -> None:
         """End the loop."""
-        self._stopping = True
-        self.duties.done(_PUBLISHING)
-        self._wake.set()
+        self._rounds.end()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +35,7 @@ from fqlstream.app import aggregate
 from fqlstream.app.aggregate import DELETING, AggregateAgent
 from fqlstream.app.ledger import Partition
 from fqlstream.app.transport import Progress
-from fqlstream.errors import BrokerError, StoreError
+from fqlstream.errors import StoreError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.definitions import DEFINITION
 from fqlstream.settings import Settings, StreamSettings
@@ -282,26 +282,6 @@ async def test_an_owner_that_was_superseded_holds_up_nobody() -> None:
     first.superseded = True
     await asyncio.wait_for(mine.agent.apply(replace(fetch(0, event("b"), partition=1), start=0)), 5)
     assert mine.agent.owners[1].is_full
-
-
-@pytest.mark.parametrize("lost", [True, False])
-def test_what_fails_once_a_partition_has_gone_ends_no_worker(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever wakes after its session finds its partition claimed, and may be told that it is gone while it asks again."""
-    monkeypatch.setattr("random.uniform", lambda *_: 0.0)
-
-    async def main() -> None:
-        mine = worker()
-        source = await mine.take()
-
-        async def begin(_offset: int) -> None:
-            source.lost = lost
-            raise BrokerError("KFK020", "given to another worker meanwhile")
-
-        monkeypatch.setattr(source, "begin", begin)
-        with nullcontext() if lost else pytest.raises(BrokerError, match="KFK020"):
-            await mine.agent._take_again(mine.agent._held[0])
-
-    in_a_loop(main)()
 
 
 # -- flushes -------------------------------------------------------------------------------------------------------------
