@@ -400,6 +400,9 @@ class FqlSettings(_Group):
     )
     metrics_max: int = Field(500, ge=1, description="Metrics of one model.")
     segments_max: int = Field(200, ge=1, description="Segments of one model.")
+    code_metrics_max: int = Field(
+        100, ge=1, description="Code metrics of one model: each reads all of the model's rows once a period."
+    )
     cells_max: int = Field(20_000, ge=1, description="Aggregates x segments of one model: each is a state per pane.")
     quantile_values_max: int = Field(
         512,
@@ -524,6 +527,12 @@ class ApiSettings(_Group):
         ge=1,
         description="Passwords, and beside them keys, that are checked at once, 19 MiB each: a flood of wrong ones must not fill memory.",
     )
+    account: str = Field(
+        "default",
+        min_length=1,
+        description="The account in Aporia's paths, /api/v1/{account}/{workspace}; any other is 404.",
+    )
+    workspace: str = Field("default", min_length=1, description="The workspace in them.")
     follow_ms: int = Field(
         500, ge=10, description="How often the API looks for new definitions; what it applied itself it knows at once."
     )
@@ -604,6 +613,73 @@ class CodeMetricsSettings(_Group):
     cores: int = Field(2, ge=1, description="Tasks that Spark runs at once in a sandbox.")
     sample_ms: int = Field(
         100, ge=10, description="How often memory and processes of a run are counted, where no control group does it."
+
+
+class RunnerSettings(_Group):
+    """When code metrics are computed, and how their rows reach them."""
+
+    group: str = Field(
+        "fqlstream-code-metrics",
+        description="Consumer group of the runners: the owner of a partition of code-metric-tasks runs the metrics in it.",
+    )
+    directory: Path | None = Field(
+        None,
+        description="Where the rows of a run lie meanwhile, as Parquet. None: the folder code-metrics of the data directory.",
+    )
+    look_ms: int = Field(
+        1_000, ge=50, description="How often a runner looks what is due: a validation never waits for it, a period may."
+    )
+    period_ms_min: int = Field(
+        60_000,
+        ge=1_000,
+        description="A model whose shortest window is shorter has its code metrics computed so often: each run reads all rows.",
+    )
+    spread_ms_max: int = Field(
+        300_000,
+        ge=0,
+        description="Runs of one period are spread over so much of the next one, by the metric's id, and at most a tenth of it.",
+    )
+    catch_up_periods_max: int = Field(
+        24, ge=1, description="Periods that a runner makes up for after an absence, the newest: older ones stay empty."
+    )
+    late_periods_max: int = Field(
+        3, ge=0, description="Periods that are computed again when rows come late, the newest: each costs a whole run."
+    )
+    late_wait_ms: int = Field(
+        60_000,
+        ge=0,
+        description="A period is computed again for late rows after so long at the earliest: they come in crowds.",
+    )
+    heartbeat_ms: int = Field(
+        5_000, ge=100, description="How often a runner says that its run goes on, beside each stage of it."
+    )
+    lost_ms: int = Field(
+        30_000,
+        ge=1_000,
+        description="A run of another owner that was silent for so long has ended with its process: the period may be run again.",
+    )
+    retry_wait_ms: int = Field(
+        30_000,
+        ge=100,
+        description="A run that ClickHouse, Kafka or the machine kept from its end is begun again after so long, then later and later, up to an hour. One that its code kept from it waits for the next period.",
+    )
+    rows_max: int = Field(
+        100_000_000, ge=1, description="Rows of one run; more would not fit the disk and the time that it has."
+    )
+    poll_wait_ms: int = Field(
+        1_500,
+        ge=0,
+        description="An answer about a validation that goes on is held back for so long: clients ask again at once.",
+    )
+    silent_ms: int = Field(
+        120_000,
+        ge=1_000,
+        description="A validation that no runner has taken up for so long has failed: none runs, and the client would ask for ever.",
+    )
+    kept_ms: int = Field(
+        400 * 86_400_000,
+        ge=3_600_000,
+        description="Values and runs of code metrics are kept for so long: a year, to compare with.",
     )
 
 
@@ -648,6 +724,10 @@ class Settings(BaseSettings):
     api: Annotated[ApiSettings, Field(description="The REST API.")] = ApiSettings()
     code_metrics: Annotated[CodeMetricsSettings, Field(description="Metrics written in Python.")] = (
         CodeMetricsSettings()
+
+
+    runner: Annotated[RunnerSettings, Field(description="Code metrics: when, and how their rows reach them.")] = (
+        RunnerSettings()
     )
     local: Annotated[LocalSettings, Field(description="The stack on one machine.")] = LocalSettings()
 

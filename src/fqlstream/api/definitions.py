@@ -1,4 +1,4 @@
-"""What is computed: models, metrics, segments, baselines; applied together, shown, deleted."""
+"""What is computed: models, metrics, segments, baselines, code metrics; applied together, shown, deleted."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ from fqlstream.errors import DefinitionError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import (
     BaselineDefinition,
-    MetricDefinition,
+    Computed,
     ModelDefinition,
-    SegmentDefinition,
 )
-from fqlstream.events.documents import Document, dump_definitions, read_documents
+from fqlstream.events.documents import COMPUTED_KINDS, Document, dump_definitions, read_documents
 from fqlstream.fql.check import check
 from fqlstream.ops import definition_effects
 from fqlstream.ops.access import Caller, Permission
@@ -41,10 +40,8 @@ router = APIRouter(tags=["definitions"])
 Reader = Annotated[Caller, allow(Permission.READ)]
 Manager = Annotated[Caller, allow(Permission.MANAGE)]
 
-Computed = Annotated[
-    ModelDefinition | MetricDefinition | SegmentDefinition | BaselineDefinition, Field(discriminator="kind")
-]
-Kind = Literal["model", "metric", "segment", "baseline"]
+Given = Annotated[Computed, Field(discriminator="kind")]
+Kind = Literal["model", "metric", "segment", "baseline", "code_metric"]
 _SOURCE: Final = "request"
 #: Endings that say how a data file is read.
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,120}\.(?:jsonl|csv|parquet)")
@@ -54,7 +51,7 @@ _BACKFILL = Query(description="Give stored history values of what changed; the a
 class Definitions(Body):
     """Definitions that are applied together."""
 
-    definitions: Annotated[list[Computed], Field(min_length=1, max_length=10_000)]
+    definitions: Annotated[list[Given], Field(min_length=1, max_length=10_000)]
 
 
 class Result(BaseModel):
@@ -151,7 +148,7 @@ async def delete_definition(
         str | None, Query(min_length=1, max_length=256, description="Of a model: this one only.")
     ] = None,
 ) -> list[Result]:
-    """Take a definition back; a model's last version takes its metrics, segments and baselines with it. Stored values stay."""
+    """Take a definition back; a model's last version takes all that belongs to it with it. Stored values stay."""
     deleted = await parts.definitions.change(lambda writer: writer.delete(kind, name, model=model, version=version))
     await parts.thread(definition_effects.show_in_store, parts.store, deleted.catalogue, deleted.folded)
     return [Result(kind=kind, name=name, id=key, result="deleted") for key in deleted.keys]
@@ -216,13 +213,13 @@ async def _apply(
     if not with_files and any(document.value.get("file") is not None for document in documents):
         raise refuse(
             422,
-            "a baseline's file is read where `fqlstream apply` runs, and never by the server",
+            "a file is read where `fqlstream apply` runs, and never by the server",
             code="API040",
-            hint="send the file itself: POST baselines/file",
+            hint="send a baseline's file itself: POST baselines/file; of a code metric its `code`",
         )
     applied = await parts.definitions.change(lambda writer: writer.apply(documents))
     asked, notes = 0, applied.warnings
-    if kinds & {"model", "metric", "segment", "baseline"}:
+    if kinds & set(COMPUTED_KINDS):
         effects = await parts.thread(
             definition_effects.carry_out, parts.store, applied, "apply by the API", backfill=backfill
         )
@@ -248,7 +245,7 @@ def save_upload(file: UploadFile, path: Path) -> None:
             target.write(data)
 
 
-_Row = tuple[Kind, ModelEntry, ModelDefinition | MetricDefinition | SegmentDefinition | BaselineDefinition]
+_Row = tuple[Kind, ModelEntry, Computed]
 
 
 def _standing(catalogue: Catalogue, model: str | None) -> list[_Row]:
@@ -259,14 +256,11 @@ def _standing(catalogue: Catalogue, model: str | None) -> list[_Row]:
             rows += [("metric", entry, definition) for definition in entry.metrics.values()]
             rows += [("segment", entry, definition) for definition in entry.segments.values()]
             rows += [("baseline", entry, definition) for definition in entry.baselines.values()]
+            rows += [("code_metric", entry, definition) for definition in entry.code_metrics.values()]
     return rows
 
 
-def _shown(
-    kind: Kind,
-    entry: ModelEntry,
-    definition: ModelDefinition | MetricDefinition | SegmentDefinition | BaselineDefinition,
-) -> Standing:
+def _shown(kind: Kind, entry: ModelEntry, definition: Computed) -> Standing:
     return Standing(
         kind=kind,
         model=entry.name,

@@ -11,7 +11,7 @@ from fqlstream.cli.options import DataOption, JsonOption, settings_for
 from fqlstream.cli.output import print_json, print_note, print_table, print_text
 from fqlstream.errors import DefinitionError, FqlstreamError, UsageError
 from fqlstream.events.catalogue import Catalogue
-from fqlstream.events.definitions import Computed, ModelDefinition
+from fqlstream.events.definitions import CodeMetricDefinition, Computed, ModelDefinition
 from fqlstream.events.documents import KINDS, REGISTERED_KINDS, dump_definitions
 from fqlstream.ops import definitions as ops
 from fqlstream.ops import registration
@@ -80,6 +80,12 @@ def get(
             ("name", "version", "task", "columns", "windows"),
             ((m.name, m.version, m.task, len(m.columns), ", ".join(w.label for w in m.windows.sizes)) for m in models),
         )
+    elif wanted == "code_metric":
+        codes = [definition for definition, _ in found if isinstance(definition, CodeMetricDefinition)]
+        print_table(
+            ("model", "name", "id", "lines", "description"),
+            ((c.model, c.name, c.id, len((c.code or "").splitlines()), c.description) for c in codes),
+        )
     else:
         rows = ((getattr(d, "model", None), d.name, getattr(d, "definition", None), r) for d, r in found)
         print_table(("model", "name", "definition", "revision"), rows)
@@ -110,7 +116,7 @@ def delete(
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Take a definition back; a model's last version takes its metrics, segments and baselines with it.
+    """Take a definition back; a model's last version takes all that belongs to it with it.
 
     Values and events that are stored stay. What an execution or a job has recorded goes with it.
     """
@@ -166,7 +172,7 @@ def _show_deleted(settings: Settings, deleted: ops.Deleted) -> None:
 
 
 def _kind(text: str) -> str:
-    wanted = text.lower().removesuffix("s")
+    wanted = text.lower().replace("-", "_").removesuffix("s")
     if wanted not in KINDS:
         raise UsageError("CLI002", f"unknown kind {text!r}", f"known kinds: {', '.join(KINDS)}")
     return wanted
@@ -185,8 +191,10 @@ def _select(catalogue: Catalogue, kind: str, name: str | None, model: str | None
                 found += [(metric, entry.revisions.get(metric.name)) for metric in entry.metrics.values()]
             case "segment":
                 found += [(segment, None) for segment in entry.segments.values()]
-            case _:
+            case "baseline":
                 found += [(baseline, None) for baseline in entry.baselines.values()]
+            case _:
+                found += [(code_metric, None) for code_metric in entry.code_metrics.values()]
     return [pair for pair in found if name is None or pair[0].name == name]
 
 

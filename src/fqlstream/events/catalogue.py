@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from fqlstream.events.definitions import (
     BaselineDefinition,
+    CodeMetricDefinition,
     Computed,
     MetricDefinition,
     ModelDefinition,
@@ -20,13 +21,14 @@ D = TypeVar("D")
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One model: all its versions (oldest first, the last is the newest), metrics, segments, baselines by name."""
+    """One model: all its versions (oldest first, the last is the newest), metrics, segments, baselines, code metrics by name."""
 
     name: str
     versions: Mapping[str, ModelDefinition] = field(default_factory=dict)
     metrics: Mapping[str, MetricDefinition] = field(default_factory=dict)
     segments: Mapping[str, SegmentDefinition] = field(default_factory=dict)
     baselines: Mapping[str, BaselineDefinition] = field(default_factory=dict)
+    code_metrics: Mapping[str, CodeMetricDefinition] = field(default_factory=dict)
     revisions: Mapping[str, int] = field(default_factory=dict)  # of metrics, by name
 
     @property
@@ -61,6 +63,8 @@ class Catalogue:
                 entry = replace(entry, segments={**entry.segments, definition.name: definition})
             case BaselineDefinition():
                 entry = replace(entry, baselines={**entry.baselines, definition.name: definition})
+            case CodeMetricDefinition():
+                entry = replace(entry, code_metrics={**entry.code_metrics, definition.name: definition})
         return replace(
             self, models={**self.models, name: entry}, position=self.position if position is None else position
         )
@@ -80,6 +84,8 @@ class Catalogue:
                 entry = replace(entry, segments=_minus(entry.segments, name))
             case "baseline":
                 entry = replace(entry, baselines=_minus(entry.baselines, name))
+            case "code_metric":
+                entry = replace(entry, code_metrics=_minus(entry.code_metrics, name))
         models = {**self.models, model: entry}
         if not entry.versions and kind == "model":
             del models[model]

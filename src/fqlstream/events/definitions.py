@@ -14,6 +14,10 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 #: Of any one text: expressions and descriptions are far shorter.
 TEXT_CHARACTERS_MAX = 2**20
+#: Of a code metric: it is a function, and travels with each of its runs.
+CODE_BYTES_MAX = 64 * 2**10
+#: What clients of code metrics were made for.
+CODE_METRIC_NAME_CHARACTERS_MAX = 255
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Name = Annotated[str, Field(min_length=1, max_length=256, description="Free text, unique per model and kind.")]
@@ -290,6 +294,72 @@ class BaselineDefinition(_Definition):
         return upto_ms - self.window_ms, upto_ms
 
 
+class Period(_Definition):
+    """Which of a model's rows a code metric is computed over: the last so many before the end of a run, or a fixed range."""
+
+    last_ms: DurationMs | None = Field(None, alias="last")
+    start: str | None = None
+    end: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_short_form(cls, data: Any) -> Any:
+        return {"last": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _check_one_of_both(self) -> Self:
+        if (self.last_ms is None) == (self.start is None) or (self.start is None) != (self.end is None):
+            message = "a period is a length, such as 7d, or has a start and an end"
+            raise ValueError(message)
+        if self.last_ms is not None and self.last_ms <= 0:
+            message = "a period must be longer than nothing"
+            raise ValueError(message)
+        if (
+            self.start is not None
+            and self.end is not None
+            and _unix_ms("start", self.start) >= _unix_ms("end", self.end)
+        ):
+            message = f"end {self.end} is not after start {self.start}"
+            raise ValueError(message)
+        return self
+
+    def range_before(self, end_ms: int) -> tuple[int, int]:
+        """Give the event times of a run whose data ends there, half-open, Unix ms."""
+        if self.start is not None and self.end is not None:
+            return _unix_ms("start", self.start), _unix_ms("end", self.end)
+        return end_ms - (self.last_ms or 0), end_ms
+
+
+class CodeMetricDefinition(_Definition):
+    """A metric written in Python: `calc_metric(df)` over a PySpark DataFrame of the model's rows, and of each segment's.
+
+    `file` is read when it is applied, relative to the YAML that names it; what is stored is `code`. `id` is given then, too.
+    """
+
+    kind: Literal["code_metric"] = "code_metric"
+    model: Name
+    name: Annotated[str, Field(min_length=1, max_length=CODE_METRIC_NAME_CHARACTERS_MAX)]
+    code: str | None = None
+    file: str | None = None
+    period: Period | None = Field(None, description="All rows that the model keeps where it is left out.")
+    description: str = ""
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _check_code(self) -> Self:
+        if self.code is None and self.file is None:
+            message = "a code metric has its code, or names a file of it"
+            raise ValueError(message)
+        if self.code is not None and not self.code.strip():
+            message = "code: there is none; define calc_metric(df)"
+            raise ValueError(message)
+        size = len((self.code or "").encode())
+        if size > CODE_BYTES_MAX:
+            message = f"code: {size} bytes; a code metric may have {CODE_BYTES_MAX}"
+            raise ValueError(message)
+        return self
+
+
 def _unix_ms(name: str, text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
@@ -374,7 +444,7 @@ class JobDefinition(_Definition):
 
 
 #: What is computed from events.
-Computed = ModelDefinition | MetricDefinition | SegmentDefinition | BaselineDefinition
+Computed = ModelDefinition | MetricDefinition | SegmentDefinition | BaselineDefinition | CodeMetricDefinition
 #: What recorded metrics belong to.
 Registered = PipelineDefinition | DeploymentDefinition | ExecutionDefinition | ExperimentDefinition | JobDefinition
 COMPUTED: TypeAdapter[Computed] = TypeAdapter(Annotated[Computed, Field(discriminator="kind")])
@@ -390,7 +460,7 @@ def definition_key(definition: Computed | Registered) -> str:
     match definition:
         case ModelDefinition():
             return key_of("model", definition.name, definition.version)
-        case MetricDefinition() | SegmentDefinition() | BaselineDefinition():
+        case MetricDefinition() | SegmentDefinition() | BaselineDefinition() | CodeMetricDefinition():
             return key_of(definition.kind, definition.model, definition.name)
         case JobDefinition():
             if definition.id is None:
@@ -431,8 +501,8 @@ def parse_key(key: str) -> tuple[str, str, str]:
 
 
 __all__ = [
-    "COMPUTED", "DAY_MS", "DEFINITION", "ENTRY_ID_MAX", "HOUR_MS", "RESERVED_COLUMNS", "BaselineCounts", "BaselineDefinition", "Choices", "Column", "ColumnType",
+    "CODE_BYTES_MAX", "COMPUTED", "DAY_MS", "DEFINITION", "ENTRY_ID_MAX", "HOUR_MS", "RESERVED_COLUMNS", "BaselineCounts", "BaselineDefinition", "Choices", "CodeMetricDefinition", "Column", "ColumnType",
     "Computed", "Definition", "DeploymentDefinition", "DurationMs", "ExecutionDefinition", "ExperimentDefinition", "JobDefinition",
-    "MetricDefinition", "ModelDefinition", "PipelineDefinition", "PipelineInput", "Registered", "Role", "SegmentDefinition", "Task", "TaskParams",
+    "MetricDefinition", "ModelDefinition", "Period", "PipelineDefinition", "PipelineInput", "Registered", "Role", "SegmentDefinition", "Task", "TaskParams",
     "Window", "Windows", "definition_key", "key_of", "parse_duration_ms", "parse_key", "parse_registry_key",
 ]  # fmt: skip

@@ -142,6 +142,19 @@ class RecordVerdict(_Payload):
     flushed: Annotated[int, Field(ge=-1)]
 
 
+class CodeMetricTask(_Payload):
+    """A validation or a run that somebody asks for. Topic code-metric-tasks, key the metric's id.
+
+    What it is about stands in ClickHouse under the same names, before the record is sent: a record that comes again asks for nothing new.
+    """
+
+    type: Literal["validate", "run"]
+    metric_id: Annotated[str, Field(min_length=1, max_length=64)]
+    dataset_id: Annotated[str, Field(max_length=2_048, description="Of a validation: of which rows.")] = ""
+    code_hash: Annotated[str, Field(max_length=64, description="Of which text of the metric.")]
+    attempt: Annotated[int, Field(ge=1, description="Counts what was asked of this text over these rows.")]
+
+
 class PaneUpdate(_Payload):
     """A notice that panes changed. Topic pane-updates, key model. Only a hint: losing one loses nothing."""
 

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from fqlstream.events.definitions import DEFINITION
 from fqlstream.events.payloads import (
     METRIC_EVENT,
+    CodeMetricTask,
     InferenceEvent,
     LabelEvent,
     MetricValuePayload,
@@ -22,6 +23,7 @@ from fqlstream.events.payloads import (
 
 #: By the name that the topic declarations use, which is the file's too.
 SCHEMAS: Final[Mapping[str, TypeAdapter[Any]]] = {
+    "code_metric_task": TypeAdapter(CodeMetricTask),
     "definition": DEFINITION,
     "inference_event": TypeAdapter(InferenceEvent),
     "label_event": TypeAdapter(LabelEvent),

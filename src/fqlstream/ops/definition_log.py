@@ -2,7 +2,7 @@
 
 A record's key is kind/model/name (of a model kind/name/version, of what is registered kind/name), its value the definition as
 JSON, a tombstone deletes it. Headers: `revision` (counts changes of a metric's text), `first_at` (Unix ms at which a model's
-version or an entry of the registry was first defined: compaction moves records, and the newest version is the one that was
+version, a code metric or an entry of the registry was first defined: compaction moves records, and the newest version is the one that was
 defined last for the first time). The key sequence/job (or sequence/experiment) has the highest number ever given, once the one
 that had it is deleted.
 """
@@ -289,6 +289,7 @@ def over_limit(entry: ModelEntry, limits: FqlSettings) -> str | None:
     for count, limit, what, name in (
         (len(entry.metrics), limits.metrics_max, "metrics", "METRICS_MAX"),
         (len(entry.segments), limits.segments_max, "segments", "SEGMENTS_MAX"),
+        (len(entry.code_metrics), limits.code_metrics_max, "code metrics", "CODE_METRICS_MAX"),
     ):
         if count > limit:
             return f"model {entry.name!r} has {count} {what}; FQLSTREAM_FQL__{name} allows {limit}"

@@ -9,6 +9,7 @@ from fqlstream.errors import Diagnostic, render
 from fqlstream.events.catalogue import ModelEntry
 from fqlstream.events.definitions import (
     BaselineDefinition,
+    CodeMetricDefinition,
     Column,
     Computed,
     MetricDefinition,
@@ -19,7 +20,7 @@ from fqlstream.events.definitions import (
 )
 from fqlstream.events.documents import Document
 from fqlstream.events.durations import format_duration
-from fqlstream.ops import baselines
+from fqlstream.ops import baselines, code_metric_definitions
 from fqlstream.ops.definition_log import over_limit
 from fqlstream.ops.expressions import check_expression
 from fqlstream.settings import FqlSettings
@@ -75,6 +76,9 @@ def find_problems(
         elif isinstance(definition, BaselineDefinition):
             for field, what in baselines.problems(definition, after[proposal.model]):
                 yield Finding(f"{proposal.document.place([field])}: baseline {definition.name!r}: {what}")
+        elif isinstance(definition, CodeMetricDefinition):
+            for field, what in code_metric_definitions.problems(definition, after):
+                yield Finding(f"{proposal.document.place([field])}: code metric {definition.name!r}: {what}")
     for name in dict.fromkeys(proposal.model for proposal in proposals):
         yield from _expressions(after[name], proposed, limits)
 

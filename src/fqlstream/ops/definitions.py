@@ -27,6 +27,7 @@ from fqlstream.errors import BrokerError, DefinitionError, UsageError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import (
     BaselineDefinition,
+    CodeMetricDefinition,
     Computed,
     ExperimentDefinition,
     JobDefinition,
@@ -46,7 +47,7 @@ from fqlstream.events.documents import (
     read_text,
 )
 from fqlstream.events.registry import SEQUENCE, Registry
-from fqlstream.ops import baselines, registration
+from fqlstream.ops import baselines, code_metric_definitions, registration
 from fqlstream.ops.definition_log import TOPIC, DefinitionsReader, Folded, Stored
 from fqlstream.ops.definition_rules import Proposal, find_problems
 from fqlstream.ops.expressions import check_expression
@@ -225,7 +226,7 @@ class DefinitionsWriter:
     def delete(
         self, kind: str, name: str, *, model: str | None = None, version: str | None = None, force: bool = False
     ) -> Deleted:
-        """Delete a definition; a model goes with its metrics, segments and baselines when its last version goes.
+        """Delete a definition; a model goes with all that belongs to it when its last version goes.
 
         `version` None: all versions of the model. What is registered and has members (a pipeline its executions) goes only by
         `force`, with them; metrics that executions and jobs recorded are forgotten. A job or an experiment may be named by its
@@ -301,7 +302,7 @@ def _checked(entrants: Sequence[Entrant], registry: Registry) -> tuple[tuple[Ent
 def _accepted(
     proposals: Sequence[Proposal], problems: Sequence[str], catalogue: Catalogue, limits: FqlSettings
 ) -> tuple[list[Proposal], tuple[str, ...]]:
-    """Refuse everything if anything is wrong; else give the proposals, baselines with their counts, and warnings."""
+    """Refuse everything if anything is wrong; else give the proposals, baselines with their counts, code metrics with their code, and warnings."""
     after = _after(proposals, catalogue)
     warnings = _check(proposals, problems, catalogue, after, limits)
     counted = [_counted(proposal, after[proposal.model], limits) for proposal in proposals]
@@ -422,11 +423,15 @@ def _after(proposals: Sequence[Proposal], catalogue: Catalogue) -> dict[str, Mod
 
 
 def _counted(proposal: Proposal, entry: ModelEntry, limits: FqlSettings) -> Proposal:
-    """Count the rows of a baseline's file: the definition is stored with its counts."""
-    if not isinstance(proposal.definition, BaselineDefinition):
-        return proposal
+    """Read the file that a definition names: of a baseline its rows' counts are stored with it, of a code metric its code."""
     folder = Path(proposal.document.source).parent
-    return replace(proposal, definition=baselines.with_counts(proposal.definition, folder, entry, limits))
+    match proposal.definition:
+        case BaselineDefinition() as baseline:
+            return replace(proposal, definition=baselines.with_counts(baseline, folder, entry, limits))
+        case CodeMetricDefinition() as metric:
+            return replace(proposal, definition=code_metric_definitions.with_code(metric, folder))
+        case _:
+            return proposal
 
 
 def _unfiltered(models: Iterable[ModelEntry], limits: FqlSettings) -> tuple[str, ...]:
@@ -466,6 +471,9 @@ def _proposed(proposal: Proposal, folded: Folded, now_ms: int) -> tuple[_Write |
     """Say what a proposal comes to, and what is to be written for it."""
     definition, key = proposal.definition, proposal.key
     old = folded.stored.get(key)
+    if isinstance(definition, CodeMetricDefinition):
+        standing = old.definition if old is not None and isinstance(old.definition, CodeMetricDefinition) else None
+        definition = code_metric_definitions.with_id(definition, standing)
     verdict = "created" if old is None else "unchanged" if old.definition == definition else "changed"
     result = ApplyResult(definition.kind, definition.name, key, verdict)
     if verdict == "unchanged":
@@ -474,6 +482,8 @@ def _proposed(proposal: Proposal, folded: Folded, now_ms: int) -> tuple[_Write |
     if isinstance(definition, ModelDefinition):
         newest = max((s.first_at_ms for s in folded.stored.values() if s.definition.kind == "model"), default=0)
         headers["first_at"] = str(old.first_at_ms if old else max(now_ms, newest + 1)).encode()
+    elif isinstance(definition, CodeMetricDefinition):
+        headers["first_at"] = str(old.first_at_ms if old else now_ms).encode()
     return _Write(key, definition.model_dump_json(by_alias=True).encode(), headers), result
 
 
