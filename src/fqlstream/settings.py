@@ -613,6 +613,7 @@ class CodeMetricsSettings(_Group):
     cores: int = Field(2, ge=1, description="Tasks that Spark runs at once in a sandbox.")
     sample_ms: int = Field(
         100, ge=10, description="How often memory and processes of a run are counted, where no control group does it."
+    )
 
 
 class RunnerSettings(_Group):
@@ -724,8 +725,7 @@ class Settings(BaseSettings):
     api: Annotated[ApiSettings, Field(description="The REST API.")] = ApiSettings()
     code_metrics: Annotated[CodeMetricsSettings, Field(description="Metrics written in Python.")] = (
         CodeMetricsSettings()
-
-
+    )
     runner: Annotated[RunnerSettings, Field(description="Code metrics: when, and how their rows reach them.")] = (
         RunnerSettings()
     )
