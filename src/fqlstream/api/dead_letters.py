@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import iterate_in_threadpool
@@ -14,11 +14,11 @@ from starlette.concurrency import iterate_in_threadpool
 from fqlstream.api.auth import allow
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Parts
-from fqlstream.api.shapes import Body, FromQuery, LimitQuery, ToQuery, begun, bounded, refusals, sent_files, time_ms
+from fqlstream.api.shapes import Body, FromQuery, ToQuery, begun, refusals, sent_files, time_ms
 from fqlstream.errors import UsageError
 from fqlstream.ops import dead_letters, letter_files, replaying
 from fqlstream.ops.access import Caller, Permission
-from fqlstream.ops.dead_letters import Letter, Place, Selection
+from fqlstream.ops.dead_letters import CodeCount, Letter, LetterRow, Place, Selection
 
 router = APIRouter(tags=["dead letters"], prefix="/dead-letters")
 Reader = Annotated[Caller, allow(Permission.READ)]
@@ -28,41 +28,18 @@ CodesQuery = Annotated[
     list[str] | None, Query(alias="code", max_length=100, description="Only those refused for these reasons.")
 ]
 TopicQuery = Annotated[str, Query(alias="topic", max_length=249, description="Only those that came from this topic.")]
+Limit = Annotated[int, Query(ge=1, le=2**31 - 1, description="Letters of an answer; at most page_items_max.")]
 _PLACE = "0@17, a letter's own place, or inference-events[2]@4711, its origin."
 PlaceText = Annotated[str, Field(min_length=1, max_length=300, description=_PLACE)]
 
 
-class LetterRow(BaseModel):
-    """A dead letter in a list."""
-
-    id: str
-    code: str
-    reason: str
-    topic: str
-    partition: int | None
-    offset: int | None
-    row: str
-    seen_at: str
-    letter_partition: int
-    letter_offset: int
-    bytes: int
-    preview: str
-    replays: int
-    replayed_at: str
+async def _selection(
+    codes: CodesQuery = None, topic: TopicQuery = "", start: FromQuery = None, end: ToQuery = None
+) -> Selection:
+    return Selection(frozenset(codes or ()), topic, time_ms(start, "query.from"), time_ms(end, "query.to"))
 
 
-class CodeCount(BaseModel):
-    """Letters of one code and origin topic."""
-
-    code: str
-    topic: str
-    letters: int
-    bytes: int
-    first_seen_at: str
-    last_seen_at: str
-    replayed: int
-    returned: int
-    remedy: str
+Selected = Annotated[Selection, Depends(_selection)]
 
 
 class WholeLetter(BaseModel):
@@ -115,39 +92,16 @@ class Report(BaseModel):
 
 
 @router.get("")
-async def list_letters(
-    parts: Parts,
-    _: Reader,
-    codes: CodesQuery = None,
-    topic: TopicQuery = "",
-    start: FromQuery = None,
-    end: ToQuery = None,
-    limit: LimitQuery = 100,
-) -> list[LetterRow]:
+async def list_letters(parts: Parts, _: Reader, selection: Selected, limit: Limit = 100) -> list[LetterRow]:
     """List the newest dead letters with their origin; oldest first."""
-    selection = _selection(codes, topic, start, end)
-    rows = await parts.thread(
-        dead_letters.list_dead_letters,
-        parts.settings.kafka,
-        selection,
-        limit=bounded(limit, parts.settings.api.page_items_max),
-    )
-    return [LetterRow.model_validate(row, from_attributes=True) for row in rows]
+    limit = min(limit, parts.settings.api.page_items_max)
+    return list(await parts.thread(dead_letters.list_dead_letters, parts.settings.kafka, selection, limit=limit))
 
 
 @router.get("/counts")
-async def count_letters(
-    parts: Parts,
-    _: Reader,
-    codes: CodesQuery = None,
-    topic: TopicQuery = "",
-    start: FromQuery = None,
-    end: ToQuery = None,
-) -> list[CodeCount]:
+async def count_letters(parts: Parts, _: Reader, selection: Selected) -> list[CodeCount]:
     """Count dead letters by code and origin topic, with what to do about each."""
-    selection = _selection(codes, topic, start, end)
-    found = await parts.thread(dead_letters.count_dead_letters, parts.settings.kafka, selection)
-    return [CodeCount.model_validate(count, from_attributes=True) for count in found]
+    return list(await parts.thread(dead_letters.count_dead_letters, parts.settings.kafka, selection))
 
 
 @router.get("/letter", responses=refusals(404))
@@ -167,16 +121,8 @@ async def show_letter(
     response_class=StreamingResponse,
     responses={200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
 )
-async def export_letters(
-    parts: Parts,
-    _: Reader,
-    codes: CodesQuery = None,
-    topic: TopicQuery = "",
-    start: FromQuery = None,
-    end: ToQuery = None,
-) -> StreamingResponse:
+async def export_letters(parts: Parts, _: Reader, selection: Selected) -> StreamingResponse:
     """Give dead letters with their very bytes, a JSON object a line; `dead-letters/replay/file` reads it, also edited."""
-    selection = _selection(codes, topic, start, end)
     letters = replaying.letters_of(parts.settings.kafka, selection)
     lines = await parts.thread(begun, _lines(letters(), selection))
     return StreamingResponse(iterate_in_threadpool(lines), media_type="application/x-ndjson")
@@ -231,10 +177,6 @@ def _report(report: replaying.ReplayReport) -> Report:
         dry_run=report.dry_run,
         ok=not report.has_trouble,
     )
-
-
-def _selection(codes: list[str] | None, topic: str, start: str | None, end: str | None) -> Selection:
-    return Selection(frozenset(codes or ()), topic, time_ms(start, "query.from"), time_ms(end, "query.to"))
 
 
 def _place(text: str, field: str) -> Place:

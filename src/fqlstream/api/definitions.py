@@ -14,12 +14,12 @@ from fqlstream.api.problems import refuse
 from fqlstream.api.services import Dependencies, Parts
 from fqlstream.api.shapes import (
     Body,
-    LimitQuery,
     ModelQuery,
-    OffsetQuery,
+    NameQuery,
     OptionalModelQuery,
+    OptionalNameQuery,
+    Paged,
     PageOf,
-    bounded,
     refusals,
     sent_files,
 )
@@ -86,11 +86,10 @@ class Standing(BaseModel):
 async def list_definitions(
     parts: Parts,
     _: Reader,
+    page: Paged,
     kind: Kind | None = None,
     model: OptionalModelQuery = None,
-    name: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
-    offset: OffsetQuery = 0,
-    limit: LimitQuery = 1_000,
+    name: OptionalNameQuery = None,
 ) -> PageOf[Standing]:
     """Show what is defined, by model, kind and name."""
     found = [
@@ -98,8 +97,7 @@ async def list_definitions(
         for row in _standing(await parts.definitions.refresh(), model)
         if (kind is None or row[0] == kind) and (name is None or row[2].name == name)
     ]
-    page = found[offset : offset + bounded(limit, parts.settings.api.page_items_max)]
-    return PageOf(items=[_shown(*row) for row in page], total_count=len(found), offset=offset)
+    return PageOf(items=[_shown(*row) for row in page.of(found)], total_count=len(found), offset=page.offset)
 
 
 @router.post("/definitions", responses=refusals(409))
@@ -142,7 +140,7 @@ async def delete_definition(
     parts: Parts,
     _: Manager,
     kind: Kind,
-    name: Annotated[str, Query(min_length=1, max_length=256)],
+    name: NameQuery,
     model: OptionalModelQuery = None,
     version: Annotated[
         str | None, Query(min_length=1, max_length=256, description="Of a model: this one only.")
@@ -159,7 +157,7 @@ async def apply_baseline_file(
     parts: Parts,
     _: Manager,
     model: ModelQuery,
-    name: Annotated[str, Query(min_length=1, max_length=256)],
+    name: NameQuery,
     file: UploadFile,
 ) -> Applied:
     """Apply a static baseline whose rows are in this file (.jsonl, .csv or .parquet): they are counted, and not kept."""

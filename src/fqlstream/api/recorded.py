@@ -6,18 +6,19 @@ write that this process has acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
 from fqlstream.api.auth import allow
 from fqlstream.api.problems import refuse
 from fqlstream.api.registered import find_execution, find_job
 from fqlstream.api.services import Dependencies, Parts
-from fqlstream.api.shapes import Body, LimitQuery, OffsetQuery, PageOf, bounded, number, refusals
+from fqlstream.api.shapes import Body, NameQuery, Page, Paged, PagedBy100, PageOf, number, refusals
 from fqlstream.api.shapes import Number as NumberOut
 from fqlstream.events.payloads import JOB_METRIC_NAME, JobMetric, ListMetric, PipelineMetric
 from fqlstream.events.registry import Registry
@@ -29,6 +30,8 @@ router = APIRouter(tags=["recorded metrics"], prefix="/recorded")
 Recorder = Annotated[Caller, allow(Permission.RECORD)]
 Reader = Annotated[Caller, allow(Permission.READ_RECORDED)]
 
+T = TypeVar("T")
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ExecutionText = Annotated[str, Field(min_length=1, max_length=256, description="The execution: its registered name.")]
 MetricText = Annotated[str, Field(min_length=1, max_length=256)]
@@ -37,9 +40,39 @@ NumberIn = Annotated[
     Field(description='A number; those that JSON lacks by their names: "NaN", "Infinity", "-Infinity".'),
 ]
 At = Annotated[AwareDatetime | None, Field(description="When it was measured; when it came, otherwise.")]
-NameQuery = Annotated[str | None, Query(min_length=1, max_length=256, description="Only metrics of this name.")]
+OfNameQuery = Annotated[str | None, Query(min_length=1, max_length=256, description="Only metrics of this name.")]
 OwnerQuery = Annotated[str | None, Query(min_length=1, max_length=256)]
 JobQuery = Annotated[int, Query(ge=1, le=2**53 - 1, description="The job's number.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Whose metrics are asked for, and of which name; None: all."""
+
+    name: str | None
+    executions: Sequence[str] | None
+
+
+async def _chosen(
+    parts: Parts,
+    name: OfNameQuery = None,
+    execution: OwnerQuery = None,
+    pipeline: OwnerQuery = None,
+    deployment: OwnerQuery = None,
+) -> _Chosen:
+    if sum(each is not None for each in (execution, pipeline, deployment)) > 1:
+        raise refuse(422, "give one of execution, pipeline, deployment", fields={"query": ["one of them"]})
+    if execution is not None:
+        return _Chosen(name, [execution])
+    if pipeline is None and deployment is None:
+        return _Chosen(name, None)
+    registry = (await parts.definitions.refresh()).registry
+    if pipeline is not None:
+        return _Chosen(name, list(registry.executions_of.get(pipeline, ())))
+    return _Chosen(name, list(registry.executions_by.get(deployment or "", ())))
+
+
+Chosen = Annotated[_Chosen, Depends(_chosen)]
 
 
 class PipelineValueIn(Body):
@@ -154,74 +187,38 @@ async def record_job_metric(parts: Parts, _: Recorder, body: JobValueIn) -> Reco
 
 
 @router.get("/pipeline-metrics")
-async def list_pipeline_metrics(
-    parts: Parts,
-    _: Reader,
-    name: NameQuery = None,
-    execution: OwnerQuery = None,
-    pipeline: OwnerQuery = None,
-    deployment: OwnerQuery = None,
-    offset: OffsetQuery = 0,
-    limit: LimitQuery = 1_000,
-) -> PageOf[PipelineValue]:
+async def list_pipeline_metrics(parts: Parts, _: Reader, chosen: Chosen, page: Paged) -> PageOf[PipelineValue]:
     """List numbers by execution and name: all, or those of an execution, a pipeline or a deployment."""
-    executions = await _executions(parts, execution, pipeline, deployment)
-    await parts.recorder.settled()
-    page = await parts.thread(
-        stored.pipeline_metrics,
-        parts.store,
-        name=name,
-        executions=executions,
-        offset=offset,
-        limit=bounded(limit, parts.settings.api.page_items_max),
-    )
+    found = await _read(parts, stored.pipeline_metrics, chosen, page)
     registry = parts.definitions.catalogue.registry
     rows = [
         PipelineValue(
             execution=row.execution_id, name=row.name, value=number(row.value), at=_moment(row.at_us),
             **_owners(registry, row.execution_id),
         )
-        for row in page.rows
+        for row in found.rows
     ]  # fmt: skip
-    return PageOf(items=rows, total_count=page.total_count, offset=offset)
+    return PageOf(items=rows, total_count=found.total_count, offset=page.offset)
 
 
 @router.get("/list-metrics")
-async def list_list_metrics(
-    parts: Parts,
-    _: Reader,
-    name: NameQuery = None,
-    execution: OwnerQuery = None,
-    pipeline: OwnerQuery = None,
-    deployment: OwnerQuery = None,
-    offset: OffsetQuery = 0,
-    limit: LimitQuery = 100,
-) -> PageOf[List]:
+async def list_list_metrics(parts: Parts, _: Reader, chosen: Chosen, page: PagedBy100) -> PageOf[List]:
     """List lists with their summaries, by execution and name; values are read one list at a time."""
-    executions = await _executions(parts, execution, pipeline, deployment)
-    await parts.recorder.settled()
-    page = await parts.thread(
-        stored.list_metrics,
-        parts.store,
-        name=name,
-        executions=executions,
-        offset=offset,
-        limit=bounded(limit, parts.settings.api.page_items_max),
-    )
-    found = await parts.thread(stored.list_summaries, parts.store, page.rows)
+    heads = await _read(parts, stored.list_metrics, chosen, page)
+    found = await parts.thread(stored.list_summaries, parts.store, heads.rows)
     summaries = {(each.execution_id, each.name): each for each in found}
     registry = parts.definitions.catalogue.registry
-    rows = [_list(head, summaries.get((head.execution_id, head.name)), registry) for head in page.rows]
-    return PageOf(items=rows, total_count=page.total_count, offset=offset)
+    rows = [_list(head, summaries.get((head.execution_id, head.name)), registry) for head in heads.rows]
+    return PageOf(items=rows, total_count=heads.total_count, offset=page.offset)
 
 
 @router.get("/list-metrics/values", responses=refusals(404))
 async def read_list(
     parts: Parts,
     _: Reader,
-    execution: Annotated[str, Query(min_length=1, max_length=256)],
-    name: Annotated[str, Query(min_length=1, max_length=256)],
-    offset: OffsetQuery = 0,
+    execution: NameQuery,
+    name: NameQuery,
+    offset: Annotated[int, Query(ge=0, le=2**31 - 1, description="Values that are left out first.")] = 0,
     limit: Annotated[int, Query(ge=1, le=100_000)] = 50_000,
 ) -> PageOf[NumberOut]:
     """Give the values of a list in the order in which they were recorded."""
@@ -242,26 +239,24 @@ async def list_job_metrics(parts: Parts, _: Reader, job: JobQuery) -> list[JobVa
 
 
 @router.get("/job-metrics/steps", responses=refusals(404))
-async def list_steps(
-    parts: Parts,
-    _: Reader,
-    job: JobQuery,
-    name: Annotated[str, Query(min_length=1, max_length=256)],
-    offset: OffsetQuery = 0,
-    limit: LimitQuery = 1_000,
-) -> PageOf[JobValue]:
+async def list_steps(parts: Parts, _: Reader, job: JobQuery, name: NameQuery, page: Paged) -> PageOf[JobValue]:
     """Give every step of a job's metric, in the order of the steps."""
     await _require_job(parts, job)
     await parts.recorder.settled()
-    page = await parts.thread(
-        stored.job_metric_steps,
-        parts.store,
-        str(job),
-        name,
-        offset=offset,
-        limit=bounded(limit, parts.settings.api.page_items_max),
+    found = await parts.thread(
+        stored.job_metric_steps, parts.store, str(job), name, offset=page.offset, limit=page.limit
     )
-    return PageOf(items=[_job_value(row) for row in page.rows], total_count=page.total_count, offset=offset)
+    return PageOf(items=[_job_value(row) for row in found.rows], total_count=found.total_count, offset=page.offset)
+
+
+async def _read(
+    parts: Dependencies, read: Callable[..., stored.Page[T]], chosen: _Chosen, page: Page
+) -> stored.Page[T]:
+    """Read a page of what was chosen, with everything in it that this process has acknowledged."""
+    await parts.recorder.settled()
+    return await parts.thread(
+        read, parts.store, name=chosen.name, executions=chosen.executions, offset=page.offset, limit=page.limit
+    )
 
 
 async def _require_execution(parts: Dependencies, name: str) -> None:
@@ -272,22 +267,6 @@ async def _require_execution(parts: Dependencies, name: str) -> None:
 async def _require_job(parts: Dependencies, job: int) -> None:
     if await find_job(parts, job) is None:
         raise refuse(404, f"there is no job {job}", hint="register it first: POST jobs")
-
-
-async def _executions(
-    parts: Dependencies, execution: str | None, pipeline: str | None, deployment: str | None
-) -> Sequence[str] | None:
-    """Give the executions whose metrics are asked for; None: all of them."""
-    if sum(each is not None for each in (execution, pipeline, deployment)) > 1:
-        raise refuse(422, "give one of execution, pipeline, deployment", fields={"query": ["one of them"]})
-    if execution is not None:
-        return [execution]
-    if pipeline is None and deployment is None:
-        return None
-    registry = (await parts.definitions.refresh()).registry
-    if pipeline is not None:
-        return list(registry.executions_of.get(pipeline, ()))
-    return list(registry.executions_by.get(deployment or "", ()))
 
 
 def _owners(registry: Registry, execution: str) -> dict[str, str | None]:

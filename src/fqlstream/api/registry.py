@@ -13,7 +13,7 @@ from fqlstream.api.auth import allow
 from fqlstream.api.definitions import Result, verdict_of
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Dependencies, Parts
-from fqlstream.api.shapes import LimitQuery, OffsetQuery, PageOf, bounded, refusals
+from fqlstream.api.shapes import OptionalNameQuery, Page, Paged, PageOf, refusals
 from fqlstream.events.definitions import (
     DeploymentDefinition,
     ExecutionDefinition,
@@ -29,7 +29,6 @@ from fqlstream.ops.access import Caller, Permission
 router = APIRouter(tags=["registry"])
 Reader = Annotated[Caller, allow(Permission.READ_RECORDED)]
 Manager = Annotated[Caller, allow(Permission.MANAGE)]
-NameQuery = Annotated[str | None, Query(min_length=1, max_length=256)]
 
 Kind = Literal["pipeline", "deployment", "execution", "experiment", "job"]
 _MANY: Final[Mapping[Kind, str]] = {
@@ -53,37 +52,35 @@ class Registration(BaseModel):
 
 
 @router.get("/pipelines")
-async def list_pipelines(parts: Parts, _: Reader, name: NameQuery = None, offset: OffsetQuery = 0, limit: LimitQuery = 1_000) -> PageOf[Registration]:  # fmt: skip
+async def list_pipelines(parts: Parts, _: Reader, page: Paged, name: OptionalNameQuery = None) -> PageOf[Registration]:
     """List pipelines by name."""
-    return await _listed(parts, "pipeline", lambda registry: registry.pipelines, name, offset, limit)
+    return await _listed(parts, "pipeline", lambda registry: registry.pipelines, name, page)
 
 
 @router.get("/deployments")
 async def list_deployments(
     parts: Parts,
     _: Reader,
-    name: NameQuery = None,
-    pipeline: NameQuery = None,
-    offset: OffsetQuery = 0,
-    limit: LimitQuery = 1_000,
+    page: Paged,
+    name: OptionalNameQuery = None,
+    pipeline: OptionalNameQuery = None,
 ) -> PageOf[Registration]:
     """List deployments by name: all, or those of a pipeline."""
 
     def among(registry: Registry) -> Iterable[str]:
         return registry.deployments if pipeline is None else registry.deployments_of.get(pipeline, ())
 
-    return await _listed(parts, "deployment", among, name, offset, limit)
+    return await _listed(parts, "deployment", among, name, page)
 
 
 @router.get("/executions")
 async def list_executions(
     parts: Parts,
     _: Reader,
-    name: NameQuery = None,
-    pipeline: NameQuery = None,
-    deployment: NameQuery = None,
-    offset: OffsetQuery = 0,
-    limit: LimitQuery = 1_000,
+    page: Paged,
+    name: OptionalNameQuery = None,
+    pipeline: OptionalNameQuery = None,
+    deployment: OptionalNameQuery = None,
 ) -> PageOf[Registration]:
     """List executions by name: all, or those of a pipeline or a deployment."""
     if pipeline is not None and deployment is not None:
@@ -96,30 +93,31 @@ async def list_executions(
             return registry.executions_of.get(pipeline, ())
         return registry.executions if deployment is None else registry.executions_by.get(deployment, ())
 
-    return await _listed(parts, "execution", among, name, offset, limit)
+    return await _listed(parts, "execution", among, name, page)
 
 
 @router.get("/experiments")
-async def list_experiments(parts: Parts, _: Reader, name: NameQuery = None, offset: OffsetQuery = 0, limit: LimitQuery = 1_000) -> PageOf[Registration]:  # fmt: skip
+async def list_experiments(
+    parts: Parts, _: Reader, page: Paged, name: OptionalNameQuery = None
+) -> PageOf[Registration]:
     """List experiments by number; `name` may be a number too."""
-    return await _listed(parts, "experiment", lambda registry: registry.experiments, name, offset, limit)
+    return await _listed(parts, "experiment", lambda registry: registry.experiments, name, page)
 
 
 @router.get("/jobs")
 async def list_jobs(
     parts: Parts,
     _: Reader,
-    name: NameQuery = None,
-    experiment: NameQuery = None,
-    offset: OffsetQuery = 0,
-    limit: LimitQuery = 1_000,
+    page: Paged,
+    name: OptionalNameQuery = None,
+    experiment: OptionalNameQuery = None,
 ) -> PageOf[Registration]:
     """List jobs by number: all, or those of an experiment; `name` may be a number too."""
 
     def among(registry: Registry) -> Iterable[int]:
         return registry.jobs if experiment is None else registry.jobs_of.get(experiment, ())
 
-    return await _listed(parts, "job", among, name, offset, limit)
+    return await _listed(parts, "job", among, name, page)
 
 
 @router.post("/pipelines")
@@ -179,12 +177,7 @@ async def _register(parts: Dependencies, definition: Registered) -> Result:
 
 
 async def _listed(
-    parts: Dependencies,
-    kind: Kind,
-    among: Callable[[Registry], Iterable[Any]],
-    name: str | None,
-    offset: int,
-    limit: int,
+    parts: Dependencies, kind: Kind, among: Callable[[Registry], Iterable[Any]], name: str | None, page: Page
 ) -> PageOf[Registration]:
     """Give a page of what is registered, in the order of names or numbers."""
     registry = (await parts.definitions.refresh()).registry
@@ -196,9 +189,8 @@ async def _listed(
         keys = [key] if key is not None and key in mine else []
     else:
         keys = await parts.thread(sorted, mine)
-    page = keys[offset : offset + bounded(limit, parts.settings.api.page_items_max)]
     entries: Mapping[Any, Entry[Registered]] = getattr(registry, _MANY[kind])
-    return PageOf(items=[_shown(entries[key]) for key in page], total_count=len(keys), offset=offset)
+    return PageOf(items=[_shown(entries[key]) for key in page.of(keys)], total_count=len(keys), offset=page.offset)
 
 
 def _key_of(entry: Entry[Registered]) -> str | int | None:

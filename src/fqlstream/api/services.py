@@ -38,8 +38,8 @@ class Dependencies:
         return await loop.run_in_executor(self.threads, lambda: function(*args, **keywords))
 
 
-def dependencies_of(request: Request) -> Dependencies:
-    """Give the parts that the application of a request was made with."""
+async def dependencies_of(request: Request) -> Dependencies:
+    """Give the parts that the application of a request was made with. Async: FastAPI takes other functions to a thread, each time."""
     return cast("Dependencies", request.app.state.dependencies)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from fqlstream.api.problems import refuse
+from fqlstream.api.services import Parts
 from fqlstream.client.queries import unix_ms
 from fqlstream.errors import FqlstreamError, UsageError
 
@@ -24,6 +26,8 @@ T = TypeVar("T")
 _TIME_MS_MAX: Final = 10_413_791_999_000
 
 NameText = Annotated[str, Field(min_length=1, max_length=256)]
+NameQuery = Annotated[str, Query(min_length=1, max_length=256)]
+OptionalNameQuery = Annotated[str | None, Query(min_length=1, max_length=256)]
 ModelQuery = Annotated[str, Query(alias="model", min_length=1, max_length=256, description="The model's name.")]
 OptionalModelQuery = Annotated[
     str | None, Query(alias="model", min_length=1, max_length=256, description="Only those of this model.")
@@ -33,10 +37,6 @@ FromQuery = Annotated[
     Query(alias="from", max_length=64, description="At or after this time, ISO 8601; UTC where it does not say."),
 ]
 ToQuery = Annotated[str | None, Query(alias="to", max_length=64, description="Before this time.")]
-OffsetQuery = Annotated[int, Query(alias="offset", ge=0, le=2**31 - 1, description="Items that are left out first.")]
-LimitQuery = Annotated[
-    int, Query(alias="limit", ge=1, le=2**31 - 1, description="Items of an answer; at most page_items_max.")
-]
 #: Numbers that JSON lacks, by their names.
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 
@@ -121,9 +121,37 @@ def number(value: float) -> Number:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def bounded(limit: int, limit_max: int) -> int:
-    """Give the size of a page: what was asked for, at most what a page may have."""
-    return min(limit, limit_max)
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which items of a list are asked for."""
+
+    offset: int
+    limit: int
+
+    def of(self, items: Sequence[T]) -> Sequence[T]:
+        """Cut it out of a whole list."""
+        return items[self.offset : self.offset + self.limit]
+
+
+def paged(limit_default: int) -> Any:
+    """Ask a route's caller for a page; one without a limit has so many items. The dependency gives the Page."""
+
+    async def page(
+        parts: Parts,
+        offset: Annotated[int, Query(ge=0, le=2**31 - 1, description="Items that are left out first.")] = 0,
+        limit: Annotated[
+            int, Query(ge=1, le=2**31 - 1, description="Items of an answer; at most page_items_max.")
+        ] = limit_default,
+    ) -> Page:
+        return Page(offset, min(limit, parts.settings.api.page_items_max))
+
+    return Depends(page)
+
+
+#: How a route of short items asks for a page: `page: Paged`.
+Paged = Annotated[Page, paged(1_000)]
+#: The same of longer items.
+PagedBy100 = Annotated[Page, paged(100)]
 
 
 @contextmanager

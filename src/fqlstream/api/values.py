@@ -15,13 +15,13 @@ from fqlstream.api.services import Parts
 from fqlstream.api.shapes import (
     Body,
     FromQuery,
-    LimitQuery,
     ModelQuery,
+    NameQuery,
     NameText,
-    OffsetQuery,
     OptionalModelQuery,
+    OptionalNameQuery,
+    Paged,
     PageOf,
-    bounded,
     refusals,
     time_ms,
 )
@@ -86,7 +86,8 @@ async def read_values(
     parts: Parts,
     _: Reader,
     model: ModelQuery,
-    metric: Annotated[str, Query(min_length=1, max_length=256)],
+    metric: NameQuery,
+    page: Paged,
     segment: Annotated[str, Query(max_length=256, description="'' is all rows.")] = "",
     window: Annotated[str, Query(max_length=32, description="Size of the windows, such as 1h or 7d.")] = "1h",
     version: Annotated[str, Query(min_length=1, max_length=256)] = "all",
@@ -94,42 +95,28 @@ async def read_values(
     end: Annotated[
         str | None, Query(alias="to", max_length=64, description="Windows that begin before this time.")
     ] = None,
-    offset: OffsetQuery = 0,
-    limit: LimitQuery = 1_000,
 ) -> PageOf[Value]:
     """Give the newest value of every window, oldest first."""
     asked = published.Series(
         model, metric, segment, _window_s(window), version, time_ms(start, "query.from"), time_ms(end, "query.to")
     )
-    rows, total = await parts.thread(
-        published.read_series,
-        parts.store,
-        asked,
-        offset=offset,
-        limit=bounded(limit, parts.settings.api.page_items_max),
-    )
-    return PageOf(items=[Value.model_validate(row) for row in rows], total_count=total, offset=offset)
+    rows, total = await parts.thread(published.read_series, parts.store, asked, offset=page.offset, limit=page.limit)
+    return PageOf(items=[Value.model_validate(row) for row in rows], total_count=total, offset=page.offset)
 
 
 @router.get("/values/latest")
 async def read_latest_values(
     parts: Parts,
     _: Reader,
+    page: Paged,
     model: OptionalModelQuery = None,
-    metric: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
-    offset: OffsetQuery = 0,
-    limit: LimitQuery = 1_000,
+    metric: OptionalNameQuery = None,
 ) -> PageOf[Value]:
     """Give the newest value of every metric, segment, version and window size."""
     rows, total = await parts.thread(
-        published.read_latest,
-        parts.store,
-        model,
-        metric,
-        offset=offset,
-        limit=bounded(limit, parts.settings.api.page_items_max),
+        published.read_latest, parts.store, model, metric, offset=page.offset, limit=page.limit
     )
-    return PageOf(items=[Value.model_validate(row) for row in rows], total_count=total, offset=offset)
+    return PageOf(items=[Value.model_validate(row) for row in rows], total_count=total, offset=page.offset)
 
 
 @router.post("/snapshots", responses=refusals(404))
