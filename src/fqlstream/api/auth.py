@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Dependencies, Parts
+from fqlstream.listening import is_loopback
 from fqlstream.ops.access import ANYONE, Caller, Permission
 
 SESSION_COOKIE: Final = "fqlstream_session"
@@ -99,18 +99,10 @@ def _refuse_other_sites(request: Request, *, must_be_local: bool) -> None:
     A page whose name was made to point to this machine still names itself in `Host`.
     """
     host = request.headers.get("host", "")
-    if must_be_local and not _is_local_name(urlsplit(f"//{host}").hostname or ""):
+    name = urlsplit(f"//{host}").hostname or ""
+    if must_be_local and name and not is_loopback(name):
         raise refuse(403, "without keys this API answers only to the names of this machine itself")
     origin = request.headers.get("origin")
     is_other = origin is not None and urlsplit(origin).netloc != host
     if is_other and (must_be_local or request.method not in _SAFE):
         raise refuse(403, "requests that pages of other sites make need a key")
-
-
-def _is_local_name(name: str) -> bool:
-    if name.lower() in ("", "localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import logging
 import os
-import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +22,7 @@ from fqlstream.api.one_segment import OneSegmentProtocol
 from fqlstream.api.services import Dependencies
 from fqlstream.clock import SystemClock
 from fqlstream.errors import UsageError
+from fqlstream.listening import TellingServer, is_loopback, listen, take_signals, url_of
 from fqlstream.ops import access
 from fqlstream.ops.recording import Recorder
 from fqlstream.settings import ApiSettings, Settings
@@ -82,7 +80,7 @@ def serve(
     UsageError where the address is taken or must not be served without keys.
     """
     _require_loopback_without_keys(settings.api)
-    with _listen(settings.api) as listener:
+    with listen(settings.api.host, settings.api.port, code="API032", who="the API") as listener:
         deadline = _end_process_after(_CLOSE_WAIT_S)
         try:
             asyncio.run(_serve(settings, listener, deadline, on_ready, on_first_key))
@@ -103,8 +101,8 @@ async def _serve(
             if made is not None:
                 on_first_key(made)
         config = _config(settings, parts)
-        server = _Server(config, lambda: on_ready(address_of(settings.api, listener)) if on_ready else None)
-        _take_signals()
+        server = TellingServer(config, lambda: on_ready(address_of(settings.api, listener)) if on_ready else None)
+        take_signals()
         await server.serve(sockets=[listener])
         deadline.start()
         # nobody is left whom an answer could reach: what waits for a thread is not begun
@@ -157,64 +155,14 @@ def _first_key(store: Store) -> str | None:
 def address_of(settings: ApiSettings, listener: socket.socket) -> str:
     """Give the URL of a listening socket."""
     scheme = "https" if settings.certificate_file else "http"
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{scheme}://{shown}:{listener.getsockname()[1]}"
-
-
-class _Server(uvicorn.Server):
-    """Tells when the port listens; uvicorn has no other place for it."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell."""
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._on_ready()
-
-
-def _take_signals() -> None:
-    """Let SIGTERM and SIGINT end the serving, not the process: uvicorn raises them again when it has stopped."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+    return url_of(settings.host, listener, scheme)
 
 
 def _require_loopback_without_keys(settings: ApiSettings) -> None:
-    if settings.auth or _is_loopback(settings.host):
+    if settings.auth or is_loopback(settings.host):
         return
     raise UsageError(
         "API030",
         f"the API would answer everybody on {settings.host} without a key",
         "leave --no-auth out, or listen on 127.0.0.1",
     )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _listen(settings: ApiSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # accepted connections inherit it: small answers must not wait for an acknowledgement
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        taken = error.errno == errno.EADDRINUSE
-        raise UsageError(
-            "API032",
-            f"the API cannot listen on {settings.host}:{settings.port}: {error.strerror}",
-            "give another port with --port, or 0 for a free one" if taken else None,
-        ) from None
-    return listener

@@ -16,6 +16,7 @@ import pytest
 
 from fqlstream.api import server
 from fqlstream.errors import UsageError
+from fqlstream.listening import listen
 from fqlstream.settings import ApiSettings, Settings
 
 
@@ -45,8 +46,7 @@ def test_a_port_that_is_taken_is_said() -> None:
 )
 def test_its_address_is_one_that_a_client_can_use(settings: dict[str, Any], begins: str) -> None:
     api = ApiSettings(port=0, **settings)
-    with server._listen(api) as listener:
-        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    with listen(api.host, 0, code="API032", who="the API") as listener:
         assert server.address_of(api, listener) == f"{begins}{listener.getsockname()[1]}"
 
 
@@ -73,9 +73,9 @@ def test_closing_has_a_deadline_and_begins_nothing_new(monkeypatch: pytest.Monke
         ended.set()
 
     monkeypatch.setattr(server, "open_dependencies", stuck)
-    monkeypatch.setattr(server, "_Server", StoppedServer)
+    monkeypatch.setattr(server, "TellingServer", StoppedServer)
     monkeypatch.setattr(server, "_config", lambda *_: None)
-    monkeypatch.setattr(server, "_take_signals", lambda: None)
+    monkeypatch.setattr(server, "take_signals", lambda: None)
     monkeypatch.setattr(server, "_CLOSE_WAIT_S", 0.05)
     monkeypatch.setattr("os._exit", end)
     server.serve(Settings(api=ApiSettings(port=0)))

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from fqlstream.listening import is_loopback
 from fqlstream.store.embedded.engine import Access
 from fqlstream.store.embedded.exceptions import ACCESS_DENIED, AUTHENTICATION_FAILED, EngineError, refusal
 
@@ -58,7 +59,7 @@ def authenticate(headers: Mapping[str, str], parameters: Mapping[str, str], peer
         raise _failed(user)
     if user not in ("", "default"):
         raise _failed(user)
-    if not _is_loopback(peer):
+    if not is_loopback(peer):
         raise refusal(
             AUTHENTICATION_FAILED,
             "From another machine this store answers only with its key (password, or X-ClickHouse-Key)",
@@ -74,15 +75,6 @@ def _failed(user: str) -> EngineError:
         f"{user}: Authentication failed: password is incorrect, or there is no user with such name. "
         "The user is 'default', the password is the key in the file store.key of the data directory",
     )
-
-
-def _is_loopback(peer: str) -> bool:
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
 
 
 def _is_local_name(host: str) -> bool:

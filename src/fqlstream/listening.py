@@ -1,0 +1,81 @@
+"""Listening: the socket of a server of ours, its address, and a process that serves until a signal ends it."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from fqlstream.errors import UsageError
+
+
+def listen(host: str, port: int, *, code: str, who: str, gives_way: bool = False) -> socket.socket:
+    """Listen on an address; port 0 takes a free one, and so does one that is in use where the server gives way.
+
+    Raises UsageError of that code, which says who cannot listen, where the address cannot be had.
+    """
+    listener = socket.socket(_family(host), socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # accepted connections inherit it: small answers must not wait for an acknowledgement
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            if not gives_way or error.errno != errno.EADDRINUSE:
+                raise
+            listener.bind((host, 0))
+    except OSError as error:
+        listener.close()
+        taken = error.errno == errno.EADDRINUSE
+        hint = "give another port with --port, or 0 for a free one" if taken else None
+        raise UsageError(code, f"{who} cannot listen on {host}:{port}: {error.strerror}", hint) from None
+    return listener
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def url_of(host: str, listener: socket.socket, scheme: str = "http") -> str:
+    """Give the URL of a socket that listens on a host."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{shown}:{listener.getsockname()[1]}"
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches an address. Of names only localhost is known to be one."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return bool((mapped or address).is_loopback)
+
+
+class TellingServer(uvicorn.Server):
+    """Tells when the port listens; uvicorn has no other place for it."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_ready()
+
+
+def take_signals() -> None:
+    """Let SIGTERM and SIGINT end the serving, not the process: uvicorn raises them again when it has stopped."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
