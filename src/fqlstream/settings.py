@@ -684,6 +684,58 @@ class RunnerSettings(_Group):
     )
 
 
+class LagSettings(_Group):
+    """`fqlstream lag`: what it asks, how long it waits, when it judges."""
+
+    interval_ms: int = Field(
+        5_000,
+        ge=100,
+        description="How often `lag --watch` and the exporter look: about as often as a group commits, so that few commits are missed.",
+    )
+    window_ms: int = Field(
+        300_000,
+        ge=1_000,
+        description="Samples of so long are judged together: long enough to tell a trend from one late commit.",
+    )
+    samples_min: int = Field(
+        5, ge=2, description="Fewer samples, or commits, say nothing about a trend: by chance alone five grow once in 120."
+    )
+    quiet_ms_min: int = Field(
+        60_000,
+        ge=0,
+        description="An offset that stands still for less is never called stalled: many consumers commit once a minute.",
+    )
+    request_wait_ms: int = Field(
+        20_000, ge=100, description="Kafka's coordinators and leaders answer within milliseconds; after so long they are away."
+    )
+    read_wait_ms: int = Field(
+        10_000,
+        ge=0,
+        description="How long the first unread records of all partitions are looked for, and then rows counted; what was not found is unknown.",
+    )
+    rows_records_max: int = Field(
+        200_000,
+        ge=0,
+        description="Records one look reads to count the rows in them, shortest partitions first; the rows of the others are unknown.",
+    )
+    rows_bytes_max: int = Field(
+        64 * 2**20, ge=0, description="Bytes one look reads to count rows: a look must not be a load."
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="Address `lag --prometheus` listens on; loopback unless you say otherwise, and elsewhere only with a key.",
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port of `lag --prometheus`: kafka-lag-exporter's.")
+    key: SecretStr | None = Field(
+        None,
+        description="What Prometheus has to show, as `authorization: {credentials_file: ...}`. None: on loopback nothing is asked. Never printed.",
+    )
+    certificate_file: Path | None = Field(
+        None, description="PEM file of the exporter's certificate. None: plain HTTP, as on loopback or behind a proxy."
+    )
+    certificate_key_file: Path | None = Field(None, description="PEM file of that certificate's key.")
+
+
 class LocalSettings(_Group):
     """The stack on one machine."""
 
@@ -729,6 +781,7 @@ class Settings(BaseSettings):
     runner: Annotated[RunnerSettings, Field(description="Code metrics: when, and how their rows reach them.")] = (
         RunnerSettings()
     )
+    lag: Annotated[LagSettings, Field(description="Consumer lag.")] = LagSettings()
     local: Annotated[LocalSettings, Field(description="The stack on one machine.")] = LocalSettings()
 
 

@@ -1,0 +1,150 @@
+"""Looking at groups again and again: rounds become samples, samples of a while become a report."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
+from fqlstream.ops.lag.judgement import Rules, Sample, Status, Verdict, eta_seconds, judge, pace
+from fqlstream.ops.lag.places import Group, Log, Member, Place, Round, Span, Unread
+from fqlstream.ops.lag.report import GroupLag, LagReport, PartitionLag
+from fqlstream.ops.lag.sampling import Sampler, unread_span
+from fqlstream.settings import KafkaSettings, LagSettings
+
+Key = tuple[str, Place]
+_NOTHING = Unread(is_left=False, rows=0)
+
+
+class Window:
+    """The samples of the last while, by group and partition; those of what is no longer seen are forgotten."""
+
+    def __init__(self, limits: LagSettings) -> None:
+        self._length_ms = limits.window_ms
+        self._samples: dict[Key, deque[Sample]] = {}
+
+    def remember(self, past: Mapping[Key, Sequence[Sample]]) -> None:
+        """Take over samples of an earlier process, oldest first, before any of its own."""
+        for key, samples in past.items():
+            self._samples.setdefault(key, deque()).extend(samples)
+
+    def add(self, samples: Mapping[Key, Sample], now_ms: int) -> None:
+        """Add what a round found."""
+        for key, sample in samples.items():
+            self._samples.setdefault(key, deque()).append(sample)
+        for key in list(self._samples):
+            kept = self._samples[key]
+            while kept and kept[0].at_ms < now_ms - self._length_ms:
+                kept.popleft()
+            if not kept:
+                del self._samples[key]
+
+    def of(self, group: str, place: Place) -> Sequence[Sample]:
+        """Give the samples of one partition, oldest first."""
+        return self._samples.get((group, place), ())
+
+
+def look(kafka: KafkaSettings, limits: LagSettings, patterns: Sequence[str], *, with_rows: bool = True) -> LagReport:
+    """Look once. Raises BrokerError LAG001 for a name without a group, LAG002 where the cluster does not answer."""
+    found = Sampler(kafka, limits).sample(patterns, with_rows=with_rows)
+    window = Window(limits)
+    window.add(samples_of(found), found.at_ms)
+    return report(found, window, limits)
+
+
+def samples_of(found: Round) -> dict[Key, Sample]:
+    """Give a sample of each partition that a group has committed for, and whose log is known."""
+    return {
+        (group.name, place): Sample(
+            found.at_ms, offset, log.end, _unread(found, place, offset).is_left, _is_held(group, place)
+        )
+        for group in found.groups
+        for place, offset in group.committed.items()
+        if not (log := found.logs[place]).problem
+    }
+
+
+def report(found: Round, window: Window, limits: LagSettings) -> LagReport:
+    """Judge every partition of a round by its samples, the round's own among them."""
+    rules = Rules(limits.samples_min, limits.quiet_ms_min)
+    groups = []
+    for group in found.groups:
+        places = _places_of(group, found.logs)
+        partitions = tuple(_partition(found, group, place, window.of(group.name, place), rules) for place in places)
+        groups.append(GroupLag(group.name, group.state, group.member_count, partitions))
+    return LagReport(found.at_ms, found.cluster, tuple(groups), found.took_s)
+
+
+def _places_of(group: Group, logs: Mapping[Place, Log]) -> Iterable[Place]:
+    """Name every partition of the topics that a group committed or holds."""
+    topics = {place.topic for place in (*group.committed, *group.held)}
+    return sorted(place for place in logs if place.topic in topics)
+
+
+def _partition(found: Round, group: Group, place: Place, samples: Sequence[Sample], rules: Rules) -> PartitionLag:
+    log, committed, held = found.logs[place], group.committed.get(place), group.held.get(place)
+    if log.problem:
+        # a partition that went away with its topic is worth a word only where the group has been reading it
+        return _unknown(place, log, committed, held, Status.ERR if committed is not None else None, log.problem)
+    if committed is None:
+        is_empty = log.start == log.end
+        why = "the log is empty" if is_empty else "nothing was committed yet: where it is read from is not known"
+        return _unknown(place, log, None, held, Status.OK if is_empty else None, why)
+    sample, unread = samples[-1], _unread(found, place, committed)
+    verdict, speed = judge(samples, rules), pace(samples)
+    eta = eta_seconds(sample, speed)
+    return PartitionLag(
+        place.topic,
+        place.partition,
+        committed,
+        log.start,
+        log.end,
+        sample.lag_records,
+        unread.rows,
+        _age_s(found.at_ms, unread),
+        verdict.status,
+        _explained(verdict, committed, log, unread),
+        *_named(held),
+        in_per_s=speed.in_per_s,
+        out_per_s=speed.out_per_s,
+        eta_seconds=None if eta is None else round(eta, 3),
+    )
+
+
+def _unknown(
+    place: Place, log: Log, committed: int | None, held: Member | None, status: Status | None, why: str
+) -> PartitionLag:
+    """Tell of a partition whose lag nobody can know."""
+    start, end = (None, None) if log.problem else (log.start, log.end)
+    return PartitionLag(place.topic, place.partition, committed, start, end, None, None, None, status, why, *_named(held))
+
+
+def _named(held: Member | None) -> tuple[str | None, str | None, str | None]:
+    return (held.id, held.client_id, held.host) if held else (None, None, None)
+
+
+def _explained(verdict: Verdict, committed: int, log: Log, unread: Unread) -> str:
+    """Say why, and what else changes what the numbers mean."""
+    notes = [verdict.why]
+    if committed < log.start:
+        notes.append(f"{log.start - committed} offsets were deleted before they were read")
+    if log.stable_end < log.end and committed <= log.end:
+        notes.append(f"an open transaction holds back what is from {log.stable_end} on")
+    if unread.problem:
+        notes.append(f"its first unread record is not known: {unread.problem}")
+    return "; ".join(notes)
+
+
+def _age_s(now_ms: int, unread: Unread) -> float | None:
+    """Give how long ago the first unread record was written, 0 where there is none. A clock ahead of ours counts as now."""
+    if unread.is_left is False:
+        return 0.0
+    return None if unread.first_ms is None else max(0, now_ms - unread.first_ms) / 1000
+
+
+def _unread(found: Round, place: Place, committed: int) -> Unread:
+    span: Span | None = unread_span(place, committed, found.logs[place])
+    return _NOTHING if span is None else found.unread[span]
+
+
+def _is_held(group: Group, place: Place) -> bool:
+    return place in group.held or group.is_rebalancing
