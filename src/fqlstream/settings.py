@@ -698,7 +698,9 @@ class LagSettings(_Group):
         description="Samples of so long are judged together: long enough to tell a trend from one late commit.",
     )
     samples_min: int = Field(
-        5, ge=2, description="Fewer samples, or commits, say nothing about a trend: by chance alone five grow once in 120."
+        5,
+        ge=2,
+        description="Fewer samples, or commits, say nothing about a trend: by chance alone five grow once in 120.",
     )
     quiet_ms_min: int = Field(
         60_000,
@@ -706,7 +708,9 @@ class LagSettings(_Group):
         description="An offset that stands still for less is never called stalled: many consumers commit once a minute.",
     )
     request_wait_ms: int = Field(
-        20_000, ge=100, description="Kafka's coordinators and leaders answer within milliseconds; after so long they are away."
+        20_000,
+        ge=100,
+        description="Kafka's coordinators and leaders answer within milliseconds; after so long they are away.",
     )
     read_wait_ms: int = Field(
         10_000,

@@ -42,7 +42,9 @@ def memberships(admin: AdminClient, kinds: dict[str, ConsumerGroupType], wait_s:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # see the head of this file
             # one round either way: without a name, the older call asks for all groups
-            groups = admin.list_groups(older[0], timeout=wait_s) if len(older) == 1 else admin.list_groups(timeout=wait_s)
+            groups = (
+                admin.list_groups(older[0], timeout=wait_s) if len(older) == 1 else admin.list_groups(timeout=wait_s)
+            )
         wanted = set(older)
         found.update({group.id: _older(group) for group in groups if group.id in wanted and group.error is None})
     return found

@@ -115,7 +115,9 @@ def _unknown(
 ) -> PartitionLag:
     """Tell of a partition whose lag nobody can know."""
     start, end = (None, None) if log.problem else (log.start, log.end)
-    return PartitionLag(place.topic, place.partition, committed, start, end, None, None, None, status, why, *_named(held))
+    return PartitionLag(
+        place.topic, place.partition, committed, start, end, None, None, None, status, why, *_named(held)
+    )
 
 
 def _named(held: Member | None) -> tuple[str | None, str | None, str | None]:

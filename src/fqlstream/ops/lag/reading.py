@@ -108,11 +108,7 @@ def _turns(spans: Sequence[Span]) -> Iterator[dict[Place, Span]]:
     waiting = list(spans)
     while waiting:
         turn: dict[Place, Span] = {}
-        later: list[Span] = []
-        for span in waiting:
-            if turn.setdefault(span.place, span) is not span:
-                later.append(span)
-        waiting = later
+        waiting = [span for span in waiting if turn.setdefault(span.place, span) is not span]
         yield turn
 
 

@@ -178,4 +178,6 @@ def _asking(bootstrap: str | None) -> Iterator[None]:
         text = told.str() if told else "no answer in time"
         hint = "is the cluster up? Reading lag needs Describe on groups and topics, and Read on topics"
         retryable = told is None or may_pass(told)
-        raise BrokerError("LAG002", f"Kafka at {bootstrap} did not say where groups stand: {text}", hint, retryable=retryable) from error
+        raise BrokerError(
+            "LAG002", f"Kafka at {bootstrap} did not say where groups stand: {text}", hint, retryable=retryable
+        ) from error
