@@ -17,7 +17,7 @@ from fqlstream.ops.definition_log import DefinitionsReader, read_catalogue
 from fqlstream.ops.definition_mirror import mirror, prepare_store
 from fqlstream.ops.definitions import Applied, apply, delete
 from fqlstream.ops.kafka_options import librdkafka_options
-from fqlstream.settings import FqlSettings, KafkaSettings, Settings, load
+from fqlstream.settings import FqlSettings, KafkaSettings, Settings
 from fqlstream.store.client import Store
 
 MODEL = """\
@@ -41,16 +41,6 @@ def model(version: str = "v1", age: str = "int", more: str = "") -> str:
 
 def joined(*documents: str) -> str:
     return "---\n".join(documents)
-
-
-@pytest.fixture
-def settings(kafka_settings: KafkaSettings) -> Settings:
-    return load().model_copy(update={"kafka": kafka_settings})
-
-
-@pytest.fixture
-def topic(make_topic: Callable[..., str]) -> str:
-    return make_topic(prefix="definitions", config={"cleanup.policy": "compact"})
 
 
 @pytest.fixture

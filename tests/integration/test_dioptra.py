@@ -327,21 +327,22 @@ def test_a_metric_without_a_time_has_the_servers(
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("field", "text"),
     [
-        '"2026-01-02"',
-        "1767322800",
-        '"now"',
-        '""',
-        '"20260102"',
-        "true",
-        '"0001-01-01T00:00:00+23:00"',
-        '"2026-13-01T00:00:00"',
+        *(("step", text) for text in (
+            "null", "true", '"x"', '"1.5"', "[1]", str(2**63), str(-(2**63) - 1), '"' + "9" * 40 + '"', "1e999", "NaN", "1e30",
+        )),
+        *(("timestamp", text) for text in (
+            '"2026-01-02"', "1767322800", '"now"', '""', '"20260102"', "true", '"0001-01-01T00:00:00+23:00"',
+            '"2026-13-01T00:00:00"',
+        )),
     ],
-)
-def test_other_times_are_refused(vendor: VendorProcess, stack: RunningStack, job: int, text: str) -> None:
-    status, body = post(vendor, stack, job, f'{{"name": "v", "value": 1, "timestamp": {text}}}')
-    assert (status, list(body["errors"])) == (400, ["timestamp"])
+)  # fmt: skip
+def test_other_steps_and_times_are_refused(
+    vendor: VendorProcess, stack: RunningStack, job: int, field: str, text: str
+) -> None:
+    status, body = post(vendor, stack, job, f'{{"name": "v", "value": 1, "{field}": {text}}}')
+    assert (status, list(body["errors"])) == (400, [field])
     assert latest(vendor, job) == {}
 
 

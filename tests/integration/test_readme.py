@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 
 import clickhouse_connect
 import numpy as np
@@ -27,13 +26,6 @@ def run(stack: RunningStack, script: str) -> subprocess.CompletedProcess[str]:
     for written, address in here.items():
         script = script.replace(written, address)
     return stack.shell(script)
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    running = RunningStack.start(tmp_path_factory.mktemp("readme"))
-    yield running
-    running.stop()
 
 
 @pytest.fixture(scope="module")

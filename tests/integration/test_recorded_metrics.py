@@ -30,13 +30,6 @@ T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    running = RunningStack.start(tmp_path_factory.mktemp("recorded"))
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
 def store(stack: RunningStack) -> Iterator[Store]:
     with stack.store() as client:
         yield client

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from fqlstream.events.documents import read_documents
 from fqlstream.ops.definition_log import DefinitionsReader
 from fqlstream.ops.definitions import Applied, DefinitionsWriter, apply, delete
 from fqlstream.ops.kafka_options import librdkafka_options
-from fqlstream.settings import KafkaSettings, Settings, load
+from fqlstream.settings import Settings
 
 PIPELINE = "{kind: pipeline, name: train}\n"
 DEPLOYMENT = "{kind: deployment, name: nightly, pipeline: train}\n"
@@ -29,16 +29,6 @@ JOB = "{kind: job, experiment: digits, description: first}\n"
 
 def joined(*documents: str) -> str:
     return "---\n".join(documents)
-
-
-@pytest.fixture
-def settings(kafka_settings: KafkaSettings) -> Settings:
-    return load().model_copy(update={"kafka": kafka_settings})
-
-
-@pytest.fixture
-def topic(make_topic: Callable[..., str]) -> str:
-    return make_topic(prefix="definitions", config={"cleanup.policy": "compact"})
 
 
 @pytest.fixture

@@ -47,13 +47,6 @@ EVENTS = [
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    running = RunningStack.start(tmp_path_factory.mktemp("rest"))
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
 def rest(stack: RunningStack) -> Iterator[RestClient]:
     """A client of a stack on which the definitions above stand, and the events above were counted."""
     with RestClient(stack) as client:

@@ -48,13 +48,6 @@ execution = "known"
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    running = RunningStack.start(tmp_path_factory.mktemp("fuzz"))
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
 def rest(stack: RunningStack) -> Iterator[RestClient]:
     with RestClient(stack) as client:
         client("POST", "/definitions/yaml", content=DEFINITIONS)

@@ -7,7 +7,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -229,13 +229,6 @@ def define(stack: RunningStack, name: str, *documents: Mapping[str, Any]) -> Non
     path = stack.directory / f"{name}.yaml"
     path.write_text("\n---\n".join(map(json.dumps, documents)))
     run(stack, apply_command, "-f", path)
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    running = RunningStack.start(tmp_path_factory.mktemp("snapshots"), "--workers", "1")
-    yield running
-    running.stop()
 
 
 def written(stack: RunningStack, name: str, events: Sequence[Mapping[str, Any]]) -> str:

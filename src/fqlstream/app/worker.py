@@ -104,9 +104,9 @@ class Worker:
             self._fail,
             self.duties,
         )
-        serve_source(self.app, INFERENCE_EVENTS, lambda source: _Aggregating(self, source))
+        serve_source(self.app, INFERENCE_EVENTS, lambda source: _Owning(self, self.aggregate, self.log, source))
         serve_source(self.app, PANE_UPDATES, lambda source: _Finalising(self, source))
-        serve_source(self.app, METRIC_EVENTS, lambda source: _Recording(self, source))
+        serve_source(self.app, METRIC_EVENTS, lambda source: _Owning(self, self.record, self.metric_log, source))
         self.app.task(self._start)
 
     def run(self) -> int:
@@ -178,26 +178,28 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class _Aggregating:
-    """A partition of inference-events."""
+class _Owning:
+    """A partition of inference-events or metric-events: its agent, and the log that acknowledges for it."""
 
     worker: Worker
+    agent: AggregateAgent | RecordAgent
+    log: KafkaLog
     source: SourcePartition
 
     async def take_over(self) -> int:
         await self.worker.ready.wait()
-        self.worker.log.sources[self.source.partition] = self.source
-        return await self.worker.aggregate.take(self.source)
+        self.log.sources[self.source.partition] = self.source
+        return await self.agent.take(self.source)
 
     async def on_fetch(self, fetch: Fetch) -> None:
-        await self.worker.aggregate.apply(fetch)
+        await self.agent.apply(fetch)
 
     async def release(self) -> None:
-        await self.worker.aggregate.release(self.source)
+        await self.agent.release(self.source)
 
     def drop(self) -> None:
-        self.worker.aggregate.lose(self.source)
-        self.worker.log.forget(self.source)
+        self.agent.lose(self.source)
+        self.log.forget(self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,29 +225,6 @@ class _Finalising:
 
     def drop(self) -> None:
         self.worker.finalise.lose([self.source.partition])
-
-
-@dataclass(frozen=True, slots=True)
-class _Recording:
-    """A partition of metric-events."""
-
-    worker: Worker
-    source: SourcePartition
-
-    async def take_over(self) -> int:
-        await self.worker.ready.wait()
-        self.worker.metric_log.sources[self.source.partition] = self.source
-        return await self.worker.record.take(self.source)
-
-    async def on_fetch(self, fetch: Fetch) -> None:
-        await self.worker.record.apply(fetch)
-
-    async def release(self) -> None:
-        await self.worker.record.release(self.source)
-
-    def drop(self) -> None:
-        self.worker.record.lose(self.source)
-        self.worker.metric_log.forget(self.source)
 
 
 def main(settings: Settings) -> int:

@@ -39,7 +39,7 @@ from fqlstream.events.definitions import (
 from fqlstream.events.documents import REGISTERED_KINDS
 from fqlstream.events.registry import EMPTY_REGISTRY, SEQUENCE, Registry, RegistryDraft
 from fqlstream.ops.expressions import cells_count, check_expression
-from fqlstream.ops.kafka_errors import AWAY, LEADERLESS, NO_SUCH_TOPIC, may_pass
+from fqlstream.ops.kafka_errors import AWAY, LEADERLESS, topic_trouble
 from fqlstream.ops.kafka_options import librdkafka_options
 from fqlstream.settings import FqlSettings, Settings
 from fqlstream.stream.batches import DeadLetter
@@ -472,14 +472,10 @@ def _record(message: Any) -> Record:
 
 
 def _unreadable(topic: str, error: KafkaError) -> BrokerError:
-    if error.code() in NO_SUCH_TOPIC:
-        return BrokerError("DEF020", f"the topic {topic} does not exist", "make it: fqlstream topics apply")
-    return BrokerError(
-        "DEF021",
-        f"the topic {topic} cannot be read: {error.str()}",
-        "is Kafka up, and may you read it?",
-        retryable=may_pass(error),
-    )
+    return topic_trouble(
+        topic, error, missing="DEF020", failed="DEF021", what=f"the topic {topic} cannot be read",
+        hint="is Kafka up, and may you read it?",
+    )  # fmt: skip
 
 
 def read_catalogue(settings: Settings) -> Catalogue:

@@ -6,6 +6,8 @@ from typing import Final
 
 from confluent_kafka import KafkaError
 
+from fqlstream.errors import BrokerError
+
 #: What is no topic, by the broker's word. librdkafka's own words for it also mean that it has not asked yet.
 NO_SUCH_TOPIC: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART})
 NOT_KNOWN_HERE: Final = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
@@ -37,3 +39,10 @@ PASSING: Final = LEADERLESS | {
 def may_pass(error: KafkaError) -> bool:
     """Say whether the same request may succeed later, without anybody doing anything about us."""
     return error.code() in PASSING and not error.fatal()
+
+
+def topic_trouble(topic: str, error: KafkaError, *, missing: str, failed: str, what: str, hint: str) -> BrokerError:
+    """Give the error of a question about a topic: of code `missing` where there is no such topic, else `failed`, which says what."""
+    if error.code() in NO_SUCH_TOPIC:
+        return BrokerError(missing, f"the topic {topic} does not exist", "make it: fqlstream topics apply")
+    return BrokerError(failed, f"{what}: {error.str()}", hint, retryable=may_pass(error))

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from fqlstream.errors import BrokerError
-from fqlstream.ops.kafka_errors import NO_SUCH_TOPIC, NOT_KNOWN_HERE, may_pass
+from fqlstream.ops.kafka_errors import NO_SUCH_TOPIC, NOT_KNOWN_HERE, may_pass, topic_trouble
 from fqlstream.ops.kafka_options import RECORD_BYTES_ANY, producer_options
 from fqlstream.settings import KafkaSettings
 from fqlstream.stream.batches import Headers
@@ -230,14 +230,10 @@ class OutboxProducer:
 
 
 def _uncounted(topic: str, error: Any) -> BrokerError:
-    if error.code() in NO_SUCH_TOPIC:
-        return BrokerError("KFK121", f"the topic {topic} does not exist", "make it: fqlstream topics apply")
-    return BrokerError(
-        "KFK122",
-        f"the partitions of topic {topic} cannot be counted: {error.str()}",
-        "is the broker up, and may this user Describe the topic?",
-        retryable=may_pass(error),
-    )
+    return topic_trouble(
+        topic, error, missing="KFK121", failed="KFK122", what=f"the partitions of topic {topic} cannot be counted",
+        hint="is the broker up, and may this user Describe the topic?",
+    )  # fmt: skip
 
 
 def _undelivered(topic: str, error: Any) -> BrokerError:
