@@ -83,6 +83,16 @@ def compile_clickhouse(
     return _Writer(plan, sources, window, chosen).select()
 
 
+def compile_rows(plan: ModelPlan, source: str, values: Mapping[str, str], flags: Mapping[str, str | None]) -> str:
+    """Write the query of a source's rows: values (SQL over its columns) by their names, then whether a row is in a segment.
+
+    `flags` gives the segment of each such column; None: no row is in it. Raises SqlFormError as `compile_clickhouse` does.
+    """
+    named = {segment.name: segment for segment in plan.segments}
+    wanted = [named[name] for name in dict.fromkeys(flags.values()) if name is not None]
+    return _Writer(plan, [Source(source)], None, wanted).select_rows(values, flags)
+
+
 @dataclass(frozen=True, slots=True)
 class _Cell:
     """An aggregate: its form, and its states' names by suffix."""
@@ -125,10 +135,21 @@ class _Writer:
         cells = self._write_cells()
         self._write_segments(cells)
         body, metrics = self._values(cells)
+        return Select(self._with_steps(body), metrics, self.parameters)
+
+    def select_rows(self, values: Mapping[str, str], flags: Mapping[str, str | None]) -> str:
+        conditions = self._write_rows(self.sources[0], ()).conditions
+        known = {segment.name: condition for segment, condition in zip(self.segments, conditions, strict=True)}
+        said = {name: "false" if segment is None else known[segment] or "true" for name, segment in flags.items()}
+        selected = [f"{sql} AS {identifier(name)}" for name, sql in {**values, **said}.items()]
+        return self._with_steps(f"SELECT {_listed(selected, indent=4)}\nFROM {self.last}")
+
+    def _with_steps(self, body: str) -> str:
+        """Put the steps, and the lambdas that they call, before what reads the last one."""
         with_clause = [f"{name} AS (\n    {sql}\n)" for name, sql in self.ctes]
         lambdas = lambdas_of("\n".join([*with_clause, body]))
         head = ",\n".join([*lambdas, *with_clause])
-        return Select(f"WITH\n{head}\n{body}" if head else body, metrics, self.parameters)
+        return f"WITH\n{head}\n{body}" if head else body
 
     # -------------------------------------------------------------------------------------------------- rows
 

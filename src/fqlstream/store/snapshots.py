@@ -15,7 +15,6 @@ from fqlstream.errors import DefinitionError, FqlError, UsageError
 from fqlstream.events.catalogue import ModelEntry
 from fqlstream.events.columns import RANGE_VIOLATIONS, TYPE_VIOLATIONS
 from fqlstream.events.definitions import (
-    Column,
     ColumnType,
     MetricDefinition,
     ModelDefinition,
@@ -56,6 +55,8 @@ _TYPES: Final[Mapping[ColumnType, str]] = {
     ColumnType.VECTOR: "Array(Float64)",
 }
 _VIOLATIONS: Final = (TYPE_VIOLATIONS, RANGE_VIOLATIONS)
+#: What a row has beside its columns, and what stands for it where there is no row.
+_HEADS: Final[Mapping[str, str]] = {"event_id": "''", "event_at": "toDateTime64(0, 3, 'UTC')"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,15 +250,17 @@ def _is_table(store: Store, name: str) -> bool:
 # ------------------------------------------------------------------------------------------------ rows
 
 
-def rows_sql(store: Store, model: ModelDefinition, within: Range) -> str:
+def rows_sql(store: Store, model: ModelDefinition, within: Range, heads: Sequence[str] = ()) -> str:
     """Write the subquery of a version's counted rows of all partitions, under its columns' names and both of violations.
 
-    Targets are those of the last label. A column or a table that nobody has written yet is null, or empty.
+    Targets are those of the last label. A column or a table that nobody has written yet is null, or empty. `heads` names what
+    is wanted beside: event_id, event_at.
     """
     table = event_table(model.name)
-    names = [*(column.name for column in model.columns), *_VIOLATIONS]
+    names = [*(column.name for column in model.columns), *_VIOLATIONS, *heads]
     if not _is_table(store, table):
-        nothing = [_nothing(column) for column in model.columns] + ["CAST([], 'Array(String)')"] * len(_VIOLATIONS)
+        nothing = [nothing_sql(column.type) for column in model.columns] + ["CAST([], 'Array(String)')"] * len(_VIOLATIONS)
+        nothing += [_HEADS[name] for name in heads]
         listed = ", ".join(f"{sql} AS {identifier(name)}" for sql, name in zip(nothing, names, strict=True))
         return f"(SELECT {listed} WHERE false)"
     known = {column.stored for column in stored_columns(store, table)}
@@ -267,13 +270,14 @@ def rows_sql(store: Store, model: ModelDefinition, within: Range) -> str:
     values = []
     for column in model.columns:
         name = stored[column.name]
-        value = f"e.{name}" if name in known else _nothing(column)
+        value = f"e.{name}" if name in known else nothing_sql(column.type)
         if column in targets:
             value = chosen_sql(value, asked_of(targets.index(column)))
         values.append(f"CAST({value} AS {_TYPES[column.type]})")
     for place, violations in enumerate(_VIOLATIONS, start=len(targets)):
         value = violations_sql(violations, place, [column.name for column in targets]) if targets else f"e.{violations}"
         values.append(value)
+    values += [f"e.{name}" for name in heads]
     # a column may be called anything, also like what the join below speaks of: it gets its name last
     prefix = _free_prefix(names)
     inner = ", ".join(f"{value} AS {identifier(f'{prefix}{place}')}" for place, value in enumerate(values))
@@ -292,9 +296,9 @@ def _labelled(store: Store, model: ModelDefinition, source: str, table: str, whe
     return labelled_sql(source, last_labels_sql(label_table(model.name), values, of_these))
 
 
-def _nothing(column: Column) -> str:
-    kind = _TYPES[column.type]
-    return f"CAST([] AS {kind})" if column.type is ColumnType.VECTOR else f"CAST(NULL AS {kind})"
+def nothing_sql(kind: ColumnType) -> str:
+    """Write what stands for no value of a type."""
+    return f"CAST({'[]' if kind is ColumnType.VECTOR else 'NULL'} AS {_TYPES[kind]})"
 
 
 def _free_prefix(names: Sequence[str]) -> str:
