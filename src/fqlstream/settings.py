@@ -384,6 +384,46 @@ class ClientSettings(_Group):
     )
 
 
+class WorkerSettings(_Group):
+    """What a worker tells of itself."""
+
+    host: str = Field(
+        "127.0.0.1", description="Address of a worker's /metrics and /health; loopback unless you say otherwise."
+    )
+    port: int = Field(
+        9464,
+        ge=0,
+        le=65535,
+        description="Port of these; a free one is taken where it is in use, and the log says which.",
+    )
+    auth: bool = Field(
+        True,
+        description="Ask for worker.key at /metrics wherever a worker does not listen on loopback. Off: nobody is asked.",
+    )
+    key: SecretStr | None = Field(
+        None,
+        description="Key of /metrics, as `Authorization: Bearer KEY`; needed off loopback. /health asks for none: it names parts and seconds. Never printed.",
+    )
+    certificate_file: Path | None = Field(None, description="PEM file of these routes' certificate. None: plain HTTP.")
+    certificate_key_file: Path | None = Field(None, description="PEM file of the certificate's key.")
+    answer_wait_s: float = Field(
+        5.0,
+        gt=0,
+        description="A scrape waits so long for the event loop, then gets 503: shorter than Prometheus' own 10 s.",
+    )
+    requests_max: int = Field(
+        16, ge=1, description="Connections to these routes at once: a flood of them must not slow the engine."
+    )
+    models_max: int = Field(
+        1_000,
+        ge=1,
+        description="Models that have numbers of their own, those furthest behind first: a time series each is what Prometheus pays for.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Lines of a worker's log: text for people, json for what collects logs."
+    )
+
+
 class FqlSettings(_Group):
     """Limits of the language and its undocumented choices."""
 
@@ -775,6 +815,7 @@ class Settings(BaseSettings):
     kafka: Annotated[KafkaSettings, Field(description="Kafka.")] = KafkaSettings()
     store: Annotated[StoreSettings, Field(description="ClickHouse.")] = StoreSettings()
     stream: Annotated[StreamSettings, Field(description="The engine.")] = StreamSettings()
+    worker: Annotated[WorkerSettings, Field(description="What a worker tells of itself.")] = WorkerSettings()
     fql: Annotated[FqlSettings, Field(description="The language.")] = FqlSettings()
     record: Annotated[RecordSettings, Field(description="Recorded metrics.")] = RecordSettings()
     client: Annotated[ClientSettings, Field(description="The producer of the SDK.")] = ClientSettings()

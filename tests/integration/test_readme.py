@@ -8,10 +8,13 @@ import subprocess
 import clickhouse_connect
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from scipy.spatial.distance import jensenshannon
 from tests.readme_blocks import blocks
 from tests.running_stack import RunningStack
-from tests.waiting import wait_equal
+from tests.waiting import wait_equal, wait_until
+
+from fqlstream.ops.numbers import WORKER_NUMBERS
 
 DEADLINE_S = 120.0
 #: What the README says where nothing else uses the ports.
@@ -47,6 +50,36 @@ def _days(stack: RunningStack) -> dict[tuple[str, str], float]:
     )
     rows = run(stack, f'fqlstream sql "{query}" --format JSONCompactEachRow').stdout.splitlines()
     return {(metric, segment): value for metric, segment, value in map(json.loads, rows)}
+
+
+def test_the_worker_of_the_minute_says_that_it_works_and_what_it_did(churn: RunningStack) -> None:
+    url = f"http://127.0.0.1:{json.loads((churn.data / 'ports.json').read_text())['worker-1']}"
+    health = json.loads(churn.shell(f"curl -sf {url}/health").stdout)
+    assert health["status"] == "ok"
+    assert health["partitions"]["inference-events"] == {"assigned": 4, "taken": 4}
+
+    def numbers() -> dict[str, float]:
+        families = text_string_to_metric_families(churn.shell(f"curl -sf {url}/metrics").stdout)
+        return {f"{s.name}{[*s.labels.values()]}": s.value for family in families for s in family.samples}
+
+    # other tests of this stack send events too
+    flushes = "fqlstream_flush_seconds_count['inference-events']"
+    wait_until(lambda: numbers().get(flushes, 0) >= 1, "a flush in the worker's numbers", DEADLINE_S)
+    told = numbers()
+    assert told["fqlstream_labels_total[]"] >= 3
+    assert told["fqlstream_events_total[]"] >= 4
+    assert told["fqlstream_records_total['inference-events']"] >= 7
+    assert told["fqlstream_decode_seconds_count[]"] >= 1
+    assert told["fqlstream_outside_seconds_count['states']"] >= 1
+    assert told["fqlstream_partitions['inference-events']"] == 4
+    assert told["fqlstream_takeovers_total['inference-events']"] >= 4
+    assert told["fqlstream_open_windows['churn']"] >= 1
+    assert told["fqlstream_panes_bytes[]"] > 0
+    declared = {name for row in WORKER_NUMBERS for name in row.series}
+    exported = {name.partition("[")[0] for name in told if not name.partition("[")[0].endswith("_created")}
+    unseen = {"fqlstream_dead_letters_total", "fqlstream_outside_failures_total"}  # nothing was refused, nothing failed
+    assert declared - unseen <= exported
+    assert {name for name in exported if name.startswith("fqlstream")} <= declared
 
 
 def test_the_minute_ends_with_values(churn: RunningStack) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from fqlstream.app.holding import Held, Holding
+from fqlstream.app.numbers import Numbers
 from fqlstream.app.rounds import Room, Rounds
 from fqlstream.app.transport import SourcePartition
 from fqlstream.app.unbroken import Unbroken
@@ -165,6 +166,7 @@ class AggregateAgent:
         on_failure: Callable[[BaseException], None],
         duties: Duties | None = None,
         deletions: Deletions | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
         self.topic = topic
         self.duties = duties or Duties()
@@ -184,7 +186,9 @@ class AggregateAgent:
         self.engines = Engines(definitions.catalogue, settings.fql)
         self.meter = Meter()
         self._unbroken = Unbroken(on_failure)
-        self.holding: Holding[Owner, _Upkeep] = Holding(topic, self._take, self._unbroken, self.duties, log)
+        self.holding: Holding[Owner, _Upkeep] = Holding(
+            topic, self._take, self._unbroken, self.duties, log, numbers or Numbers()
+        )
         self._rounds = Rounds(_FLUSHING, self.duties, on_failure)
         self._room = Room(self._rounds, self._is_full, self._what_waits, log)
         self._flushing = asyncio.Lock()
@@ -346,10 +350,10 @@ class AggregateAgent:
     async def _flush(self, *, labels: bool) -> None:
         async with self._flushing:
             started_s = time.process_time()
-            parts = self.holding.parts
-            for held in parts:
-                held.owner.read_end = self._caught_up(held, held.owner.state.next_offset)
-            await flush([held.owner for held in parts], self.ports, labels=labels)
+            with self.holding.flushing() as parts:
+                for held in parts:
+                    held.owner.read_end = self._caught_up(held, held.owner.state.next_offset)
+                await flush([held.owner for held in parts], self.ports, labels=labels)
             await self.commit()
             self.holding.take_superseded_again(parts)
             self.meter.flush_s += time.process_time() - started_s

@@ -9,14 +9,17 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from fqlstream.app.numbers import Numbers
 from fqlstream.app.transport import SourcePartition
 from fqlstream.app.unbroken import Unbroken
 from fqlstream.app.watchdog import Duties
 from fqlstream.errors import BrokerError
+from fqlstream.ops.numbers import FLUSH_SECONDS, FLUSHES, TAKEOVER_SECONDS, TAKEOVERS
 from fqlstream.stream.batches import Fetch
 from fqlstream.stream.protocol import FlushRow
 
@@ -38,6 +41,7 @@ class Owning(Protocol):
 
     leaving: bool
     superseded: bool
+    flushed_offset: int
 
     @property
     def base(self) -> FlushRow:
@@ -81,8 +85,11 @@ class Holding(Generic[OwnerT, NotesT]):
         unbroken: Unbroken,
         duties: Duties,
         log: logging.Logger,
+        numbers: Numbers,
     ) -> None:
         self.topic = topic
+        self.flushed_s = time.monotonic()  # when the last flush ended
+        self._numbers = numbers
         self._take_over = take_over  # becomes the owner, calls `add`, and gives the first offset to read
         self._unbroken = unbroken
         self._duties = duties
@@ -140,7 +147,18 @@ class Holding(Generic[OwnerT, NotesT]):
         self._held[source.partition] = Held(source, owner, lock, notes)
         offset, epoch = owner.state.next_offset, owner.base.version.epoch
         place = f"{self.topic}[{source.partition}]"
-        self._log.info("took over %s at offset %d as epoch %d in %.2f s", place, offset, epoch, took_s)
+        fields = {
+            "topic": self.topic,
+            "partition": source.partition,
+            "offset": offset,
+            "epoch": epoch,
+            "took_s": took_s,
+        }
+        self._log.info(
+            "took over %s at offset %d as epoch %d in %.2f s", place, offset, epoch, took_s, extra={"fields": fields}
+        )
+        self._numbers.add(TAKEOVERS, 1, self.topic)
+        self._numbers.took(TAKEOVER_SECONDS, took_s, self.topic)
         return True
 
     def leave(self, source: SourcePartition) -> None:
@@ -156,7 +174,8 @@ class Holding(Generic[OwnerT, NotesT]):
             return False
         del self._held[source.partition]
         self._duties.done(held.duty)
-        self._log.info("gave up %s[%d]", self.topic, source.partition)
+        fields = {"topic": self.topic, "partition": source.partition}
+        self._log.info("gave up %s[%d]", self.topic, source.partition, extra={"fields": fields})
         return True
 
     def take_superseded_again(self, parts: Sequence[Held[OwnerT, NotesT]]) -> None:
@@ -178,6 +197,17 @@ class Holding(Generic[OwnerT, NotesT]):
         except Exception:
             if not source.lost:  # else it is another worker's, and what was asked for it has no answer here
                 raise
+
+    @contextmanager
+    def flushing(self) -> Iterator[list[Held[OwnerT, NotesT]]]:
+        """Give the partitions for a flush, and note how long it takes where there is something to write."""
+        parts = self.parts
+        began_s, waits = time.monotonic(), any(o.state.next_offset > o.flushed_offset for o in self.owners)
+        yield parts
+        self.flushed_s = time.monotonic()
+        if waits:
+            self._numbers.add(FLUSHES, 1, self.topic)
+            self._numbers.took(FLUSH_SECONDS, self.flushed_s - began_s, self.topic)
 
     # -- what the watchdog is told -------------------------------------------------------------------------------------
 

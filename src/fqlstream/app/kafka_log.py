@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -42,6 +42,8 @@ class KafkaLog:
     outbox: OutboxProducer
     #: partitions that this worker holds, by number
     sources: dict[int, SourcePartition] = field(default_factory=dict)
+    #: told of every record that is refused, before it is sent
+    on_refused: Callable[[Sequence[DeadLetter]], None] = lambda _: None
     _durable: dict[int, int] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     _counting: asyncio.Task[int] | None = None
@@ -76,6 +78,7 @@ class KafkaLog:
 
         One that the topic does not take for its size is written without its bytes: the log has to go on.
         """
+        self.on_refused(letters)
         seen_at = _iso(SystemClock().now_ms())
         records = [_letter_record(letter, seen_at) for letter in letters]
         for at in await self._send_all(records):

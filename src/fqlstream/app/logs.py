@@ -6,7 +6,9 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
+
+from fqlstream.ops.log_lines import JsonLines
 
 #: Loggers of the Kafka clients, librdkafka's own under the name that `client/kafka_options.py` gives it.
 _CLIENTS: Final = ("aiokafka", "fqlstream.kafka", "clickhouse_connect", "urllib3")
@@ -40,13 +42,14 @@ class Sparse(logging.Filter):
         return True
 
 
-def configure_logging() -> None:
-    """Write logs to standard error, one line an event."""
+def configure_logging(log_format: Literal["text", "json"] = "text") -> None:
+    """Write logs to standard error, one line an event: text for people, or JSON with what is known of the event as fields."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Sparse())
-    logging.basicConfig(
-        handlers=[handler], level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    handler.setFormatter(
+        JsonLines() if log_format == "json" else logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
     )
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for noisy in ("aiokafka", "faust", "mode"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # a timer that comes late because something outside is slow to answer

@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
+from fqlstream.app.numbers import Numbers
 from fqlstream.app.rounds import Rounds
 from fqlstream.app.watchdog import Duties
 from fqlstream.clock import Clock
+from fqlstream.ops.numbers import PUBLISH_SECONDS, VALUES
 from fqlstream.settings import Settings
 from fqlstream.stream.engines import Engines
 from fqlstream.stream.finalise import (
@@ -42,7 +44,9 @@ class FinaliseAgent:
         partition_of: Callable[[str], Awaitable[int]],
         on_failure: Callable[[BaseException], None],
         duties: Duties | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
+        self.numbers = numbers or Numbers()
         self.duties = duties or Duties()
         self.source_topic = source_topic
         self.store = store
@@ -75,6 +79,11 @@ class FinaliseAgent:
         """Say up to which flush of each partition this worker has published a model; nothing where it does not."""
         finaliser = self._finalisers.get(model)
         return {} if finaliser is None or finaliser.published is None else finaliser.published.vector
+
+    @property
+    def finalisers(self) -> Mapping[str, ModelFinaliser]:
+        """Who publishes each model here."""
+        return self._finalisers
 
     def notice(self, model: str) -> None:
         """Look at a model soon."""
@@ -117,8 +126,10 @@ class FinaliseAgent:
             )
             self._finalisers[model] = finaliser
         started_s = time.process_time()
-        async for values in finaliser.look(engines.catalogue, engines, flushed):
-            self.values_count += len(values)
+        with self.numbers.timed(PUBLISH_SECONDS):
+            async for values in finaliser.look(engines.catalogue, engines, flushed):
+                self.values_count += len(values)
+                self.numbers.add(VALUES, len(values))
         self.finalise_s += time.process_time() - started_s
 
     def stop(self) -> None:

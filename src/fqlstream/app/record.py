@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from fqlstream.app.holding import Holding
+from fqlstream.app.numbers import Numbers
 from fqlstream.app.rounds import Room, Rounds
 from fqlstream.app.transport import SourcePartition
 from fqlstream.app.unbroken import Unbroken
@@ -39,6 +40,7 @@ class RecordAgent:
         commit: Callable[[], Awaitable[None]],
         on_failure: Callable[[BaseException], None],
         duties: Duties | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
         self.topic = topic
         self.owner_id = owner_id
@@ -47,7 +49,9 @@ class RecordAgent:
         self.commit = commit
         duties = duties or Duties()
         self._unbroken = Unbroken(on_failure)
-        self.holding: Holding[RecordOwner, None] = Holding(topic, self._take, self._unbroken, duties, log)
+        self.holding: Holding[RecordOwner, None] = Holding(
+            topic, self._take, self._unbroken, duties, log, numbers or Numbers()
+        )
         self._rounds = Rounds(_FLUSHING, duties, on_failure)
         self._room = Room(self._rounds, self._is_full, self._what_waits, log)
         self._flushing = asyncio.Lock()
@@ -122,8 +126,8 @@ class RecordAgent:
 
     async def _flush(self) -> None:
         async with self._flushing:
-            parts = self.holding.parts
-            await flush_recorded([held.owner for held in parts], self.ports)
+            with self.holding.flushing() as parts:
+                await flush_recorded([held.owner for held in parts], self.ports)
             self.holding.take_superseded_again(parts)
         await self._room.written()
 

@@ -36,6 +36,16 @@ class _Outage:
     waiting: dict[int, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A part that is in trouble: for how long, how many calls failed meanwhile, and what waits for it."""
+
+    part: str
+    for_s: float
+    failures: int
+    waiting: tuple[str, ...]
+
+
 class Outside:
     """What this process waits for outside: which parts are in trouble, since when, and when that was last so."""
 
@@ -49,6 +59,17 @@ class Outside:
         self._running: dict[int, float] = {}  # calls that have no answer yet, and when they began
         self._calls = 0
         self._trouble_s = -1e9
+        #: Told how long each call took, and of each that failed and is made again (`numbers`).
+        self.on_answer: Callable[[str, float], None] = lambda _what, _seconds: None
+        self.on_failure: Callable[[str], None] = lambda _part: None
+
+    def troubles(self) -> tuple[Trouble, ...]:
+        """Say what is in trouble now. Safe from any thread."""
+        now_s = self._now_s()
+        return tuple(
+            Trouble(part, now_s - outage.since_s, outage.failures, tuple(sorted(set(outage.waiting.copy().values()))))
+            for part, outage in self._outages.copy().items()
+        )
 
     def trouble_s(self) -> float:
         """Say when something outside was last in trouble, as a monotonic time: failing, or slow to answer. Safe from any thread."""
@@ -57,7 +78,7 @@ class Outside:
         return now_s if self._outages or slow else self._trouble_s
 
     @contextmanager
-    def asked(self) -> Iterator[int]:
+    def asked(self, what: str) -> Iterator[int]:
         """Mark a call as under way; gives its number."""
         self._calls += 1
         number = self._calls
@@ -66,6 +87,7 @@ class Outside:
             yield number
         finally:
             took_s = self._now_s() - self._running.pop(number)
+            self.on_answer(what, took_s)
             if took_s > self.slow_s:
                 self._trouble_s = self._now_s()
 
@@ -75,6 +97,7 @@ class Outside:
         outage = self._outages.setdefault(part, _Outage(now_s))
         outage.failures += 1
         outage.waiting[call] = what
+        self.on_failure(part)
         if now_s < self._next_line_s.get(part, now_s):
             return
         self._next_line_s[part] = now_s + self.said_every_s
@@ -117,7 +140,7 @@ async def persist(what: str, attempt: Callable[[], Awaitable[T]], *, outside: Ou
     failed: tuple[str, int] | None = None
     try:
         while True:
-            with outside.asked() as number:
+            with outside.asked(what) as number:
                 call = number if failed is None else failed[1]
                 try:
                     return await attempt()

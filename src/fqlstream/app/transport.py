@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -351,6 +352,7 @@ class SourceConsumer(driver.Consumer):
         self._subscribed: frozenset[str] = frozenset()
         self._commits_open = self._commit_failed = False
         self._commit_lock = asyncio.Lock()
+        self._uncommitted_since_s: float | None = None
         super().__init__(transport, *args, **kwargs)
 
     def _new_consumer_thread(self) -> SourceThread:
@@ -552,12 +554,25 @@ class SourceConsumer(driver.Consumer):
 
     # --- commits -------------------------------------------------------------------------------------------------
 
+    @property
+    def commit_age_s(self) -> float:
+        """For how long offsets wait that Kafka has not taken; 0 where none wait."""
+        return 0.0 if self._uncommitted_since_s is None else time.monotonic() - self._uncommitted_since_s
+
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002  # as Faust calls it
         """Commit what is acknowledged. False where Kafka did not take it; the next commit will try again.
 
         Offsets in Kafka serve lag tools and operators: what was processed is known by the flush rows. So a commit that
         fails is said and forgotten.
         """
+        if self._uncommitted_since_s is None:
+            self._uncommitted_since_s = time.monotonic()
+        done = await self._commit()
+        if done:
+            self._uncommitted_since_s = None
+        return done
+
+    async def _commit(self) -> bool:
         async with self._commit_lock:
             offsets = self.ledger.to_commit()
             generation = self.ledger.generation

@@ -112,6 +112,12 @@ class Watchdog:
         if late_s > self._look_s + self._stuck_s / 2:
             self._duties.renew()  # the whole process was stopped, or the machine slept
             return None
+        slowest = self.slowest()
+        return slowest if slowest is not None and slowest[1] > self._stuck_s else None
+
+    def slowest(self) -> tuple[str, float] | None:
+        """Name what has not moved for longest, and for how many seconds; None where nothing has to. Safe from any thread."""
+        now_s = self._now_s()
         excused_s = max(self._outside.trouble_s(), self._duties.worked_s)
         # an event loop turns whatever is outside; and while it does not, what it has asked for seems to have no answer
         loops = self._loops()
@@ -119,11 +125,10 @@ class Watchdog:
         if not since_s:
             return None
         name = min(since_s, key=lambda name: since_s[name])
-        if now_s - since_s[name] <= self._stuck_s:
-            return None
         # what does not turn keeps everything on it from moving: it is the one to name
         still = [loop for loop in loops if now_s - since_s.get(loop, now_s) > self._stuck_s / 2]
-        name = still[0] if still else name
+        if still and now_s - since_s[name] > self._stuck_s:
+            name = still[0]
         return name, now_s - since_s[name]
 
     def _end(self, name: str, stuck_s: float) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from fqlstream.app.aggregate import DELETING, AggregateAgent
 from fqlstream.app.allocator import bound_arenas
@@ -16,22 +17,36 @@ from fqlstream.app.definitions import DefinitionsFollower
 from fqlstream.app.faust_app import SourceApp, build_app, run_worker, serve_source
 from fqlstream.app.kafka_log import PANE_UPDATES, KafkaLog
 from fqlstream.app.logs import configure_logging
+from fqlstream.app.numbers import Numbers, Reading
+from fqlstream.app.observed import (
+    Health,
+    health_of,
+    held_partitions,
+    readings_of_owners,
+    readings_of_process,
+    readings_of_publishing,
+    readings_of_record_owners,
+    readings_of_source,
+)
 from fqlstream.app.publish import FinaliseAgent
 from fqlstream.app.record import RecordAgent
 from fqlstream.app.retries import OUTSIDE, SLOW_S
+from fqlstream.app.serving import Served, asked_in, require_key
 from fqlstream.app.store_port import StoreAdapter
 from fqlstream.app.transport import SourcePartition
 from fqlstream.app.watchdog import Duties, Watchdog
 from fqlstream.clock import SteadyClock
 from fqlstream.errors import FqlstreamError
+from fqlstream.events.catalogue import Catalogue
+from fqlstream.ops import numbers as rows
 from fqlstream.ops.definition_log import DefinitionsReader
 from fqlstream.ops.outbox import OutboxProducer
-from fqlstream.settings import Settings
+from fqlstream.settings import Settings, StreamSettings
 from fqlstream.store.client import Store
-from fqlstream.stream.batches import Fetch
+from fqlstream.stream.batches import DeadLetter, Decoded, Fetch
 from fqlstream.stream.decode import decode
-from fqlstream.stream.delivery import Ports
-from fqlstream.stream.record_delivery import RecordPorts
+from fqlstream.stream.delivery import Owner, Ports
+from fqlstream.stream.record_delivery import RecordOwner, RecordPorts
 from fqlstream.stream.recorded import Limits
 
 log = logging.getLogger("fqlstream.worker")
@@ -50,7 +65,9 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         bound_arenas()
+        require_key(settings.worker)
         self.settings = settings
+        self.numbers = Numbers()
         self.owner_id = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.store = Store.connect(settings.store)
         self.app: SourceApp = build_app(
@@ -60,12 +77,14 @@ class Worker:
             prompt_topics=[METRIC_EVENTS],
         )
         self.outbox = OutboxProducer(settings.kafka)
-        self.log = KafkaLog(settings.kafka, self.outbox)
+        self.log = KafkaLog(settings.kafka, self.outbox, on_refused=self._refused)
         self.duties = Duties()
-        clock = SteadyClock(leap_ms_min=settings.stream.clock_leap_ms)
+        self.watchdog = Watchdog(
+            settings.stream.stuck_ms, self.duties, OUTSIDE, self._loops, lambda: self.app.should_stop
+        )
+        self.clock = clock = SteadyClock(leap_ms_min=settings.stream.clock_leap_ms)
         self.adapter = StoreAdapter(self.store, clock, lambda: self.aggregate.engines.catalogue, self.duties.worked)
-        read = partial(decode, record_bytes_max=settings.kafka.record_bytes_max)
-        self.ports = Ports(self.adapter, self.log, clock, read, settings.stream)
+        self.ports = Ports(self.adapter, self.log, clock, self._decode, settings.stream, self._evaluated)
         self.definitions = DefinitionsFollower(
             DefinitionsReader(settings, keeps_registry=False), self.store, self.adapter, self.log
         )
@@ -81,6 +100,7 @@ class Worker:
             self._fail,
             self.duties,
             self.adapter,
+            self.numbers,
         )
         self.finalise = FinaliseAgent(
             INFERENCE_EVENTS,
@@ -92,8 +112,9 @@ class Worker:
             self.log.model_partition,
             self._fail,
             self.duties,
+            self.numbers,
         )
-        self.metric_log = KafkaLog(settings.kafka, self.outbox)
+        self.metric_log = KafkaLog(settings.kafka, self.outbox, on_refused=self._refused)
         limits = Limits(settings.record, settings.stream, settings.kafka.record_bytes_max)
         self.record = RecordAgent(
             METRIC_EVENTS,
@@ -103,6 +124,7 @@ class Worker:
             self.metric_log.commit,
             self._fail,
             self.duties,
+            self.numbers,
         )
         serve_source(self.app, INFERENCE_EVENTS, lambda source: _Owning(self, self.aggregate, self.log, source))
         serve_source(self.app, PANE_UPDATES, lambda source: _Finalising(self, source))
@@ -114,11 +136,72 @@ class Worker:
         stream = self.settings.stream
         OUTSIDE.said_every_s = stream.trouble_said_ms / 1000
         OUTSIDE.slow_s = min(SLOW_S, stream.stuck_ms / 10_000)
-        Watchdog(self.settings.stream.stuck_ms, self.duties, OUTSIDE, self._loops, lambda: self.app.should_stop).start()
+        OUTSIDE.on_answer = lambda what, seconds: self.numbers.took(rows.OUTSIDE_SECONDS, seconds, what)
+        OUTSIDE.on_failure = lambda part: self.numbers.add(rows.OUTSIDE_FAILURES, 1, part)
+        self.watchdog.start()
+        served = Served(self.settings.worker, self)
+        served.start()
         try:
             return run_worker(self.app)
         finally:
+            served.stop()
             self.store.close()
+
+    # -- what it tells of itself -----------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """Say whether this worker does its work. Safe from any thread."""
+        consumer = self.app._consumer
+        partitions = held_partitions(consumer.ledger) if consumer is not None and self.ready.is_set() else None
+        return health_of(partitions, OUTSIDE.troubles(), self.watchdog.slowest(), self.settings.stream.stuck_ms / 1000)
+
+    async def metrics(self) -> bytes:
+        """Give this worker's numbers, from a thread that is not its own. Raises TimeoutError where its event loop is busy."""
+        asked_s = time.monotonic()
+        return await asked_in(
+            self.app.loop,
+            self.settings.worker.answer_wait_s,
+            lambda: self.numbers.text(self._readings(time.monotonic() - asked_s)),
+        )
+
+    def _readings(self, loop_delay_s: float) -> Iterator[Reading]:
+        """Read all gauges, on the event loop."""
+        owners: list[Owner | RecordOwner] = [*self.aggregate.owners, *self.record.owners]
+        durable = {(owner.base.topic, owner.partition): owner.flushed_offset for owner in owners}
+        if self.app._consumer is not None:
+            yield from readings_of_source(self.app._consumer, durable)
+        yield from readings_of_owners(INFERENCE_EVENTS, self.aggregate.owners, self.aggregate.holding.flushed_s)
+        yield from readings_of_record_owners(METRIC_EVENTS, self.record.owners, self.record.holding.flushed_s)
+        yield from readings_of_publishing(
+            self.finalise.finalisers, self.finalise.memory, self.clock.now_ms(), self.settings.worker.models_max
+        )
+        yield from readings_of_process(len(self.definitions.catalogue.models), self.health(), loop_delay_s)
+
+    def _decode(self, fetch: Fetch, catalogue: Catalogue, settings: StreamSettings) -> Decoded:
+        with self.numbers.timed(rows.DECODE_SECONDS):
+            return decode(fetch, catalogue, settings, record_bytes_max=self.settings.kafka.record_bytes_max)
+
+    def _evaluated(self, seconds: float) -> None:
+        self.numbers.took(rows.EVALUATE_SECONDS, seconds)
+
+    def _refused(self, letters: Sequence[DeadLetter]) -> None:
+        for code, count in Counter(letter.code for letter in letters).items():
+            self.numbers.add(rows.DEAD_LETTERS, count, code)
+
+    async def apply(self, agent: AggregateAgent | RecordAgent, fetch: Fetch) -> None:
+        """Have a fetch applied, and count what was in it."""
+        held = agent.holding.following(fetch)
+        before = {} if held is None else dict(_diagnostics(held.owner))
+        with self.numbers.timed(rows.APPLY_SECONDS, fetch.topic):
+            await agent.apply(fetch)
+        if held is None:
+            return  # it was lost, and is another's to apply
+        self.numbers.moved(before, _diagnostics(held.owner))
+        self.numbers.add(rows.FETCHES, 1, fetch.topic)
+        self.numbers.add(rows.RECORDS, len(fetch), fetch.topic)
+        self.numbers.add(rows.FETCHED_BYTES, fetch.bytes_count, fetch.topic)
+
+    # -- its parts -------------------------------------------------------------------------------------------------
 
     def _loops(self) -> dict[str, asyncio.AbstractEventLoop]:
         """Name the event loops of this process, as far as they run."""
@@ -192,7 +275,7 @@ class _Owning:
         return await self.agent.take(self.source)
 
     async def on_fetch(self, fetch: Fetch) -> None:
-        await self.agent.apply(fetch)
+        await self.worker.apply(self.agent, fetch)
 
     async def release(self) -> None:
         await self.agent.release(self.source)
@@ -227,9 +310,13 @@ class _Finalising:
         self.worker.finalise.lose([self.source.partition])
 
 
+def _diagnostics(owner: Owner | RecordOwner) -> Mapping[str, int]:
+    return owner.state.counters if isinstance(owner, Owner) else {}
+
+
 def main(settings: Settings) -> int:
     """Run one worker; gives the process's exit code."""
-    configure_logging()
+    configure_logging(settings.worker.log_format)
     return Worker(settings).run()
 
 

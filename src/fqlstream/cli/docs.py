@@ -10,7 +10,7 @@ import typer
 from fqlstream.cli.function_page import FUNCTIONS_PAGE, PAGE_NAME, is_current, write_page
 from fqlstream.cli.options import JsonOption
 from fqlstream.cli.output import print_json, print_text
-from fqlstream.cli.readme_tables import stale_tables, write_tables
+from fqlstream.cli.readme_tables import PAGES, Tables, stale_tables, write_tables
 from fqlstream.events.schemas import stale_schemas, write_schemas
 from fqlstream.packaged import packaged
 
@@ -29,7 +29,7 @@ def write(schemas: SchemasOption = None, json: JsonOption = False) -> None:
     """Generate the files again, and say which changed."""
     directory = schemas or packaged("schemas")
     written = write_schemas(directory)
-    tables = write_tables(readme) if (readme := _readme(schemas)) else []
+    tables = [name for page, rows in _pages(schemas) for name in write_tables(page, rows)]
     if schemas is None and write_page(FUNCTIONS_PAGE):
         tables.append(PAGE_NAME)
     if json:
@@ -47,8 +47,7 @@ def write(schemas: SchemasOption = None, json: JsonOption = False) -> None:
 def check(schemas: SchemasOption = None, json: JsonOption = False) -> None:
     """Say whether the files are current. Exit code 1 where one is not."""
     stale = stale_schemas(schemas or packaged("schemas"))
-    if readme := _readme(schemas):
-        stale += stale_tables(readme)
+    stale += [name for page, rows in _pages(schemas) for name in stale_tables(page, rows)]
     if schemas is None and not is_current(FUNCTIONS_PAGE):
         stale.append(PAGE_NAME)
     if json:
@@ -61,7 +60,7 @@ def check(schemas: SchemasOption = None, json: JsonOption = False) -> None:
     raise typer.Exit(1 if stale else 0)
 
 
-def _readme(schemas: Path | None) -> Path | None:
-    """Give the README of a checkout; a wheel has none, and other schemas belong to no README of ours."""
-    path = packaged("README.md")
-    return path if schemas is None and path.exists() else None
+def _pages(schemas: Path | None) -> list[tuple[Path, Tables]]:
+    """Give the pages of a checkout; a wheel has none, and other schemas belong to no page of ours."""
+    found = [(packaged(name), tables) for name, tables in PAGES.items()]
+    return [(path, tables) for path, tables in found if schemas is None and path.exists()]

@@ -1,4 +1,4 @@
-"""The README's tables of settings and commands, generated from what declares them."""
+"""The tables of the READMEs, of settings, commands and numbers, generated from what declares them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from fqlstream.cli.main import COMMANDS
 from fqlstream.errors import UsageError
+from fqlstream.ops.numbers import API_NUMBERS, WORKER_NUMBERS, NumberRow
 from fqlstream.settings import Settings
 
 _PREFIX: Final = "FQLSTREAM_"
@@ -33,37 +34,54 @@ def commands_table() -> str:
     return f"| command | what it does |\n| --- | --- |\n{rows}"
 
 
-TABLES: Final[Mapping[str, Callable[[], str]]] = {"settings": settings_table, "commands": commands_table}
+def numbers_table() -> str:
+    """Give every number that workers and the API tell Prometheus as a row."""
+    lines = [*(_number("worker", row) for row in WORKER_NUMBERS), *(_number("API", row) for row in API_NUMBERS)]
+    return "\n".join(("| number | type | unit | of | what it says |", "| --- | --- | --- | --- | --- |", *lines))
 
 
-def stale_tables(readme: Path) -> list[str]:
+def _number(told_by: str, row: NumberRow) -> str:
+    labels = f"{{{', '.join(row.labels)}}}" if row.labels else ""
+    return f"| `{row.name}{labels}` | {row.kind} | {row.unit} | {told_by} | {_cell(row.help)} |"
+
+
+Tables = Mapping[str, Callable[[], str]]
+
+#: The tables of each page, by the page's path in a checkout.
+PAGES: Final[Mapping[str, Tables]] = {
+    "README.md": {"settings": settings_table, "commands": commands_table},
+    "deploy/README.md": {"numbers": numbers_table},
+}
+
+
+def stale_tables(page: Path, tables: Tables) -> list[str]:
     """Name the tables that are not what their declarations give.
 
     Raises UsageError where the file lacks the place of one.
     """
-    text = readme.read_text()
-    return [f"{readme.name}: table of {name}" for name in TABLES if _replaced(text, name, readme) != text]
+    text = page.read_text()
+    return [f"{page.name}: table of {name}" for name in tables if _replaced(text, name, tables[name], page) != text]
 
 
-def write_tables(readme: Path) -> list[str]:
+def write_tables(page: Path, tables: Tables) -> list[str]:
     """Put current tables in place; names those that were stale."""
-    stale = stale_tables(readme)
-    text = readme.read_text()
-    for name in TABLES:
-        text = _replaced(text, name, readme)
+    stale = stale_tables(page, tables)
+    text = page.read_text()
+    for name, table in tables.items():
+        text = _replaced(text, name, table, page)
     if stale:
-        readme.write_text(text)
+        page.write_text(text)
     return stale
 
 
-def _replaced(text: str, name: str, readme: Path) -> str:
+def _replaced(text: str, name: str, table: Callable[[], str], page: Path) -> str:
     begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
     pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(text):
         raise UsageError(
-            "CLI020", f"{readme} has no place for the table of {name}", f"put these lines into it: {begin} and {end}"
+            "CLI020", f"{page} has no place for the table of {name}", f"put these lines into it: {begin} and {end}"
         )
-    return pattern.sub(lambda _: f"{begin}\n{TABLES[name]()}\n{end}", text)
+    return pattern.sub(lambda _: f"{begin}\n{table()}\n{end}", text)
 
 
 def _settings(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:

@@ -212,7 +212,14 @@ class _Building:
     def _worker_spec(self, name: str, joined: Settings, membership: Membership) -> ChildSpec:
         instance = _instance_id(self._data, name)
         # a worker that is started again takes its own place, instead of waiting until the group gives up the dead one
-        environment = {**self._environment(joined), "FQLSTREAM_KAFKA__INSTANCE_ID": instance}
+        environment = {
+            **self._environment(joined),
+            "FQLSTREAM_KAFKA__INSTANCE_ID": instance,
+            # each worker keeps its own, so that whoever scrapes it need not look for it
+            "FQLSTREAM_WORKER__PORT": str(
+                keep_port(self._data, name, joined.worker.port or None, host=joined.worker.host)
+            ),
+        }
         return ChildSpec(
             name=name,
             command=(sys.executable, "-m", "fqlstream.cli", "worker"),

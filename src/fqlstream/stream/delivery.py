@@ -243,6 +243,8 @@ class Ports:
     clock: Clock
     decode: Decode
     settings: StreamSettings
+    #: told for how many seconds the engine has computed what a fetch changes
+    evaluated: Callable[[float], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,7 +430,10 @@ class Owner:
             for model, ids in needs.labels.items():
                 table = await self.ports.store.labels_by_id(model, self.partition, ids, first - 1)
                 self.state.absorb_labels(staged, model, ids, table)
-        return staged, self.state.compute(staged)
+        began_s = self.ports.clock.monotonic_s()
+        update = self.state.compute(staged)
+        self.ports.evaluated(self.ports.clock.monotonic_s() - began_s)
+        return staged, update
 
     def _see_room(self, fetch: Fetch, panes: Set[PaneKey]) -> None:
         """Raise _TooWideError where these panes would be too much at once. A single record has to fit."""

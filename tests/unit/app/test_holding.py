@@ -13,6 +13,7 @@ from tests.unit.stream.one_partition import fetch, in_a_loop
 from tests.waiting import let_others_run
 
 from fqlstream.app.holding import Holding
+from fqlstream.app.numbers import Numbers
 from fqlstream.app.unbroken import Unbroken
 from fqlstream.app.watchdog import Duties
 from fqlstream.errors import BrokerError
@@ -57,6 +58,7 @@ class Owner:
     state: State
     leaving: bool = False
     superseded: bool = False
+    flushed_offset: int = 7
 
 
 @dataclass
@@ -92,7 +94,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Place:
         holding.add(source, Owner(base, State(7)), asyncio.Lock(), epochs[-1], 0.0)
         return 7
 
-    holding = Holding(TOPIC, take_over, Unbroken(failures.append), duties, logging.getLogger("test"))
+    holding = Holding(TOPIC, take_over, Unbroken(failures.append), duties, logging.getLogger("test"), Numbers())
     return Place(holding, duties, failures)
 
 
@@ -209,5 +211,21 @@ def test_progress_is_expected_where_the_log_holds_more(there: Place, changes: di
         assert (APPLYING in there.duties.since()) is expected
         there.holding.moved(held)
         assert there.duties.since() == {}
+
+    run(main)
+
+
+def test_a_flush_is_counted_where_there_was_something_to_write(there: Place) -> None:
+    async def main() -> None:
+        await there.holding.take(Source())
+        with there.holding.flushing():
+            pass  # all that was applied is durable
+        (held,) = there.holding.parts
+        held.owner.flushed_offset = 3
+        with there.holding.flushing() as parts:
+            assert parts == [held]
+        text = there.holding._numbers.text(()).decode()
+        assert f'fqlstream_flushes_total{{topic="{TOPIC}"}} 1.0' in text
+        assert f'fqlstream_takeovers_total{{topic="{TOPIC}"}} 1.0' in text
 
     run(main)

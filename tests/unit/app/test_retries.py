@@ -100,7 +100,7 @@ def test_each_part_is_said_for_itself(caplog: pytest.LogCaptureFixture) -> None:
 def test_trouble_is_what_fails_and_what_is_slow_to_answer_and_nothing_else() -> None:
     hand = Hand(100.0)
     outside = Outside(hand)
-    with outside.asked():
+    with outside.asked("states"):
         assert outside.trouble_s() < 0, "a call that was made a moment ago"
         hand.at_s = 101.5
         assert outside.trouble_s() == 101.5, "a call without an answer"

@@ -62,7 +62,7 @@ def test_who_waits_for_something_outside_is_not_stuck_until_that_is_over() -> No
 def test_a_call_without_an_answer_is_waited_for() -> None:
     watched = Watched()
     watched.duties.expect("flushing")
-    with watched.outside.asked():
+    with watched.outside.asked("states"):
         assert watched.after(100) is None
 
 
@@ -70,7 +70,7 @@ def test_calls_that_are_answered_at_once_excuse_nobody() -> None:
     watched = Watched()
     watched.duties.expect("applying t[0]")
     for _ in range(11):
-        with watched.outside.asked():
+        with watched.outside.asked("states"):
             pass
         found = watched.after(1)
     assert found == "applying t[0]"
@@ -81,7 +81,7 @@ def test_a_blocked_event_loop_is_excused_by_nothing_as_it_takes_in_no_answer() -
     watched = Watched()
     watched.dog._loops = lambda: {"the event loop": loop}
     watched.duties.expect("the event loop")
-    with watched.outside.asked():
+    with watched.outside.asked("states"):
         assert watched.after(11) == "the event loop"
     loop.close()
 

@@ -8,10 +8,19 @@ import pytest
 from pydantic import BaseModel
 
 from fqlstream.cli.main import COMMANDS
-from fqlstream.cli.readme_tables import TABLES, commands_table, settings_table, stale_tables, write_tables
+from fqlstream.cli.readme_tables import (
+    PAGES,
+    commands_table,
+    numbers_table,
+    settings_table,
+    stale_tables,
+    write_tables,
+)
 from fqlstream.errors import UsageError
+from fqlstream.ops.numbers import API_NUMBERS, WORKER_NUMBERS
 from fqlstream.settings import Settings, load
 
+TABLES = PAGES["README.md"]
 PLACES = "".join(f"about {name}\n<!-- generated: {name} -->\n<!-- end: {name} -->\nafter\n" for name in TABLES)
 
 
@@ -37,19 +46,24 @@ def test_every_command_has_a_row() -> None:
 def test_writing_makes_stale_tables_current_and_changes_nothing_else(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(PLACES)
-    assert len(stale_tables(readme)) == len(TABLES)
-    assert write_tables(readme) == [f"README.md: table of {name}" for name in TABLES]
-    assert stale_tables(readme) == []
-    assert write_tables(readme) == []
+    assert len(stale_tables(readme, TABLES)) == len(TABLES)
+    assert write_tables(readme, TABLES) == [f"README.md: table of {name}" for name in TABLES]
+    assert stale_tables(readme, TABLES) == []
+    assert write_tables(readme, TABLES) == []
     text = readme.read_text()
     assert all(f"about {name}\n" in text for name in TABLES)
     assert text.count("\nafter\n") == len(TABLES)
     readme.write_text(text.replace("FQLSTREAM_STREAM__FLUSH_MS", "FQLSTREAM_STREAM__FLUSHES_MS"))
-    assert stale_tables(readme) == ["README.md: table of settings"]
+    assert stale_tables(readme, TABLES) == ["README.md: table of settings"]
 
 
 def test_a_readme_without_a_place_is_refused(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("nothing here\n")
     with pytest.raises(UsageError, match="has no place for the table of settings"):
-        write_tables(readme)
+        write_tables(readme, TABLES)
+
+
+def test_every_number_that_is_told_has_a_row() -> None:
+    names = [row.split("`")[1].partition("{")[0] for row in numbers_table().splitlines()[2:]]
+    assert names == [row.name for row in (*WORKER_NUMBERS, *API_NUMBERS)]

@@ -1,0 +1,119 @@
+"""A worker's routes, asked as Prometheus and an orchestrator ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from pydantic import SecretStr
+
+from fqlstream.app.observed import Health, PartitionsHeld, health_of
+from fqlstream.app.retries import Trouble
+from fqlstream.app.serving import Served, asked_in, require_key
+from fqlstream.errors import UsageError
+from fqlstream.settings import WorkerSettings
+
+FINE = health_of({"events": PartitionsHeld(4, 4)}, (), ("flushing", 0.25), 10.0)
+AWAY = health_of({}, (Trouble("Kafka", 3.25, 7, ("definitions",)),), None, 10.0)
+STUCK = health_of({}, (), ("publishing", 99.0), 10.0)
+
+
+@dataclass
+class Observed:
+    said: Health = FINE
+    text: bytes | None = b"fqlstream_panes 3\n"
+    asked: list[str] = field(default_factory=list)
+
+    def health(self) -> Health:
+        return self.said
+
+    async def metrics(self) -> bytes:
+        if self.text is None:
+            raise TimeoutError
+        return self.text
+
+
+@contextmanager
+def served(observed: Observed, **settings: object) -> Iterator[str]:
+    server = Served(WorkerSettings(port=0, **settings), observed)  # type: ignore[arg-type]
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+def ask(url: str, key: str | None = None) -> tuple[int, str]:
+    request = urllib.request.Request(url, headers={} if key is None else {"Authorization": f"Bearer {key}"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_a_worker_tells_its_numbers_and_whether_it_works() -> None:
+    observed = Observed()
+    with served(observed) as url:
+        assert ask(f"{url}/metrics") == (200, "fqlstream_panes 3\n")
+        status, text = ask(f"{url}/health")
+        assert status == 200
+        assert json.loads(text) == {
+            "status": "ok",
+            "partitions": {"events": {"assigned": 4, "taken": 4}},
+            "trouble": [],
+            "slowest": {"what": "flushing", "for_s": 0.2},
+        }
+        observed.said = AWAY
+        assert (ask(f"{url}/health/ready")[0], ask(f"{url}/health/live")[0]) == (503, 200)
+        waiting = {"part": "Kafka", "for_s": 3.2, "failures": 7, "waiting": ["definitions"]}
+        assert json.loads(ask(f"{url}/health/ready")[1])["trouble"] == [waiting]
+        observed.said = STUCK
+        assert ask(f"{url}/health/live")[0] == 503
+        observed.text = None
+        assert ask(f"{url}/metrics")[0] == 503
+
+
+def test_numbers_are_told_to_who_has_the_key_and_health_to_everybody() -> None:
+    with served(Observed(), key=SecretStr("let me in")) as url:
+        assert [ask(f"{url}/metrics", key)[0] for key in (None, "let me", "let me in")] == [401, 401, 200]
+        assert ask(f"{url}/health")[0] == 200
+
+
+def test_off_loopback_a_key_is_needed_unless_it_is_said_that_nobody_is_asked() -> None:
+    with pytest.raises(UsageError, match="APP020"):
+        require_key(WorkerSettings(host="0.0.0.0"))  # noqa: S104
+    require_key(WorkerSettings(host="0.0.0.0", key=SecretStr("k")))  # noqa: S104
+    require_key(WorkerSettings(host="0.0.0.0", auth=False))  # noqa: S104
+
+
+def test_a_port_that_is_taken_is_no_reason_not_to_work() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        server = Served(WorkerSettings(port=port), Observed())
+        try:
+            assert not server.url.endswith(f":{port}")
+        finally:
+            server.stop()
+
+
+def test_a_loop_that_does_not_turn_is_not_waited_for() -> None:
+    async def ask_stopped() -> None:
+        stopped = asyncio.new_event_loop()
+        try:
+            with pytest.raises(TimeoutError):
+                await asked_in(stopped, 0.01, lambda: b"")
+        finally:
+            stopped.close()
+        with pytest.raises(TimeoutError):
+            await asked_in(stopped, 0.01, lambda: b"")
+
+    asyncio.run(ask_stopped())
