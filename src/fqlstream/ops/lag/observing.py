@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from fqlstream.errors import StoreError
+from fqlstream.ops.lag.history import LagHistory
 from fqlstream.ops.lag.judgement import Rules, Sample, Status, Verdict, eta_seconds, judge, pace
 from fqlstream.ops.lag.places import Group, Log, Member, Place, Round, Span, Unread
 from fqlstream.ops.lag.report import GroupLag, LagReport, PartitionLag
@@ -23,9 +26,9 @@ class Window:
         self._samples: dict[Key, deque[Sample]] = {}
 
     def remember(self, past: Mapping[Key, Sequence[Sample]]) -> None:
-        """Take over samples of an earlier process, oldest first, before any of its own."""
+        """Take over samples of an earlier process, oldest first: they go before those that are here."""
         for key, samples in past.items():
-            self._samples.setdefault(key, deque()).extend(samples)
+            self._samples[key] = deque([*samples, *self._samples.get(key, ())])
 
     def add(self, samples: Mapping[Key, Sample], now_ms: int) -> None:
         """Add what a round found."""
@@ -38,9 +41,69 @@ class Window:
             if not kept:
                 del self._samples[key]
 
+    def lag_over_time(self, group: str) -> list[int]:
+        """Give a group's lag in records, all its partitions together, at each moment that was sampled, the oldest first."""
+        sums: dict[int, int] = {}
+        for (name, _), samples in self._samples.items():
+            if name == group:
+                for sample in samples:
+                    sums[sample.at_ms] = sums.get(sample.at_ms, 0) + sample.lag_records
+        return [sums[at_ms] for at_ms in sorted(sums)]
+
     def of(self, group: str, place: Place) -> Sequence[Sample]:
         """Give the samples of one partition, oldest first."""
         return self._samples.get((group, place), ())
+
+
+class Observer:
+    """Looks at groups again and again, and judges what it sees by what it saw. Not for several threads."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        limits: LagSettings,
+        patterns: Sequence[str],
+        topics: Sequence[str] = (),
+        history: LagHistory | None = None,
+    ) -> None:
+        self._sampler, self._limits, self._history = sampler, limits, history
+        self._patterns, self._topics = patterns, topics
+        self._window = Window(limits)
+        self._recalled: set[str] = set()
+
+    def look(self, *, with_rows: bool) -> LagReport:
+        """Look once. Trouble with the history is a note in the report: lag is known without it.
+
+        Raises BrokerError LAG001 for a name without a group, LAG002 where the cluster does not answer.
+        """
+        found = self._sampler.sample(self._patterns, topics=self._topics, with_rows=with_rows)
+        samples = samples_of(found)
+        trouble = self._recall(found)
+        self._window.add(samples, found.at_ms)
+        made = report(found, self._window, self._limits)
+        if self._history is not None and not trouble:
+            try:
+                self._history.save(made, samples)
+            except StoreError as error:
+                trouble = f"this look is not in the history: {error.code} {error.message}"
+        return replace(made, notes=(trouble,) if trouble else ())
+
+    def _recall(self, found: Round) -> str:
+        """Read the window of groups that are seen for the first time; say what went wrong."""
+        groups = {group.name for group in found.groups} - self._recalled
+        if self._history is None or not groups:
+            return ""
+        try:
+            past = self._history.load(found.cluster, sorted(groups), found.at_ms - self._limits.window_ms)
+        except StoreError as error:
+            return f"the history cannot be read: {error.code} {error.message}"
+        self._window.remember(past)
+        self._recalled |= groups
+        return ""
+
+    def lag_over_time(self, group: str) -> list[int]:
+        """Give a group's lag in records at each look of the window, the oldest first."""
+        return self._window.lag_over_time(group)
 
 
 def look(kafka: KafkaSettings, limits: LagSettings, patterns: Sequence[str], *, with_rows: bool = True) -> LagReport:

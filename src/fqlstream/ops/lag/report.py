@@ -94,12 +94,16 @@ class GroupLag:
 
 @dataclass(frozen=True, slots=True)
 class LagReport:
-    """One look at some groups, at a time (Unix ms) of this machine's clock; `took_s` is how long it took."""
+    """One look at some groups, at a time (Unix ms) of this machine's clock; `took_s` is how long it took.
+
+    `notes`: what went wrong without changing the figures.
+    """
 
     at_ms: int
     cluster: str
     groups: tuple[GroupLag, ...]
     took_s: float
+    notes: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Give the JSON contract of `fqlstream lag`."""
