@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from fqlstream.cli.options import DataOption, JsonOption, settings_for
-from fqlstream.cli.output import print_json, print_note, print_table, print_text
+from fqlstream.cli.output import print_json, print_note, print_table, print_text, printable
 from fqlstream.client.queries import unix_ms
 from fqlstream.errors import UsageError
 from fqlstream.ops import letter_files, replaying
@@ -187,7 +187,7 @@ def _shown_value(letter: Letter) -> list[str]:
     cut = (
         [] if len(text) <= _SHOWN_BYTES else [f"... {len(text) - _SHOWN_BYTES:,} characters more: --raw has all of it"]
     )
-    return [*(_printable(line) for line in text[:_SHOWN_BYTES].split("\n")), *cut]
+    return [*(printable(line) for line in text[:_SHOWN_BYTES].split("\n")), *cut]
 
 
 def _arrow_lines(value: bytes) -> list[str]:
@@ -206,7 +206,7 @@ def _arrow_lines(value: bytes) -> list[str]:
     except (pa.ArrowException, OSError, ValueError, MemoryError):
         return []
     more = ["... more rows: --raw has all of them"] if len(rows) > _SHOWN_ROWS else []
-    return [f"  Arrow: {schema}", *(f"  {_printable(str(row))}" for row in rows[:_SHOWN_ROWS]), *more]
+    return [f"  Arrow: {schema}", *(f"  {printable(str(row))}" for row in rows[:_SHOWN_ROWS]), *more]
 
 
 def _hexadecimal(value: bytes) -> list[str]:
@@ -222,14 +222,9 @@ def _hexadecimal(value: bytes) -> list[str]:
 
 def _readable(content: bytes) -> str:
     try:
-        return _printable(content.decode())
+        return printable(content.decode())
     except UnicodeDecodeError:
         return content.hex(" ")
-
-
-def _printable(text: str) -> str:
-    """Escape what would steer a terminal: anybody may have written it."""
-    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 @app.command()

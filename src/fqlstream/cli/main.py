@@ -44,6 +44,7 @@ COMMANDS: Final[tuple[CommandRow, ...]] = (
     CommandRow("sql", "fqlstream.cli.sql:sql", "Ask ClickHouse.", READ),
     CommandRow("keys", "fqlstream.cli.access:keys", "Make, list and revoke keys of the API.", OPERATE),
     CommandRow("users", "fqlstream.cli.access:users", "Add, list and remove users of the API.", OPERATE),
+    CommandRow("lag", "fqlstream.cli.lag:lag", "Show how far consumer groups are behind, and judge it.", OPERATE),
     CommandRow("topics", "fqlstream.cli.topics:app", "Compare topics with their declarations; apply them.", OPERATE),
     CommandRow("schema", "fqlstream.cli.schema:app", "Apply ClickHouse's tables; write the schemas of payloads.", OPERATE),
     CommandRow("repair", "fqlstream.cli.repair:repair", "Compute stored history again.", OPERATE),

@@ -43,6 +43,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     console.print(table)
 
 
+def printable(text: str) -> str:
+    """Escape what would steer a terminal: anybody may have written it."""
+    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in text)
+
+
 def _plain(cell: object) -> str:
     from rich.markup import escape
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Final
@@ -80,7 +81,7 @@ def read_samples(store: Store, cluster: str, groups: Sequence[str], since_ms: in
 
 
 def read_points(store: Store, groups: Sequence[str], since_ms: int, step_ms: int) -> list[LagPoint]:
-    """Give a line for each topic of groups whose names match (SQL's LIKE) since a time (Unix ms), a point for every `step_ms`.
+    """Give a line for each topic of groups of these names since a time (Unix ms), a point for every `step_ms`; `*` stands for any text.
 
     By group, topic and time. What the groups of several clusters of that name did is told together.
     """
@@ -96,6 +97,11 @@ def read_points(store: Store, groups: Sequence[str], since_ms: int, step_ms: int
         f"FROM {_TABLE} AS s FINAL WHERE arrayExists(name -> s.consumer_group LIKE name, {{groups:Array(String)}}) "
         "AND s.at >= fromUnixTimestamp64Milli({since:Int64}) GROUP BY consumer_group, topic, s.at"
         f") GROUP BY consumer_group, topic, at_ms ORDER BY consumer_group, topic, at_ms LIMIT {_POINTS_MAX} BY consumer_group, topic",
-        {"groups": list(groups), "since": since_ms, "step": step_ms},
+        {"groups": [_like(name) for name in groups], "since": since_ms, "step": step_ms},
     )
     return [LagPoint(**row) for row in rows_of(table)]
+
+
+def _like(name: str) -> str:
+    """Write a name as a pattern of LIKE."""
+    return re.sub(r"([\\%_])", r"\\\1", name).replace("*", "%")

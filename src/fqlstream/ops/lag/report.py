@@ -66,30 +66,36 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class GroupLag:
-    """One group. `state` is Kafka's word for it."""
+    """One group. `state` is Kafka's word for it. `hidden` partitions are not shown, but count in all that is said of the group."""
 
     group: str
     state: str
     member_count: int
     partitions: tuple[PartitionLag, ...]
+    hidden: tuple[PartitionLag, ...] = ()
+
+    @property
+    def all_partitions(self) -> tuple[PartitionLag, ...]:
+        """Those that are shown, and those that are not."""
+        return self.partitions + self.hidden
 
     @property
     def total(self) -> Totals:
         """All its partitions together."""
-        return totals(self.partitions)
+        return totals(self.all_partitions)
 
     @property
     def status(self) -> Status:
         """OK, WARN or ERR."""
-        return group_status([each.status for each in self.partitions])
+        return group_status([each.status for each in self.all_partitions])
 
     def by_topic(self) -> dict[str, Totals]:
         """Its partitions together, topic by topic."""
-        return _grouped(self.partitions, lambda each: each.topic)
+        return _grouped(self.all_partitions, lambda each: each.topic)
 
     def by_member(self) -> dict[str, Totals]:
         """Its partitions together, member by member; the empty name holds what nobody does."""
-        return _grouped(self.partitions, lambda each: each.member or "")
+        return _grouped(self.all_partitions, lambda each: each.member or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +126,13 @@ class LagReport:
         }
 
     def only_lagging(self) -> LagReport:
-        """Leave out partitions with nothing to see; every group stays."""
-        kept = (
-            replace(group, partitions=tuple(each for each in group.partitions if each.is_lagging))
-            for group in self.groups
-        )
-        return replace(self, groups=tuple(kept))
+        """Hide partitions with nothing to see; every group stays."""
+        return replace(self, groups=tuple(_only_lagging(group) for group in self.groups))
+
+
+def _only_lagging(group: GroupLag) -> GroupLag:
+    shown = tuple(each for each in group.all_partitions if each.is_lagging)
+    return replace(group, partitions=shown, hidden=tuple(each for each in group.all_partitions if not each.is_lagging))
 
 
 def totals(partitions: Sequence[PartitionLag]) -> Totals:
