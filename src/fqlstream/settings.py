@@ -130,7 +130,7 @@ class StoreSettings(_Group):
     )
     quorum: str | None = Field(
         None,
-        description="insert_quorum for `states` and `flushes` on a replicated server, such as auto or 2, with select_sequential_consistency on reads. None: one server.",
+        description="insert_quorum on a replicated server for what workers read again (states, flushes, events, labels, recorded metrics), such as auto or 2, with select_sequential_consistency on reads. None: one server.",
     )
 
 

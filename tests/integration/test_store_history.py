@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -312,6 +313,44 @@ def test_events_by_id_finds_own_events_and_panes_elsewhere(store: Store) -> None
     assert events_by_id(store, [first, second], 0, pa.array(["e3", "e9"]), 2) == StoredEvents({}, [], frozenset())
 
 
+def test_on_replicas_rows_are_written_with_the_quorum_and_read_where_all_of_them_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One server ignores both settings: what can be seen here is that they are sent."""
+    first = model()
+    ensure(store, [first])
+    monkeypatch.setattr(store, "quorum", "auto")
+    sent: dict[str, list[Any]] = {"raw_insert": [], "raw_query": [], "raw_stream": [], "query": []}
+    calls = {name: getattr(store._client, name) for name in sent}
+
+    def watched(name: str, setting: str) -> Callable[..., Any]:
+        def call(text: str, *given: Any, **named: Any) -> Any:
+            if "system.columns" not in text:
+                sent[name].append(named["settings"].get(setting))
+            return calls[name](text, *given, **named)
+
+        return call
+
+    for name in sent:
+        setting = "insert_quorum" if name == "raw_insert" else "select_sequential_consistency"
+        monkeypatch.setattr(store._client, name, watched(name, setting))
+    write_events(store, first, 0, rows(first, RowKind.INFERENCE, [{"offset": 1, "event_id": "a"}]))
+    write_labels(store, first, 0, rows(first, RowKind.LABEL, [{"offset": 2, "event_id": "a"}]))
+    write_dead_letters(store, [DeadLetter("DLQ001", "no", "inference-events", 2, 17, "0", None, b"{x", T0)], seen_at_ms=T0)
+    list(read_pane(store, first, 0, T0, T0 + MINUTE, 9))
+    recent_rows(store, first, 0, 9, 9)
+    recent_ids(store, ["churn"], 0, 9, 9)
+    events_by_id(store, [first], 0, ["a"], 9)
+    labels_by_id(store, [first], 0, ["a"], 9)
+    waiting_labels(store, [first], 0, 9, 9)
+    labelled_elsewhere(store, [first], 0, 9)
+    known_dead_letters(store, "inference-events")
+    assert {name: set(seen) for name, seen in sent.items()} == {
+        "raw_insert": {"auto"}, "raw_query": {"1"}, "raw_stream": {"1"}, "query": {"1"},
+    }  # fmt: skip
+    assert (len(sent["raw_insert"]), len(sent["query"])) == (3, 3)
+
+
 def test_labels_of_other_partitions_events_are_found_whichever_was_written_first(store: Store) -> None:
     first, second = model(), model(version="v2")
     ensure(store, [first, second])
@@ -329,18 +368,18 @@ def test_labels_of_other_partitions_events_are_found_whichever_was_written_first
     of_a = RepairNeed(1, PaneKey("churn", "v1", T0), 3)
     of_c = RepairNeed(2, PaneKey("churn", "v2", T0 + MINUTE), 8)
     versions = [first, second]
-    long_ago = int(time.time() * 1000) - 3_600_000
+    hour_ms = 3_600_000
 
-    assert labelled_elsewhere(store, versions, 0, long_ago) == [of_a, of_c]
-    assert labelled_elsewhere(store, versions, 0, 2 * int(time.time() * 1000)) == []
-    assert labelled_elsewhere(store, versions, 1, long_ago) == []
+    assert labelled_elsewhere(store, versions, 0, hour_ms) == [of_a, of_c]
+    assert labelled_elsewhere(store, versions, 0, 2 * int(time.time() * 1000)) == [of_a, of_c], "since ever"
+    assert labelled_elsewhere(store, versions, 1, hour_ms) == []
     # as if the label, or the event, had been written long before: the other one is news
     for table in (label_table("churn"), event_table("churn")):
         store.command(
             f"ALTER TABLE {identifier(table)} UPDATE written_at = now() - INTERVAL 2 DAY WHERE 1",
             settings={"mutations_sync": 2},
         )
-        found = labelled_elsewhere(store, versions, 0, long_ago)
+        found = labelled_elsewhere(store, versions, 0, hour_ms)
         assert found == ([of_a, of_c] if table == label_table("churn") else [])
 
 

@@ -335,8 +335,9 @@ class MemoryStore:
             offsets[key] = max(row["offset"], offsets.get(key, -1))
         return [RepairNeed(p, pane, offset) for (p, pane), offset in sorted(offsets.items())]
 
-    async def labelled_elsewhere(self, model: str, partition: int, since_ms: int) -> Sequence[RepairNeed]:
+    async def labelled_elsewhere(self, model: str, partition: int, age_ms: int) -> Sequence[RepairNeed]:
         await self._step("read labels of other partitions' events")
+        since_ms = self.world.clock.now_ms() - age_ms
         labels = {
             label["event_id"]: label["written_at"]
             for (name, p, _, _), label in self.world.labels.items()

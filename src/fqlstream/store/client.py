@@ -114,31 +114,38 @@ class Store:
         except (pa.ArrowException, OSError):
             raise _not_arrow(data, self.name) from None
 
-    def query_rows(self, sql: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:
+    def query_rows(
+        self, sql: str, parameters: Parameters | None = None, settings: Mapping[str, object] | None = None
+    ) -> list[tuple[Any, ...]]:
         """Run a query and give its rows as Python values.
 
         Raises StoreError STO007 where the answer is ClickHouse's, whole, and cannot be read all the same.
         """
         with contextlib.suppress(*_UNREADABLE):
-            return self._rows(sql, parameters)
+            return self._rows(sql, parameters, settings)
         # Cut or replaced on its way, or never to be read? Rows have no end that would tell; the same answer as Arrow has one.
         # Parameters that are wrong are so here too.
-        self.query_arrow(sql, parameters)
+        self.query_arrow(sql, parameters, settings)
         try:
-            return self._rows(sql, parameters)
+            return self._rows(sql, parameters, settings)
         except _UNREADABLE as error:
             raise StoreError(
                 "STO007", f"an answer of {self.name} cannot be read: {_first_line(error)}", "report it"
             ) from error
 
-    def _rows(self, sql: str, parameters: Parameters | None) -> list[tuple[Any, ...]]:
+    def _rows(
+        self, sql: str, parameters: Parameters | None, settings: Mapping[str, object] | None
+    ) -> list[tuple[Any, ...]]:
         with _translated(self.name):
-            return [tuple(row) for row in self._client.query(sql, _bound(parameters)).result_rows]
+            answer = self._client.query(sql, _bound(parameters), settings=_texts(settings))
+            return [tuple(row) for row in answer.result_rows]
 
-    def stream_arrow(self, sql: str, parameters: Parameters | None = None) -> Iterator[pa.RecordBatch]:
+    def stream_arrow(
+        self, sql: str, parameters: Parameters | None = None, settings: Mapping[str, object] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Run a query and give its result batch by batch, as it comes. An error on the way is raised where it came."""
         with _translated(self.name):
-            response = self._client.raw_stream(sql, _bound(parameters), fmt="ArrowStream")
+            response = self._client.raw_stream(sql, _bound(parameters), settings=_texts(settings), fmt="ArrowStream")
         source = _Tail(response)
         try:
             try:

@@ -52,17 +52,26 @@ _LONG_STATEMENT: Final = {
 _NEW_ROWS: Final = {"optimize_on_insert": 0}
 
 
+def _writing(store: Store) -> dict[str, object]:
+    return {**_NEW_ROWS, **store.quorum_write()}
+
+
+def _reading(store: Store) -> dict[str, object]:
+    """Give the settings of reads that must see all that a flush row speaks for, on whichever replica."""
+    return {**_LONG_STATEMENT, **store.quorum_read()}
+
+
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
 def write_events(store: Store, model: ModelDefinition, partition: int, table: pa.Table) -> None:
     """Write event rows of one model version: the columns of `Rows.table` and `duplicate`."""
-    store.insert_arrow(event_table(model.name), _stored(model, RowKind.INFERENCE, partition, table), _NEW_ROWS)
+    store.insert_arrow(event_table(model.name), _stored(model, RowKind.INFERENCE, partition, table), _writing(store))
 
 
 def write_labels(store: Store, model: ModelDefinition, partition: int, table: pa.Table) -> None:
     """Write label rows of one model version: the columns of `Rows.table`."""
-    store.insert_arrow(label_table(model.name), _stored(model, RowKind.LABEL, partition, table), _NEW_ROWS)
+    store.insert_arrow(label_table(model.name), _stored(model, RowKind.LABEL, partition, table), _writing(store))
 
 
 def _stored(model: ModelDefinition, kind: RowKind, partition: int, table: pa.Table) -> pa.Table:
@@ -110,21 +119,23 @@ def write_dead_letters(store: Store, letters: Sequence[DeadLetter], *, seen_at_m
             "value_bytes": pa.array([len(letter.value or b"") for letter in letters], pa.uint64()),
         }
     )
-    store.insert_arrow("dead_letter_rows", data)
+    store.insert_arrow("dead_letter_rows", data, store.quorum_write())
 
 
 def forget_record(store: Store, models: Sequence[str], partition: int, offset: int) -> None:
     """Delete the rows that one record has left in these models' tables; most often there are none."""
     where = f"partition = {int(partition)} AND offset = {int(offset)}"
     for table in [name(model) for model in models for name in (event_table, label_table)]:
-        if store.query_rows(f"SELECT count() FROM {identifier(table)} WHERE {where}")[0][0]:
+        if store.query_rows(f"SELECT count() FROM {identifier(table)} WHERE {where}", settings=_reading(store))[0][0]:
             store.command(f"DELETE FROM {identifier(table)} WHERE {where}")
 
 
 def known_dead_letters(store: Store, topic: str) -> set[tuple[int, int]]:
     """Give the places (partition, offset) of a topic's records that have been refused already."""
     rows = store.query_rows(
-        "SELECT DISTINCT partition, offset FROM dead_letter_rows WHERE topic = {topic:String}", {"topic": topic}
+        "SELECT DISTINCT partition, offset FROM dead_letter_rows WHERE topic = {topic:String}",
+        {"topic": topic},
+        _reading(store),
     )
     return {(partition, offset) for partition, offset in rows}
 
@@ -152,7 +163,7 @@ def read_pane(
     )
     label_upto = upto_offset if label_upto_offset is None else label_upto_offset
     sql = _rows_sql(store, model, partition, where, label_upto)
-    for batch in store.stream_arrow(f"{sql} ORDER BY offset, row"):
+    for batch in store.stream_arrow(f"{sql} ORDER BY offset, row", settings=_reading(store)):
         if batch.num_rows:
             yield _canonical(pa.Table.from_batches([batch]), model)
 
@@ -162,11 +173,12 @@ def recent_rows(store: Store, model: ModelDefinition, partition: int, upto_offse
     floor = store.query_rows(
         f"SELECT min(offset) FROM (SELECT offset FROM {identifier(event_table(model.name))} "
         f"WHERE partition = {int(partition)} AND offset <= {int(upto_offset)} AND NOT duplicate "
-        f"AND version = {literal(model.version)} ORDER BY offset DESC LIMIT {int(rows_max)})"
+        f"AND version = {literal(model.version)} ORDER BY offset DESC LIMIT {int(rows_max)})",
+        settings=_reading(store),
     )[0][0]
     where = f"version = {literal(model.version)} AND offset <= {int(upto_offset)} AND offset >= {int(floor)}"
     sql = _rows_sql(store, model, partition, where, upto_offset)
-    table = _canonical(store.query_arrow(f"{sql} ORDER BY offset, row"), model)
+    table = _canonical(store.query_arrow(f"{sql} ORDER BY offset, row", settings=_reading(store)), model)
     return table.slice(max(0, table.num_rows - rows_max))
 
 
@@ -188,7 +200,7 @@ def events_by_id(
     for name, places in offsets.items():
         where = f"version = {literal(name)} AND offset IN ({int_list(sorted(set(places)))})"
         sql = _rows_sql(store, by_version[name], partition, where, upto_offset)
-        found = _canonical(store.query_arrow(f"{sql} ORDER BY offset, row", settings=_LONG_STATEMENT), by_version[name])
+        found = _canonical(store.query_arrow(f"{sql} ORDER BY offset, row", settings=_reading(store)), by_version[name])
         # a record may hold rows of other ids
         tables[name] = found.filter(pc.is_in(found.column("event_id"), value_set=asked))
     found_ids = frozenset(row["event_id"] for row in others if row["version"] in by_version)
@@ -196,15 +208,18 @@ def events_by_id(
 
 
 def labelled_elsewhere(
-    store: Store, versions: Sequence[ModelDefinition], partition: int, since_ms: int
+    store: Store, versions: Sequence[ModelDefinition], partition: int, age_ms: int
 ) -> list[RepairNeed]:
-    """Name panes of other partitions' events that have a label in this one, if either was written since a time (Unix ms).
+    """Name panes of other partitions' events that have a label in this one, if either was written within so long before now.
 
-    Costs by what was written since: events of that time are looked up among all labels, labels of that time among all events.
+    ClickHouse stamps what is written, so its clock also says when now is: ours may be another. Costs by what was written since:
+    events of that time are looked up among all labels, labels of that time among all events.
     """
     events, labels = identifier(event_table(versions[0].name)), identifier(label_table(versions[0].name))
     ours, theirs = f"partition = {int(partition)}", f"partition != {int(partition)} AND NOT duplicate"
-    lately = f"written_at >= toDateTime({max(0, int(since_ms) // 1000)}, 'UTC')"
+    age_s = -(-max(0, int(age_ms)) // 1000)
+    # no interval is taken off now(): a long one would end before 1970, and so in the year 2106
+    lately = f"written_at >= toDateTime(greatest(0, toInt64(toUnixTimestamp(now())) - {age_s}), 'UTC')"
     new_events = f"SELECT event_id FROM {events} WHERE {theirs} AND {lately}"
     known_labels = f"SELECT event_id FROM {labels} WHERE {ours} AND event_id IN ({new_events})"
     new_labels = f"SELECT event_id FROM {labels} WHERE {ours} AND {lately}"
@@ -231,7 +246,7 @@ def _places(store: Store, model: str, where: str) -> list[dict[str, Any]]:
         "SELECT DISTINCT event_id, partition, offset, row, version, toUnixTimestamp64Milli(event_at) AS event_ms "
         f"FROM {identifier(event_table(model))} WHERE {where} AND NOT duplicate"
     )
-    return rows_of(store.query_arrow(sql, settings=_LONG_STATEMENT))
+    return rows_of(store.query_arrow(sql, settings=_reading(store)))
 
 
 def _rows_sql(store: Store, model: ModelDefinition, partition: int, where: str, label_upto: int) -> str:
@@ -330,14 +345,16 @@ def recent_ids(
         for m in models
     )
     floor = store.query_rows(
-        f"SELECT min(offset) FROM (SELECT offset FROM ({union}) ORDER BY offset DESC LIMIT {int(rows_max)})"
+        f"SELECT min(offset) FROM (SELECT offset FROM ({union}) ORDER BY offset DESC LIMIT {int(rows_max)})",
+        settings=_reading(store),
     )
     tables = {}
     for model in models:
         table = store.query_arrow(
             "SELECT event_id, offset, row, toUnixTimestamp64Milli(record_at) AS record_at, duplicate "
             f"FROM {identifier(event_table(model))} {where} AND offset >= {int(floor[0][0])} "
-            "ORDER BY offset, row LIMIT 1 BY offset, row"
+            "ORDER BY offset, row LIMIT 1 BY offset, row",
+            settings=_reading(store),
         )
         if table.num_rows:
             tables[model] = table
@@ -354,7 +371,7 @@ def labels_by_id(
     tables = []
     for part in _parts(ids):
         sql = _labels_sql(store, versions, partition, f"event_id IN ({_literals(part)})", upto_offset)
-        tables.append(_canonical_labels(store.query_arrow(sql, settings=_LONG_STATEMENT), versions))
+        tables.append(_canonical_labels(store.query_arrow(sql, settings=_reading(store)), versions))
     return pa.concat_tables(tables) if tables else _canonical_labels(_no_labels(versions), versions)
 
 
@@ -372,7 +389,9 @@ def waiting_labels(
         f"WHERE partition = {int(partition)} AND offset <= {int(upto_offset)})"
     )
     sql = _labels_sql(store, versions, partition, where, upto_offset)
-    found = store.query_arrow(f"SELECT * FROM ({sql}) ORDER BY offset DESC, row DESC LIMIT {int(rows_max)}")
+    found = store.query_arrow(
+        f"SELECT * FROM ({sql}) ORDER BY offset DESC, row DESC LIMIT {int(rows_max)}", settings=_reading(store)
+    )
     return _canonical_labels(found, versions).sort_by([("offset", "ascending"), ("row", "ascending")])
 
 

@@ -60,7 +60,7 @@ _LOADED_PANES_MAX = 2_000
 _RECORDS_MAX = 2**40
 #: Of the memory for panes a quarter may wait for a flush, and another one be added by one fetch: as much again is on its way.
 _WAITING_PART = 4
-#: Clocks of workers and ClickHouse differ by less, and so long a row may be on its way.
+#: Clocks of workers differ by less, and so long a row may be on its way.
 _SLACK_MS = 60_000
 #: A label's step copies the chunk it changes: small chunks keep that cheap.
 _RECOVERED_CHUNK_ROWS = 16_384
@@ -119,8 +119,8 @@ class StorePort(Protocol):
         """Give counted events as they are at an offset, and where other partitions hold such events."""
         ...
 
-    async def labelled_elsewhere(self, model: str, partition: int, since_ms: int) -> Sequence[RepairNeed]:
-        """Name panes of other partitions' events that have a label in this one, if either was written since a time."""
+    async def labelled_elsewhere(self, model: str, partition: int, age_ms: int) -> Sequence[RepairNeed]:
+        """Name panes of other partitions' events that have a label in this one, if either was written within so long before now."""
         ...
 
     async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
@@ -562,7 +562,7 @@ class Owner:
             if since_ms is not None and now_ms < since_ms + every_ms:
                 continue
             since_ms = self.sought_from_ms if since_ms is None else since_ms
-            needs = await self.ports.store.labelled_elsewhere(model, self.partition, since_ms - _SLACK_MS)
+            needs = await self.ports.store.labelled_elsewhere(model, self.partition, now_ms - since_ms + _SLACK_MS)
             if needs:
                 async with self.lock:
                     await self._repair_elsewhere(needs)

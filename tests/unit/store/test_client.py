@@ -32,7 +32,7 @@ class Driver:
     def __init__(self, unreadable: int, arrow: bytes) -> None:
         self.unreadable, self.arrow = unreadable, arrow
 
-    def query(self, _sql: str, _parameters: object) -> Any:
+    def query(self, *_arguments: object, **_keywords: object) -> Any:
         self.unreadable -= 1
         if self.unreadable >= 0:
             raise ValueError("no such type")
