@@ -1,0 +1,118 @@
+"""Control groups, versions 1 and 2: a sandbox's memory and processes counted and bounded by the kernel, where we may have one."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fqlstream.code_metrics.request import Limits
+
+_MOUNT: Final = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Parents:
+    """Groups that may be given children: of memory and of processes, in version 2 the same one. `why_not` says what is missing."""
+
+    memory: Path | None
+    pids: Path | None
+    version: int
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One sandbox's groups."""
+
+    memory: Path | None
+    pids: Path | None
+
+    def add(self, process: int) -> None:
+        """Take a process in; what it starts from then on is in too."""
+        for path in {self.memory, self.pids} - {None}:
+            (path / "cgroup.procs").write_text(str(process), encoding="ascii")  # type: ignore[operator]  # None is taken out
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has ended a process of this group for its memory."""
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError, AttributeError):
+                text = (self.memory / name).read_text(encoding="ascii")  # type: ignore[operator]  # AttributeError is suppressed
+                return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in text.splitlines())
+        return False
+
+    def remove(self) -> None:
+        """Remove the groups; nothing runs in them any more."""
+        for path in {self.memory, self.pids} - {None}:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # type: ignore[union-attr]  # as above
+
+
+def find_parents(configured: str | None, mount: Path = _MOUNT, own: Path = Path("/proc/self/cgroup")) -> Parents:
+    """Look where children may be made: below the configured group, or else below our own where it is the root of what we see.
+
+    Any other group is somebody's who counts and stops what runs in it, so it gets no children unasked.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text(encoding="ascii").splitlines()]
+    except OSError as error:
+        return Parents(None, None, 0, f"no control groups: {error.strerror}")
+    groups = {name: path for _, controllers, path in lines for name in controllers.split(",")}
+    if (mount / "cgroup.controllers").is_file():
+        name = configured or groups.get("", "")
+        found = mount / name.lstrip("/")
+        if configured is None and name != "/":
+            return Parents(None, None, 2, f"the group {name} is not ours to divide")
+        if not {"memory", "pids"} <= set(_text(found / "cgroup.subtree_control").split()):
+            return Parents(None, None, 2, f"{found} does not hand memory and pids to its children")
+        return Parents(found, found, 2) if _writable(found) else Parents(None, None, 2, f"{found} cannot be written")
+    memory, pids = (
+        _parent_v1(mount / name, configured or groups.get(name, ""), configured) for name in ("memory", "pids")
+    )
+    missing = [name for name, path in (("memory", memory), ("pids", pids)) if path is None]
+    return Parents(memory, pids, 1, f"no group of ours for {' and '.join(missing)}" if missing else "")
+
+
+def make(parents: Parents, name: str, limits: Limits) -> Group:
+    """Make a sandbox's groups with its limits. Raises OSError."""
+    memory = parents.memory / name if parents.memory is not None else None
+    pids = parents.pids / name if parents.pids is not None else None
+    group = Group(memory, pids)
+    try:
+        if memory is not None:
+            memory.mkdir(exist_ok=True)
+            # Files in the sandbox's memory count too, and have a bound of their own.
+            bound = str(limits.memory_bytes + limits.disk_bytes)
+            (memory / ("memory.max" if parents.version == 2 else "memory.limit_in_bytes")).write_text(
+                bound, encoding="ascii"
+            )
+        if pids is not None:
+            pids.mkdir(exist_ok=True)
+            (pids / "pids.max").write_text(str(limits.processes), encoding="ascii")
+    except OSError:
+        group.remove()
+        raise
+    return group
+
+
+def _parent_v1(controller: Path, name: str, configured: str | None) -> Path | None:
+    found = controller / name.lstrip("/")
+    return found if (configured is not None or name == "/") and _writable(found) else None
+
+
+def _writable(group: Path) -> bool:
+    child = group / "fqlstream-probe"
+    try:
+        child.mkdir(exist_ok=True)
+        child.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return ""

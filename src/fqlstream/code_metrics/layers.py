@@ -1,0 +1,162 @@
+"""Which layers of the sandbox hold on this machine: found out from inside, once, by trying each way out."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fqlstream.code_metrics import cgroups, sandbox
+from fqlstream.code_metrics.request import Layer, Limits
+from fqlstream.code_metrics.sandbox import Isolation, Slot
+from fqlstream.settings import CodeMetricsSettings
+
+_PROBE_WAIT_S: Final = 60.0  # Python starts in 0.1 s; on a loaded machine in seconds
+#: Where nobody inside may write, whatever they are.
+_CLOSED_PLACES: Final = ("/", "/etc", "/usr", "/dev", "/proc", sandbox.DATA, "/opt")
+
+#: Layers that are looked at from inside.
+_INSIDE: Final = ("file_system", "network", "processes", "user", "landlock", "seccomp", "limits")
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """How sandboxes are started here, and what that keeps."""
+
+    isolation: Isolation
+    layers: tuple[Layer, ...]
+
+    def active(self) -> tuple[str, ...]:
+        """Give the names of the layers that hold."""
+        return tuple(layer.name for layer in self.layers if layer.active)
+
+    def missing(self) -> tuple[str, ...]:
+        """Those of the layers that must hold, unless an operator says otherwise, which do not."""
+        return tuple(
+            layer.name for layer in self.layers if layer.name in {"file_system", "network"} and not layer.active
+        )
+
+
+def probe(settings: CodeMetricsSettings, slot: Slot, limits: Limits, parents: cgroups.Parents) -> Probed:
+    """Try the ways to set a process apart, the closest first, and look from inside what the first that starts keeps."""
+    complaints = []
+    for isolation in _candidates(settings):
+        try:
+            report = _look(isolation, slot, limits)
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            complaints.append(_complaint(isolation, error))
+            continue
+        return Probed(isolation, (*_static(settings), *_judge(report, slot, isolation, complaints), *_counted(parents)))
+    nothing = Isolation(None, user_namespace=False, network=False)
+    lost = [Layer("file_system", active=False, detail="no sandbox can be started: " + "; ".join(complaints))]
+    lost += [Layer(name, active=False, detail="no sandbox can be started") for name in _INSIDE[1:]]
+    return Probed(nothing, (*_static(settings), *lost))
+
+
+def _candidates(settings: CodeMetricsSettings) -> list[Isolation]:
+    bwrap = sandbox.find_bwrap(settings.bubblewrap)
+    found = []
+    if bwrap is not None:
+        kinds = (False, True) if os.getuid() == 0 else (True,)
+        found = [Isolation(bwrap, user, network) for network in (True, False) for user in kinds]
+    return [*found, Isolation(None, user_namespace=False, network=False)]
+
+
+def _look(isolation: Isolation, slot: Slot, limits: Limits) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as open_directory, socket.create_server(("127.0.0.1", 0)) as listener:
+        secret = Path(open_directory) / "secret"
+        secret.write_text(secrets.token_hex(8), encoding="ascii")
+        for path, mode in ((secret.parent, 0o755), (secret, 0o644)):
+            path.chmod(mode)  # so that only the sandbox keeps anybody from reading it
+        port: int = listener.getsockname()[1]
+        orders = sandbox.orders(
+            isolation,
+            slot,
+            limits,
+            None,
+            int(_PROBE_WAIT_S),
+            secret=str(secret),
+            unlisted=sandbox.UNLISTED,
+            port=port,
+            places=_CLOSED_PLACES,
+        )
+        program = ("fqlstream.code_metrics.inside.probe", orders)
+        done = subprocess.run(  # noqa: S603  # our own command
+            sandbox.command(isolation, slot, limits, None, program, {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_WAIT_S,
+            check=True,
+            env=sandbox.environment(isolation, 1, None),
+            cwd="/",
+        )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def _judge(report: Mapping[str, Any], slot: Slot, isolation: Isolation, complaints: list[str]) -> list[Layer]:
+    earlier = f" (after: {'; '.join(complaints)})" if complaints else ""
+    files = report["read"] != "read" and not report["wrote"]
+    lonely = report["interfaces"] == ["lo"] and not report["reached"] and not report["vsock"]
+    apart = isolation.bwrap is not None and report["processes"] <= 4
+    unprivileged = report["uid"] != 0 and all(int(value, 16) == 0 for value in report["capabilities"])
+    user = f"runs as user {report['uid']} without capabilities" if unprivileged else f"runs as user {report['uid']}"
+    if slot.uid is not None and report["uid"] == slot.uid:
+        user += ", of its own"
+    return [
+        Layer(
+            "file_system",
+            files,
+            "mounts of its own, read-only but for /tmp" if files else f"outside files can be reached{earlier}",
+        ),
+        Layer(
+            "network",
+            lonely,
+            "no interface but its own loopback" if lonely else f"the machine's network can be reached{earlier}",
+        ),
+        Layer("processes", apart, "sees its own processes only" if apart else f"sees the machine's processes{earlier}"),
+        Layer("user", unprivileged, user),
+        Layer(
+            "landlock",
+            report["unlisted"] == "EACCES",
+            "file rules" if report["unlisted"] == "EACCES" else "the kernel has no Landlock",
+        ),
+        Layer("seccomp", report["seccomp"], "system calls" if report["seccomp"] else "the kernel takes no filter"),
+        Layer(
+            "limits",
+            report["no_new_privs"],
+            "memory, processes, processor time and file size of each process; no new privileges",
+        ),
+    ]
+
+
+def _static(settings: CodeMetricsSettings) -> tuple[Layer, ...]:
+    detail = (
+        "imports and names, before anything runs"
+        if settings.static_check
+        else "switched off by FQLSTREAM_CODE_METRICS__STATIC_CHECK"
+    )
+    supervisor = Layer("supervisor", active=True, detail="time, memory, processes, output; ends everything")
+    return Layer("static_check", settings.static_check, detail), supervisor
+
+
+def _counted(parents: cgroups.Parents) -> tuple[Layer, ...]:
+    held = [name for name, path in (("memory", parents.memory), ("processes", parents.pids)) if path is not None]
+    detail = f"{' and '.join(held)} counted by the kernel" if held else "memory and processes are counted by sampling"
+    return (Layer("cgroup", bool(held), f"{detail}; {parents.why_not}" if parents.why_not else detail),)
+
+
+def _complaint(isolation: Isolation, error: Exception) -> str:
+    printed = getattr(error, "stderr", None) or b""
+    lines = (printed.decode("utf-8", "replace") if isinstance(printed, bytes) else str(printed)).strip().splitlines()
+    how = "in a user namespace" if isolation.user_namespace else "as root"
+    how = "without bubblewrap" if isolation.bwrap is None else f"bubblewrap {how}"
+    shared = isolation.bwrap is not None and not isolation.network
+    return f"{how}{' on the machine network' if shared else ''}: {(lines[-1] if lines else str(error))[-300:]}"
