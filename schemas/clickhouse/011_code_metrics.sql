@@ -8,6 +8,21 @@ CREATE TABLE IF NOT EXISTS code_metric_owners (
 ) ENGINE = ReplacingMergeTree ORDER BY (partition, epoch, owner)
 COMMENT 'who runs the code metrics of each partition';
 
+CREATE TABLE IF NOT EXISTS code_metric_runner_rows (
+    owner String COMMENT 'random id of the runner',
+    host String,
+    engine LowCardinality(String),
+    layers Array(String) COMMENT 'layers of the sandbox that hold there',
+    missing Array(String) COMMENT 'those that do not, each with the reason',
+    code String COMMENT 'why it runs nothing; empty where it does',
+    error String,
+    partitions Array(Int32) COMMENT 'whose metrics it runs',
+    seen_at DateTime64(3, 'UTC'),
+    written_at DateTime('UTC') DEFAULT now()
+) ENGINE = ReplacingMergeTree(seen_at) ORDER BY owner
+TTL written_at + INTERVAL 7 DAY
+COMMENT 'runners of code metrics, and what contains the code there';
+
 CREATE TABLE IF NOT EXISTS code_metric_run_rows (
     metric_id String,
     period_end DateTime64(3, 'UTC') COMMENT 'end of the aggregation period that the run is of',

@@ -76,8 +76,17 @@ def events(rng: random.Random, count: int, first: int = 0) -> list[dict[str, Any
 
 def test_parts_hold_the_rows_that_snapshots_count(store: Store, tmp_path: Path) -> None:
     rng = random.Random(5)
-    first, second = model("v1", {"name": "age", "type": "int"}), model("v2", {"name": "age", "type": "float"}, {"name": "new", "type": "string"})
-    written(store, first, 0, events=events(rng, 60), labels=[{"offset": 100 + n, "event_id": f"0-{n}", "churned": "yes"} for n in range(0, 60, 3)])
+    first, second = (
+        model("v1", {"name": "age", "type": "int"}),
+        model("v2", {"name": "age", "type": "float"}, {"name": "new", "type": "string"}),
+    )
+    written(
+        store,
+        first,
+        0,
+        events=events(rng, 60),
+        labels=[{"offset": 100 + n, "event_id": f"0-{n}", "churned": "yes"} for n in range(0, 60, 3)],
+    )
     written(store, second, 1, events=events(rng, 50, 1_000))
     entry = entry_of(first, second)
     within = Range(T0 + 5 * MINUTE, T0 + 45 * MINUTE)

@@ -336,7 +336,9 @@ def test_on_replicas_rows_are_written_with_the_quorum_and_read_where_all_of_them
         monkeypatch.setattr(store._client, name, watched(name, setting))
     write_events(store, first, 0, rows(first, RowKind.INFERENCE, [{"offset": 1, "event_id": "a"}]))
     write_labels(store, first, 0, rows(first, RowKind.LABEL, [{"offset": 2, "event_id": "a"}]))
-    write_dead_letters(store, [DeadLetter("DLQ001", "no", "inference-events", 2, 17, "0", None, b"{x", T0)], seen_at_ms=T0)
+    write_dead_letters(
+        store, [DeadLetter("DLQ001", "no", "inference-events", 2, 17, "0", None, b"{x", T0)], seen_at_ms=T0
+    )
     list(read_pane(store, first, 0, T0, T0 + MINUTE, 9))
     recent_rows(store, first, 0, 9, 9)
     recent_ids(store, ["churn"], 0, 9, 9)

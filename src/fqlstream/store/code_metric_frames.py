@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from fqlstream.errors import StoreError
 from fqlstream.events.catalogue import ModelEntry
-from fqlstream.events.definitions import Column, ColumnType, ModelDefinition, SegmentDefinition
+from fqlstream.events.definitions import Column, ColumnType, ModelDefinition
 from fqlstream.fql.compile_clickhouse import SQL_SETTINGS, compile_rows
 from fqlstream.fql.plan import ModelPlan
 from fqlstream.fql.planner import plan_model
@@ -142,7 +142,9 @@ def _value(column: Column | None, wanted: ColumnType) -> str:
 
 def _schema(columns: Mapping[str, ColumnType], flags: Mapping[str, Any]) -> pa.Schema:
     heads = [("event_id", pa.string()), ("event_at", pa.timestamp("us", tz="UTC")), ("version", pa.string())]
-    return pa.schema([*heads, *((name, _ARROW[kind]) for name, kind in columns.items()), *((name, pa.bool_()) for name in flags)])
+    return pa.schema(
+        [*heads, *((name, _ARROW[kind]) for name, kind in columns.items()), *((name, pa.bool_()) for name in flags)]
+    )
 
 
 def _write(store: Store, sql: str, path: Path, schema: pa.Schema, rows_max: int) -> int:

@@ -41,6 +41,12 @@ _OWNERS: Final = pa.schema([
     ("partition", pa.int32()), ("epoch", pa.uint64()), ("owner", pa.string()), ("claimed_at", _TIME),
 ])  # fmt: skip
 
+_RUNNERS: Final = pa.schema([
+    ("owner", pa.string()), ("host", pa.string()), ("engine", pa.string()), ("layers", pa.list_(pa.string())),
+    ("missing", pa.list_(pa.string())), ("code", pa.string()), ("error", pa.string()), ("partitions", pa.list_(pa.int32())),
+    ("seen_at", _TIME),
+])  # fmt: skip
+
 RUNNING, SUCCESS, FAILED, GIVEN_UP = "running", "success", "failed", "given_up"
 PENDING: Final = "pending"
 #: Steps of a task: rows of its progress lie between the first and the second, whatever runner writes them.
@@ -65,6 +71,21 @@ class Report:
     error: str = ""
     traceback: str = ""
     hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerRow:
+    """A runner as it was seen last: layers that hold there, those that are missing with the reason, why it runs nothing ('' where it does)."""
+
+    owner: str
+    host: str
+    engine: str
+    layers: tuple[str, ...]
+    missing: tuple[str, ...]
+    code: str
+    error: str
+    partitions: tuple[int, ...]
+    seen_at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +165,35 @@ def partition_owners(store: Store, partition: int) -> dict[str, int]:
         store.quorum_read(),
     )
     return {row["owner"]: row["epoch"] for row in rows_of(table)}
+
+
+def write_runner(store: Store, row: RunnerRow) -> None:
+    """Say that a runner is there."""
+    values = (
+        row.owner, row.host, row.engine, list(row.layers), list(row.missing), row.code, row.error, list(row.partitions), row.seen_at_ms,
+    )  # fmt: skip
+    _insert(store, "code_metric_runner_rows", [values], _RUNNERS)
+
+
+def runners(store: Store, since_ms: int) -> list[RunnerRow]:
+    """Give the runners that were seen since then, by host."""
+    columns = ", ".join(name for name in _RUNNERS.names[:-1])
+    table = store.query_arrow(
+        f"SELECT {columns}, toUnixTimestamp64Milli(seen_at) AS seen_at_ms FROM code_metric_runner_rows FINAL "
+        "WHERE seen_at >= fromUnixTimestamp64Milli({since:Int64}) ORDER BY host, owner",
+        {"since": since_ms},
+    )
+    tuples = ("layers", "missing", "partitions")
+    return [RunnerRow(**{**row, **{name: tuple(row[name]) for name in tuples}}) for row in rows_of(table)]
+
+
+def watermarks(store: Store, models: Sequence[str]) -> dict[str, int]:
+    """Give how far event time has come for each model, Unix ms, as far as that is known."""
+    found = store.query_rows(
+        "SELECT model, max(watermark_ms) FROM published WHERE model IN {models:Array(String)} GROUP BY model",
+        {"models": list(models)},
+    )
+    return {model: at_ms for model, at_ms in found if at_ms is not None}
 
 
 # ---- runs and values -------------------------------------------------------------------------------------------------

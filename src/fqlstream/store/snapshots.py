@@ -259,7 +259,9 @@ def rows_sql(store: Store, model: ModelDefinition, within: Range, heads: Sequenc
     table = event_table(model.name)
     names = [*(column.name for column in model.columns), *_VIOLATIONS, *heads]
     if not _is_table(store, table):
-        nothing = [nothing_sql(column.type) for column in model.columns] + ["CAST([], 'Array(String)')"] * len(_VIOLATIONS)
+        nothing = [nothing_sql(column.type) for column in model.columns] + ["CAST([], 'Array(String)')"] * len(
+            _VIOLATIONS
+        )
         nothing += [_HEADS[name] for name in heads]
         listed = ", ".join(f"{sql} AS {identifier(name)}" for sql, name in zip(nothing, names, strict=True))
         return f"(SELECT {listed} WHERE false)"
