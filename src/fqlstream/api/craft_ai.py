@@ -307,42 +307,43 @@ Filters = Annotated[_Wanted, Depends(_wanted)]
 async def list_values(parts: Parts, _: Reading, wanted: Filters) -> Response:
     """Give pipeline metrics, by execution and name."""
     await parts.recorder.settled()
+    return Response(await parts.shared(_values_page, parts, wanted), media_type="application/json")
+
+
+def _values_page(parts: Dependencies, wanted: _Wanted) -> bytes:
     registry = registry_of(parts)
-
-    def read() -> bytes:
-        executions = _executions(parts, registry, wanted, recorded.executions_with_pipeline_metrics)
-        page = recorded.pipeline_metrics(
-            parts.store, name=wanted.name, executions=executions, offset=wanted.offset, limit=wanted.limit
-        )
-        _require_rows(page, wanted)
-        rows = [
-            {"name": row.name, "value": _json_number(row.value), **_of(registry, row.execution_id, row.at_us)}
-            for row in page.rows
-        ]
-        return msgspec.json.encode({"metrics": rows, "total_count": _exact_count(page, wanted)})
-
-    return Response(await parts.thread(read), media_type="application/json")
+    executions = _executions(parts, registry, wanted, recorded.executions_with_pipeline_metrics)
+    page = recorded.pipeline_metrics(
+        parts.store, name=wanted.name, executions=executions, offset=wanted.offset, limit=wanted.limit
+    )
+    _require_rows(page, wanted)
+    rows = [
+        {"name": row.name, "value": _json_number(row.value), **_of(registry, row.execution_id, row.at_us)}
+        for row in page.rows
+    ]
+    return msgspec.json.encode({"metrics": rows, "total_count": _exact_count(page, wanted)})
 
 
 @router.get("/api/v1/metrics/list-values", responses={200: {"model": ListMetricRows}})
 async def list_lists(parts: Parts, _: Reading, wanted: Filters) -> Response:
     """Give list metrics with their values, by execution and name."""
     await parts.recorder.settled()
-    registry = registry_of(parts)
-
-    def read() -> Page[ListHead]:
-        executions = _executions(parts, registry, wanted, recorded.executions_with_list_metrics)
-        page = recorded.list_metrics(
-            parts.store, name=wanted.name, executions=executions, offset=wanted.offset, limit=wanted.limit
-        )
-        _require_rows(page, wanted)
-        return page
-
-    page = await parts.thread(read)
+    registry, page = await parts.shared(_lists_page, parts, wanted)
     pieces = _list_pieces(parts, registry, page, _exact_count(page, wanted))
     if sum(head.count for head in page.rows) <= _WHOLE_VALUES_MAX:
         return Response(await parts.thread(lambda: b"".join(pieces)), media_type="application/json")
     return StreamingResponse(pieces, media_type="application/json")
+
+
+def _lists_page(parts: Dependencies, wanted: _Wanted) -> tuple[Registry, Page[ListHead]]:
+    """Give a page of lists, and what was registered when it was read."""
+    registry = registry_of(parts)
+    executions = _executions(parts, registry, wanted, recorded.executions_with_list_metrics)
+    page = recorded.list_metrics(
+        parts.store, name=wanted.name, executions=executions, offset=wanted.offset, limit=wanted.limit
+    )
+    _require_rows(page, wanted)
+    return registry, page
 
 
 def _list_pieces(parts: Dependencies, registry: Registry, page: Page[ListHead], total_count: int) -> Iterator[bytes]:

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 from starlette.types import Scope as AsgiScope
 
 from fqlstream.api.auth import allow, clear_session, set_session
@@ -91,9 +92,11 @@ class JobMetrics(BaseModel):
 
 
 class _Envelope(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
     index: int
-    isComplete: bool  # noqa: N815  # the wire's name
-    totalNumResults: int  # noqa: N815  # the wire's name
+    is_complete: bool
+    total_num_results: int
     first: str
     next: str | None = None
     prev: str | None = None
@@ -181,7 +184,7 @@ async def job_metrics(parts: Parts, _: Reading, number: Number) -> list[Metric]:
     await parts.recorder.settled()
     if await find_job(parts, number) is None:
         return []
-    found = await parts.thread(recorded.job_metrics_latest, parts.store, [str(number)])
+    found = await parts.shared(recorded.job_metrics_latest, parts.store, (str(number),))
     return [_metric(value) for value in found.get(str(number), ())]
 
 
@@ -199,7 +202,7 @@ async def metric_snapshots(
     path = f"/jobs/{number}/metrics/{quote(name, safe='')}/snapshots"
     if await find_job(parts, number) is None:
         return MetricSteps(data=[], **_envelope(path, {}, index, page_length, 0, 0))
-    page = await parts.thread(
+    page = await parts.shared(
         recorded.job_metric_steps, parts.store, str(number), name, offset=index, limit=page_length
     )
     steps = [
@@ -217,8 +220,9 @@ async def experiment_metrics(
     index: Index = 0,
     page_length: PageLength = _PAGE_LENGTH,
     sort_by: Annotated[str | None, Query(alias="sortBy")] = None,
-    descending: Annotated[bool, Query()] = False,  # noqa: FBT002  # a query parameter has no position
     search: Annotated[str | None, Query()] = None,
+    *,
+    descending: Annotated[bool, Query()] = False,
 ) -> ExperimentMetrics:
     """Give the jobs of an experiment with their metrics at the highest steps; jobs without metrics too."""
     if sort_by is not None and sort_by not in _SORTED_BY:
@@ -229,7 +233,7 @@ async def experiment_metrics(
         registry = (await parts.definitions.refresh()).registry
     jobs = await parts.thread(_ORDERS.of, registry, _Order(number, sort_by or "id", descending, search or ""))
     wanted = jobs[index : index + page_length]
-    found = await parts.thread(recorded.job_metrics_latest, parts.store, [str(job) for job in wanted])
+    found = await parts.shared(recorded.job_metrics_latest, parts.store, tuple(str(job) for job in wanted))
     data = [JobMetrics(id=job, metrics=[_metric(value) for value in found.get(str(job), ())]) for job in wanted]
     asked = {"sortBy": sort_by, "descending": "True" if descending else None, "search": search}
     kept = {name: text for name, text in asked.items() if text is not None}
@@ -255,8 +259,8 @@ def _envelope(path: str, asked: Mapping[str, str], index: int, length: int, coun
     is_complete = index + count >= total
     return {
         "index": index,
-        "isComplete": is_complete,
-        "totalNumResults": total,
+        "is_complete": is_complete,
+        "total_num_results": total,
         "first": link(0),
         "next": None if is_complete else link(index + length),
         "prev": link(max(0, index - length)) if index > 0 else None,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from fqlstream.api.sharing import Sharing
 from fqlstream.clock import Clock
 from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue
@@ -33,8 +34,7 @@ class DefinitionsFollower:
         self._reader = reader or DefinitionsReader(settings)
         # the consumer belongs to one thread at a time
         self._thread = ThreadPoolExecutor(1, "definitions")
-        self._refreshing: asyncio.Future[Catalogue] | None = None
-        self._next: asyncio.Future[Catalogue] | None = None
+        self._looks = Sharing()
         self._task: asyncio.Task[None] | None = None
         self.read_at_s = float("-inf")
         # it keeps its claim between calls: a run of a pipeline does not wait for a new one
@@ -79,22 +79,7 @@ class DefinitionsFollower:
         Calls at the same time share one look: one that has begun may miss what this caller has just applied, so they share the next.
         Raises BrokerError.
         """
-        if self._refreshing is None:
-            self._refreshing = asyncio.ensure_future(self._read_to_end())
-            self._refreshing.add_done_callback(self._refreshed)
-            return await asyncio.shield(self._refreshing)
-        if self._next is None:
-            self._next = asyncio.ensure_future(self._after(self._refreshing))
-        return await asyncio.shield(self._next)
-
-    def _refreshed(self, _: asyncio.Future[Catalogue]) -> None:
-        self._refreshing = None
-
-    async def _after(self, running: asyncio.Future[Catalogue]) -> Catalogue:
-        with contextlib.suppress(FqlstreamError):
-            await asyncio.shield(running)
-        self._next = None
-        return await self.refresh()
+        return await self._looks.ask("the log's end", self._read_to_end)
 
     async def _read_to_end(self) -> Catalogue:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ write that this process has acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal, TypeVar
@@ -50,7 +50,7 @@ class _Chosen:
     """Whose metrics are asked for, and of which name; None: all."""
 
     name: str | None
-    executions: Sequence[str] | None
+    executions: tuple[str, ...] | None
 
 
 async def _chosen(
@@ -63,13 +63,13 @@ async def _chosen(
     if sum(each is not None for each in (execution, pipeline, deployment)) > 1:
         raise refuse(422, "give one of execution, pipeline, deployment", fields={"query": ["one of them"]})
     if execution is not None:
-        return _Chosen(name, [execution])
+        return _Chosen(name, (execution,))
     if pipeline is None and deployment is None:
         return _Chosen(name, None)
     registry = (await parts.definitions.refresh()).registry
     if pipeline is not None:
-        return _Chosen(name, list(registry.executions_of.get(pipeline, ())))
-    return _Chosen(name, list(registry.executions_by.get(deployment or "", ())))
+        return _Chosen(name, tuple(registry.executions_of.get(pipeline, ())))
+    return _Chosen(name, tuple(registry.executions_by.get(deployment or "", ())))
 
 
 Chosen = Annotated[_Chosen, Depends(_chosen)]
@@ -205,7 +205,7 @@ async def list_pipeline_metrics(parts: Parts, _: Reader, chosen: Chosen, page: P
 async def list_list_metrics(parts: Parts, _: Reader, chosen: Chosen, page: PagedBy100) -> PageOf[List]:
     """List lists with their summaries, by execution and name; values are read one list at a time."""
     heads = await _read(parts, stored.list_metrics, chosen, page)
-    found = await parts.thread(stored.list_summaries, parts.store, heads.rows)
+    found = await parts.shared(stored.list_summaries, parts.store, heads.rows)
     summaries = {(each.execution_id, each.name): each for each in found}
     registry = parts.definitions.catalogue.registry
     rows = [_list(head, summaries.get((head.execution_id, head.name)), registry) for head in heads.rows]
@@ -223,7 +223,7 @@ async def read_list(
 ) -> PageOf[NumberOut]:
     """Give the values of a list in the order in which they were recorded."""
     await parts.recorder.settled()
-    page = await parts.thread(stored.list_slice, parts.store, execution, name, offset=offset, limit=limit)
+    page = await parts.shared(stored.list_slice, parts.store, execution, name, offset=offset, limit=limit)
     if not page.total_count:
         raise refuse(404, f"execution {execution!r} has no list {name!r}")
     return PageOf(items=[number(value) for value in page.rows], total_count=page.total_count, offset=offset)
@@ -234,7 +234,7 @@ async def list_job_metrics(parts: Parts, _: Reader, job: JobQuery) -> list[JobVa
     """Give a job's metrics at their highest steps, by name."""
     await _require_job(parts, job)
     await parts.recorder.settled()
-    found = await parts.thread(stored.job_metrics_latest, parts.store, [str(job)])
+    found = await parts.shared(stored.job_metrics_latest, parts.store, (str(job),))
     return [_job_value(row) for row in found.get(str(job), [])]
 
 
@@ -243,7 +243,7 @@ async def list_steps(parts: Parts, _: Reader, job: JobQuery, name: NameQuery, pa
     """Give every step of a job's metric, in the order of the steps."""
     await _require_job(parts, job)
     await parts.recorder.settled()
-    found = await parts.thread(
+    found = await parts.shared(
         stored.job_metric_steps, parts.store, str(job), name, offset=page.offset, limit=page.limit
     )
     return PageOf(items=[_job_value(row) for row in found.rows], total_count=found.total_count, offset=page.offset)
@@ -254,7 +254,7 @@ async def _read(
 ) -> stored.Page[T]:
     """Read a page of what was chosen, with everything in it that this process has acknowledged."""
     await parts.recorder.settled()
-    return await parts.thread(
+    return await parts.shared(
         read, parts.store, name=chosen.name, executions=chosen.executions, offset=page.offset, limit=page.limit
     )
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Request
 
 from fqlstream.api.following import DefinitionsFollower
 from fqlstream.api.gate import Gate
+from fqlstream.api.sharing import Sharing
 from fqlstream.clock import Clock
 from fqlstream.ops.recording import Recorder
 from fqlstream.settings import Settings
@@ -20,7 +21,7 @@ from fqlstream.store.client import Store
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dependencies:
     """The parts of an API process. `threads` are where calls wait that block."""
 
@@ -31,11 +32,17 @@ class Dependencies:
     definitions: DefinitionsFollower
     recorder: Recorder
     threads: Executor
+    sharing: Sharing = field(default_factory=Sharing)
 
     async def thread(self, function: Callable[..., T], *args: object, **keywords: object) -> T:
         """Run a blocking call in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.threads, lambda: function(*args, **keywords))
+
+    async def shared(self, function: Callable[..., T], *args: Hashable, **keywords: Hashable) -> T:
+        """Run a blocking read in a thread, once for all who ask for the same meanwhile. Nobody may change what it gives."""
+        key = function, args, tuple(sorted(keywords.items()))
+        return await self.sharing.ask(key, lambda: self.thread(function, *args, **keywords))
 
 
 async def dependencies_of(request: Request) -> Dependencies:

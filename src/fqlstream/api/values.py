@@ -100,7 +100,7 @@ async def read_values(
     asked = published.Series(
         model, metric, segment, _window_s(window), version, time_ms(start, "query.from"), time_ms(end, "query.to")
     )
-    rows, total = await parts.thread(published.read_series, parts.store, asked, offset=page.offset, limit=page.limit)
+    rows, total = await parts.shared(published.read_series, parts.store, asked, offset=page.offset, limit=page.limit)
     return PageOf(items=[Value.model_validate(row) for row in rows], total_count=total, offset=page.offset)
 
 
@@ -113,7 +113,7 @@ async def read_latest_values(
     metric: OptionalNameQuery = None,
 ) -> PageOf[Value]:
     """Give the newest value of every metric, segment, version and window size."""
-    rows, total = await parts.thread(
+    rows, total = await parts.shared(
         published.read_latest, parts.store, model, metric, offset=page.offset, limit=page.limit
     )
     return PageOf(items=[Value.model_validate(row) for row in rows], total_count=total, offset=page.offset)

@@ -26,7 +26,7 @@ def test_whoever_follows_next_sees_every_row_once(total: int, length: int) -> No
         envelope = dioptra._envelope("/x", {}, index, length, len(rows), total)
         seen += rows
         pages += 1
-        assert envelope["isComplete"] is (envelope["next"] is None)
+        assert envelope["is_complete"] is (envelope["next"] is None)
         if envelope["next"] is None:
             break
         query = dict(parse_qsl(urlsplit(envelope["next"]).query))
