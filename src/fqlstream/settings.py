@@ -790,6 +790,12 @@ class LocalSettings(_Group):
         512, ge=256, description="Java heap of the local broker: enough for 16 MiB records, small beside a browser."
     )
     workers: int = Field(1, ge=0, description="Faust workers that `up` starts.")
+    runners: int = Field(
+        1,
+        ge=0,
+        le=1,
+        description="Runners of code metrics that `up` starts. It runs no Spark before there is a code metric.",
+    )
     log_bytes_max: int = Field(
         10 * 2**20, ge=2**16, description="A log file of the stack is cut beyond this; one older piece is kept."
     )

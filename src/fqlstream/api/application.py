@@ -17,6 +17,7 @@ from starlette.types import Scope as AsgiScope
 
 from fqlstream.api import (
     access,
+    aporia,
     craft_ai,
     dead_letters,
     definitions,
@@ -40,8 +41,8 @@ PREFIX: Final = "/api/fqlstream/v1"
 _ABOUT: Final = """
 Windowed FQL metrics of machine-learning models, and metrics that pipelines and jobs record.
 
-Our own routes live under `/api/fqlstream/v1`. Beside them are the routes that the Craft AI SDK and the Dioptra client call, in their
-own forms. Every answer has the header `x-request-id`; a client may send one.
+Our own routes live under `/api/fqlstream/v1`. Beside them are the routes that the Craft AI SDK and the Dioptra client call, and
+Aporia's of code-based metrics, in their own forms. Every answer has the header `x-request-id`; a client may send one.
 """
 
 #: Our own routes. Each module declares a router with paths below `PREFIX`.
@@ -56,7 +57,7 @@ OWN_ROUTERS: Final[tuple[APIRouter, ...]] = (
     access.router,
 )
 #: Other vendors' forms, which live below `/api/v1`.
-WIRES: Final[tuple[Wire, ...]] = (craft_ai.WIRE, dioptra.WIRE)
+WIRES: Final[tuple[Wire, ...]] = (craft_ai.WIRE, dioptra.WIRE, aporia.WIRE)
 
 
 def create_app(dependencies: Dependencies, *, wires: Sequence[Wire] = WIRES) -> FastAPI:

@@ -24,6 +24,7 @@ from fqlstream.clock import SystemClock
 from fqlstream.errors import UsageError
 from fqlstream.listening import TellingServer, is_loopback, listen, take_signals, url_of
 from fqlstream.ops import access
+from fqlstream.ops.code_metric_tasks import CodeMetricRequests, TaskSender
 from fqlstream.ops.recording import Recorder
 from fqlstream.settings import ApiSettings, Settings
 from fqlstream.store import migrations
@@ -65,7 +66,8 @@ async def open_dependencies(settings: Settings) -> AsyncIterator[Dependencies]:
             await definitions.start()
             recorder = await opened.enter_async_context(Recorder(settings, store))
             gate = Gate(settings.api, access_store, secret, clock, access_threads)
-            yield Dependencies(settings, clock, store, gate, definitions, recorder, threads)
+            requests = CodeMetricRequests(store, TaskSender(settings.kafka), settings.runner, clock)
+            yield Dependencies(settings, clock, store, gate, definitions, recorder, requests, threads)
 
 
 def serve(

@@ -14,6 +14,7 @@ from fqlstream.api.following import DefinitionsFollower
 from fqlstream.api.gate import Gate
 from fqlstream.api.sharing import Sharing
 from fqlstream.clock import Clock
+from fqlstream.ops.code_metric_tasks import CodeMetricRequests
 from fqlstream.ops.recording import Recorder
 from fqlstream.settings import Settings
 from fqlstream.store.client import Store
@@ -31,6 +32,7 @@ class Dependencies:
     gate: Gate
     definitions: DefinitionsFollower
     recorder: Recorder
+    code_metrics: CodeMetricRequests
     threads: Executor
     sharing: Sharing = field(default_factory=Sharing)
 

@@ -29,6 +29,7 @@ class Pids:
     store: int | None
     api: int | None
     workers: tuple[int, ...]
+    runner: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,11 +30,12 @@ from fqlstream.store.client import Store
 
 STORE: Final = "store"
 API: Final = "api"
+RUNNER: Final = "runner"
 KAFKA: Final = "kafka"
 _TICK_S: Final = 0.2
 _ASK_S: Final = 2.0
 #: Out of the time that an orderly stop has: the API and workers end together, then the store and the broker may go.
-_STOP_SHARES: Final = {API: 0.5, "worker": 0.5, STORE: 0.3, KAFKA: 0.2}
+_STOP_SHARES: Final = {API: 0.5, RUNNER: 0.5, "worker": 0.5, STORE: 0.3, KAFKA: 0.2}
 #: Any topic that the group reads.
 _SOURCE: Final = "inference-events"
 _KEY_FILE: Final = "store.key"
@@ -104,6 +105,8 @@ class _Building:
             migrations.apply(client)
             api_key = access.ensure_key(client, self._data / access.KEY_FILE) if joined.api.auth else None
         api = self._begin_api(joined)
+        if self._settings.local.runners:
+            self._begin_runner(joined)
         self._start_workers(joined)
         api_url = self._await_api(api, joined)
         self._describe = lambda: self._file(joined, broker, api_url, api_key)
@@ -184,6 +187,20 @@ class _Building:
         self._supervisor.adopt(child)
         return child
 
+    def _begin_runner(self, joined: Settings) -> None:
+        """Start the runner of code metrics, and wait for nothing: nobody else needs it, and it says itself that it is there."""
+        spec = ChildSpec(
+            name=RUNNER,
+            command=(sys.executable, "-m", "fqlstream.cli", "code-metrics", "serve"),
+            log=self._data / "logs" / "runner.log",
+            ready=lambda: True,
+            environment=self._environment(joined),
+            stop_timeout_s=self._share(RUNNER),
+        )
+        child = Child(spec)
+        child.start()
+        self._supervisor.adopt(child)
+
     def _await_api(self, api: Child, joined: Settings) -> str:
         """Wait until the API answers, and give its address; where something took its port meanwhile, start it on another."""
         try:
@@ -248,6 +265,7 @@ class _Building:
                 store=self._supervisor.pid(STORE),
                 api=self._supervisor.pid(API),
                 workers=tuple(pid for pid in map(self._supervisor.pid, self._worker_names) if pid is not None),
+                runner=self._supervisor.pid(RUNNER),
             ),
         )
 
@@ -277,7 +295,9 @@ class _Building:
 
     def stop(self) -> None:
         """End what was started: the API answers and workers write what they have, then the store and the broker may go."""
-        self._supervisor.stop([[API, *self._worker_names], [STORE], [KAFKA]], self._settings.local.stop_timeout_s)
+        self._supervisor.stop(
+            [[API, RUNNER, *self._worker_names], [STORE], [KAFKA]], self._settings.local.stop_timeout_s
+        )
         if self._broker is not None:
             self._broker.stop()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
@@ -127,10 +126,10 @@ class CodeMetricRequests:
         if found is None or found.is_delivered:
             return self._begin(metric, dataset_id, 1 if found is None else found.attempt + 1)
         if found.is_final:
-            return self._deliver(found)
+            return self.deliver(found)
         now_ms = self.clock.now_ms()
         if now_ms - found.updated_at_ms > self.settings.silent_ms:
-            return self._deliver(
+            return self.deliver(
                 replace(found, state=FAILED, step=STEP_FINAL, report=_nobody(found.report, self.settings))
             )
         if not found.report.stage and now_ms - self._sent_ms.get(_key(found), found.requested_at_ms) > _RESEND_MS:
@@ -162,7 +161,8 @@ class CodeMetricRequests:
         )
         self._sent_ms[_key(task)] = self.clock.now_ms()
 
-    def _deliver(self, task: TaskRow) -> TaskRow:
+    def deliver(self, task: TaskRow) -> TaskRow:
+        """Note that whoever asked has had the final state."""
         self._sent_ms.pop(_key(task), None)
         delivered = replace(task, step=STEP_DELIVERED, is_delivered=True)
         rows.write_task(self.store, delivered)
@@ -180,8 +180,3 @@ def _nobody(report: Report, settings: RunnerSettings) -> Report:
         error=f"no runner has worked on it for {settings.silent_ms / 1000:.0f} s",
         hint="start one: fqlstream code-metrics serve; /health names those that run",
     )
-
-
-def shown_values(task: TaskRow) -> Mapping[str, float | None]:
-    """Give the values of a task by segment; '' is all rows."""
-    return {"": task.value, **task.segments} if task.state == rows.SUCCESS else {}

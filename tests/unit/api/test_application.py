@@ -39,7 +39,7 @@ class Made:
         clock = ManualClock(1_800_000_000_000)
         gate = Gate(self.settings.api, memory.store, SECRET, clock, threads)
         nothing = cast("Any", None)
-        self.parts = Dependencies(self.settings, clock, memory.store, gate, nothing, nothing, threads)
+        self.parts = Dependencies(self.settings, clock, memory.store, gate, nothing, nothing, nothing, threads)
 
     def app(self, *wires: Wire) -> FastAPI:
         return create_app(self.parts, wires=wires)
