@@ -117,7 +117,9 @@ def _records(consumer: Any, turn: Mapping[Place, Span], deadline_s: float) -> It
 
     Until the caller has taken all out of `turn`, or the deadline.
     """
-    consumer.assign([_partition(span) for span in turn.values()])
+    partitions = [_partition(span) for span in turn.values()]
+    consumer.assign(partitions)
+    consumer.resume(partitions)  # a partition stays paused from one assignment to the next
     while turn and (wait_s := deadline_s - time.monotonic()) > 0:
         first = consumer.poll(min(wait_s, _POLL_S))
         if first is None:
@@ -151,6 +153,8 @@ def _consumer(kafka: KafkaSettings, partition_bytes: int) -> Iterator[Any]:
         max_partition_fetch_bytes=partition_bytes,
         # what is not wanted is not fetched in advance
         queued_min_messages=1,
+        # but at once when it is wanted, not a second later
+        fetch_queue_backoff_ms=5,
     )
     consumer = Consumer(options)
     try:
