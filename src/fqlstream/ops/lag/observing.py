@@ -52,7 +52,7 @@ class Window:
 
     def of(self, group: str, place: Place) -> Sequence[Sample]:
         """Give the samples of one partition, oldest first."""
-        return self._samples.get((group, place), ())
+        return list(self._samples.get((group, place), ()))
 
 
 class Observer:

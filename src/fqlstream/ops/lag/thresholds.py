@@ -130,7 +130,8 @@ def nagios(report: LagReport, findings: Sequence[Finding], warn: Threshold, crit
         for group in report.groups
     )
     data = " ".join(_performance(group, warn, critical) for group in report.groups)
-    lines = [f"LAG {level.name} - {shown or 'no group'} | {data}".rstrip(" |")]
+    # a bar begins performance data
+    lines = [f"LAG {level.name} - {shown.replace('|', '/')} | {data}" if data else f"LAG {level.name} - no group"]
     lines += [f"{finding.group}: {reason}".replace("|", "/") for finding in findings for reason in finding.reasons]
     return level, "\n".join(lines)
 
