@@ -179,6 +179,12 @@ def test_dead_letters_are_shown_exported_and_sent_again(rest: RestClient, stack:
 def test_operators_ask_by_rest_too(rest: RestClient, stack: RunningStack) -> None:
     assert rest("GET", "/schema") == []
     assert rest("GET", "/topics") == []
+    plan = {"differences": [], "applied": False, "ok": True}
+    planned = rest("GET", "/topics/plan", params={"repartition": True})
+    assert ({key: planned[key] for key in plan}, planned["brokers"]) == (plan, 1)
+    assert "inference-events" in planned["topics"]
+    assert rest("POST", "/topics", json={})["applied"] is True
+    assert rest("POST", "/schema") == {"applied": []}
     asked = rest("POST", "/repairs", json={"model": "churn"})
     assert asked["panes"] >= 1, "one for each partition that has an event"
     wait_until(
@@ -194,6 +200,30 @@ def test_operators_ask_by_rest_too(rest: RestClient, stack: RunningStack) -> Non
     with RestClient(stack, rest("POST", "/keys", json={"scopes": ["read"]})["key"]) as read:
         read("POST", "/sql", json={"query": "SELECT 1"}, status=403)
     rest("POST", "/deletions", json={"model": "churn"}, status=422)
+
+
+def test_a_model_is_inferred_from_a_file_and_the_file_is_sent(rest: RestClient) -> None:
+    lines = [
+        "event_id,event_at,age,score,label",
+        *(f"r-{n},2026-03-01T10:00:00Z,{20 + n},0.{n},{n % 2}" for n in range(9)),
+    ]
+    rows = {"file": ("rain.csv", "\n".join(lines))}
+    text = rest("POST", "/models/infer/file", files=rows, data={"name": "rain"})
+    assert text.startswith("# Inferred from rain.csv, 9 rows.")
+    rest("POST", "/definitions/yaml", content=text)
+    rest("POST", "/definitions", json={"definitions": [
+        {"kind": "metric", "model": "rain", "name": "events", "definition": "traffic()"}
+    ]})  # fmt: skip
+    sent = rest("POST", "/events/file", files=rows, data={"model": "rain", "finish": True})
+    assert (sent["rows"], sent["form"]) == (9, "arrow")
+    wait_until(
+        lambda: [v for v in rest("GET", "/values/latest", params={"model": "rain"})["items"] if v["value"] == 9],
+        "what was sent is counted",
+    )
+    refused = rest("POST", "/events/file", files={"file": ("x.jsonl", b"{")}, data={"model": "rain"}, status=422)
+    assert (refused["code"], refused["detail"].startswith("x.jsonl:1")) == ("DAT002", True)
+    rest("POST", "/events/file", files={"file": ("rain.txt", b"x")}, data={"model": "rain"}, status=422)
+    rest("POST", "/events/file", files=rows, data={"model": "snow"}, status=404)
 
 
 def test_what_metrics_belong_to_is_registered_listed_and_deleted(rest: RestClient) -> None:

@@ -22,6 +22,7 @@ from fqlstream.api import (
     dead_letters,
     definitions,
     dioptra,
+    events,
     expressions,
     health,
     operations,
@@ -49,6 +50,7 @@ Aporia's of code-based metrics, in their own forms. Every answer has the header 
 OWN_ROUTERS: Final[tuple[APIRouter, ...]] = (
     definitions.router,
     values.router,
+    events.router,
     expressions.router,
     registry.router,
     recorded.router,

@@ -14,7 +14,8 @@ from starlette.concurrency import iterate_in_threadpool
 from fqlstream.api.auth import allow
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Parts
-from fqlstream.api.shapes import Body, FromQuery, ToQuery, begun, refusals, sent_files, time_ms
+from fqlstream.api.shapes import Body, FromQuery, ToQuery, begun, refusals, time_ms
+from fqlstream.api.uploads import sent_files
 from fqlstream.errors import UsageError
 from fqlstream.ops import dead_letters, letter_files, replaying
 from fqlstream.ops.access import Caller, Permission

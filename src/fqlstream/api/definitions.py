@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, UploadFile
@@ -21,8 +19,8 @@ from fqlstream.api.shapes import (
     Paged,
     PageOf,
     refusals,
-    sent_files,
 )
+from fqlstream.api.uploads import sent_data
 from fqlstream.errors import DefinitionError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import (
@@ -43,8 +41,6 @@ Manager = Annotated[Caller, allow(Permission.MANAGE)]
 Given = Annotated[Computed, Field(discriminator="kind")]
 Kind = Literal["model", "metric", "segment", "baseline", "code_metric"]
 _SOURCE: Final = "request"
-#: Endings that say how a data file is read.
-_FILE_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,120}\.(?:jsonl|csv|parquet)")
 _BACKFILL = Query(description="Give stored history values of what changed; the answer says how much was asked for.")
 
 
@@ -162,15 +158,9 @@ async def apply_baseline_file(
 ) -> Applied:
     """Apply a static baseline whose rows are in this file (.jsonl, .csv or .parquet): they are counted, and not kept."""
     await require_model(parts, model)
-    given = Path(file.filename or "").name
-    if not _FILE_NAME.fullmatch(given):
-        raise refuse(
-            422, "file: name it so that it ends in .jsonl, .csv or .parquet", fields={"body.file": ["its name"]}
-        )
-    with sent_files() as folder:
-        await parts.thread(save_upload, file, folder / given)
-        definition = BaselineDefinition(model=model, name=name, type="static", file=given)
-        documents = read_documents(dump_definitions([definition]), str(folder / _SOURCE))
+    async with sent_data(parts, file) as path:
+        definition = BaselineDefinition(model=model, name=name, type="static", file=path.name)
+        documents = read_documents(dump_definitions([definition]), str(path.with_name(_SOURCE)))
         return await _apply(parts, documents, backfill=False, with_files=True)
 
 
@@ -234,13 +224,6 @@ def verdict_of(text: str) -> Literal["created", "changed", "unchanged", "deleted
         case _:
             message = f"no verdict is called {text!r}"
             raise AssertionError(message)
-
-
-def save_upload(file: UploadFile, path: Path) -> None:
-    """Write an uploaded file to a path. Blocks: call it in a thread."""
-    with path.open("wb") as target:
-        while data := file.file.read(1 << 20):
-            target.write(data)
 
 
 _Row = tuple[Kind, ModelEntry, Computed]

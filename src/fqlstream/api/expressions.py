@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, UploadFile
 from pydantic import BaseModel, Field
 
 from fqlstream.api.auth import allow
-from fqlstream.api.definitions import require_fql, require_model, save_upload, version_of
+from fqlstream.api.definitions import require_fql, require_model, version_of
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Parts
-from fqlstream.api.shapes import Body, NameText, refusals, sent_files
+from fqlstream.api.shapes import Body, NameText, refusals
+from fqlstream.api.uploads import sent_data
 from fqlstream.errors import DefinitionError
 from fqlstream.events.catalogue import ModelEntry
 from fqlstream.events.definitions import MetricDefinition
@@ -32,7 +31,6 @@ from fqlstream.store.sql_evaluation import evaluate_in_clickhouse
 
 router = APIRouter(tags=["fql"], prefix="/fql")
 Reader = Annotated[Caller, allow(Permission.READ)]
-_FILE_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,120}\.(?:jsonl|csv|parquet)")
 Text = Annotated[str, Field(min_length=1, max_length=2**20)]
 
 
@@ -170,17 +168,10 @@ async def evaluate(
     entry = await require_model(parts, model)
     if every is not None and window is None:
         raise refuse(422, "every: a window is needed to let it hop", fields={"body.every": ["needs body.window"]})
-    name = Path(file.filename or "").name
-    if not _FILE_NAME.fullmatch(name):
-        raise refuse(
-            422, "file: name it so that it ends in .jsonl, .csv or .parquet", fields={"body.file": ["its name"]}
-        )
     reading = version_of(entry, version)
     size = None if window is None else window_of(window if every is None else {"size": window, "every": every})
     await parts.thread(require_fql, entry, reading, expression, segment, parts.settings.fql)
-    with sent_files() as folder:
-        path = folder / name
-        await parts.thread(save_upload, file, path)
+    async with sent_data(parts, file) as path:
         data = await parts.thread(read_data, path, reading, event_at=event_at)
     periods = {item.name: item for item in entry.baselines.values() if item.file is None}
     question = Question(expression, segment, size, data.event_at_ms, {}, periods)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from confluent_kafka.admin import AdminClient
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import iterate_in_threadpool
 
 from fqlstream.api.auth import allow
@@ -30,6 +30,7 @@ Manager = Annotated[Caller, allow(Permission.MANAGE)]
 SqlFormat = Literal[
     "JSON", "JSONEachRow", "JSONCompact", "CSV", "CSVWithNames", "TabSeparated", "TabSeparatedWithNames"
 ]
+_REPARTITION: Final = "Let topics of events grow too: labels then miss events that went to another partition before."
 _MEDIA_TYPES = {"JSON": "application/json", "JSONCompact": "application/json", "JSONEachRow": "application/x-ndjson"}
 
 
@@ -82,11 +83,36 @@ class DeletionAsked(BaseModel):
 class TopicDifference(BaseModel):
     """One difference between a topic and its declaration."""
 
+    model_config = ConfigDict(from_attributes=True, coerce_numbers_to_str=True)
+
     topic: str
     setting: str
     declared: str
-    actual: str | None
+    actual: Annotated[str | None, Field(description="null: the topic does not exist.")]
     action: str
+    note: Annotated[str, Field(description="What it means.")]
+
+
+class TopicPlan(BaseModel):
+    """What differs from the declarations, and what is to be done about it."""
+
+    brokers: int
+    topics: list[str]
+    differences: list[TopicDifference]
+    applied: Annotated[bool, Field(description="It was done.")]
+    ok: Annotated[bool, Field(description="Nothing is left to a person.")]
+
+
+class TopicApplication(Body):
+    """How topics are to be made as they are declared."""
+
+    repartition: Annotated[bool, Field(description=_REPARTITION)] = False
+
+
+class Migrated(BaseModel):
+    """Which schema files were applied."""
+
+    applied: list[str]
 
 
 class SqlQuestion(Body):
@@ -163,28 +189,54 @@ def _delete(
 @router.get("/topics")
 async def check_topics(parts: Parts, _: Reader) -> list[TopicDifference]:
     """Compare topics with their declarations; an empty list: they are as declared."""
-    report = await parts.thread(_plan_topics, parts)
-    return [
-        TopicDifference(
-            topic=each.topic,
-            setting=each.setting,
-            declared=str(each.declared),
-            actual=None if each.actual is None else str(each.actual),
-            action=str(each.action),
-        )
-        for each in report.differences
-    ]
+    report = await parts.thread(_plan_topics, _admin(parts), repartition=False)
+    return [TopicDifference.model_validate(each) for each in report.differences]
 
 
-def _plan_topics(parts: Dependencies) -> topics.TopicReport:
-    admin = AdminClient(librdkafka_options(parts.settings.kafka))
-    return topics.plan(admin, topics.load_declarations())
+@router.get("/topics/plan")
+async def plan_topics(
+    parts: Parts, _: Reader, *, repartition: Annotated[bool, Query(description=_REPARTITION)] = False
+) -> TopicPlan:
+    """Say what applying the declarations of topics would do."""
+    return _told(await parts.thread(_plan_topics, _admin(parts), repartition=repartition))
+
+
+@router.post("/topics")
+async def apply_topics(parts: Parts, _: Manager, body: TopicApplication) -> TopicPlan:
+    """Create topics that are missing, set what differs, grow what may grow; what is refused is left to a person."""
+    admin = _admin(parts)
+    planned = await parts.thread(_plan_topics, admin, repartition=body.repartition)
+    return _told(await parts.thread(topics.apply, admin, planned))
+
+
+def _admin(parts: Dependencies) -> AdminClient:
+    return AdminClient(librdkafka_options(parts.settings.kafka))
+
+
+def _plan_topics(admin: AdminClient, *, repartition: bool) -> topics.TopicReport:
+    return topics.plan(admin, topics.load_declarations(), repartition=repartition)
+
+
+def _told(report: topics.TopicReport) -> TopicPlan:
+    return TopicPlan(
+        brokers=report.brokers,
+        topics=list(report.topics),
+        differences=[TopicDifference.model_validate(each) for each in report.differences],
+        applied=report.applied,
+        ok=not report.refused,
+    )
 
 
 @router.get("/schema")
 async def pending_schema(parts: Parts, _: Reader) -> list[str]:
     """Name the schema files that were not applied to ClickHouse."""
     return await parts.thread(migrations.pending, parts.store)
+
+
+@router.post("/schema")
+async def apply_schema(parts: Parts, _: Manager) -> Migrated:
+    """Apply the schema files that were not applied to ClickHouse. Doing it again changes nothing."""
+    return Migrated(applied=await parts.thread(migrations.apply, parts.store))
 
 
 @router.post(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query
@@ -18,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Parts
 from fqlstream.client.queries import unix_ms
-from fqlstream.errors import FqlstreamError, UsageError
+from fqlstream.errors import UsageError
 
 T = TypeVar("T")
 
@@ -152,19 +149,6 @@ def paged(limit_default: int) -> Any:
 Paged = Annotated[Page, paged(1_000)]
 #: The same of longer items.
 PagedBy100 = Annotated[Page, paged(100)]
-
-
-@contextmanager
-def sent_files() -> Iterator[Path]:
-    """Give a folder for files of a request. What is wrong with them is 422, and names them as they were sent."""
-    with tempfile.TemporaryDirectory(prefix="fqlstream-request-") as folder:
-        try:
-            yield Path(folder)
-        except FqlstreamError as error:
-            if folder not in error.message:
-                raise
-            message = error.message.replace(f"{folder}/", "")
-            raise refuse(422, message, code=error.code, hint=error.hint, fields={"body": [message]}) from None
 
 
 def begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
