@@ -31,22 +31,27 @@ class Group:
 
     def add(self, process: int) -> None:
         """Take a process in; what it starts from then on is in too."""
-        for path in {self.memory, self.pids} - {None}:
-            (path / "cgroup.procs").write_text(str(process), encoding="ascii")  # type: ignore[operator]  # None is taken out
+        for path in self._paths():
+            (path / "cgroup.procs").write_text(str(process), encoding="ascii")
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has ended a process of this group for its memory."""
-        for name in ("memory.events", "memory.oom_control"):
-            with contextlib.suppress(OSError, AttributeError):
-                text = (self.memory / name).read_text(encoding="ascii")  # type: ignore[operator]  # AttributeError is suppressed
-                return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in text.splitlines())
+        if self.memory is None:
+            return False
+        for name in ("memory.events", "memory.oom_control"):  # version 2's file, version 1's
+            lines = _text(self.memory / name).splitlines()
+            if any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in lines):
+                return True
         return False
 
     def remove(self) -> None:
         """Remove the groups; nothing runs in them any more."""
-        for path in {self.memory, self.pids} - {None}:
+        for path in self._paths():
             with contextlib.suppress(OSError):
-                path.rmdir()  # type: ignore[union-attr]  # as above
+                path.rmdir()
+
+    def _paths(self) -> set[Path]:
+        return {path for path in (self.memory, self.pids) if path is not None}
 
 
 def find_parents(configured: str | None, mount: Path = _MOUNT, own: Path = Path("/proc/self/cgroup")) -> Parents:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ _NEEDS: Final[Mapping[Engine, tuple[str, str]]] = {
     "spark_remote": ("grpc", "spark"),
     "sqlframe": ("sqlframe", "sqlframe"),
 }
+
+_SLOTS_MAX: Final = 1_024  # users that this machine's sandboxes may run as, from uid_first on; no machine holds so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Launcher:
         self._lock = threading.Lock()
         self._probing = threading.Lock()
         self._probed: layers.Probed | None = None
-        self._slots: set[int] = set()
+        self._slots: dict[int, socket.socket | None] = {}
         self._parents = cgroups.find_parents(settings.cgroup)
         # The kernel ends a sandbox with the thread that started it, so one thread starts them all and stays.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="sandboxes")
@@ -174,15 +177,38 @@ class Launcher:
 
     def _take_slot(self) -> Slot:
         with self._lock:
-            index = next(number for number in range(len(self._slots) + 1) if number not in self._slots)
-            self._slots.add(index)
-        uid = self._settings.uid_first + index if os.getuid() == 0 else None
+            index, claim = self._free_place()
+            self._slots[index] = claim
+        uid = self._settings.uid_first + index if claim is not None else None
         return sandbox.make_slot(self._directory / f"slot-{index}", index, uid)
+
+    def _free_place(self) -> tuple[int, socket.socket | None]:
+        """Find a number that is free, and as root a user that no other sandbox of this machine runs as."""
+        for index in range(_SLOTS_MAX):
+            if index in self._slots:
+                continue
+            if os.getuid() != 0:
+                return index, None
+            claim = socket.socket(socket.AF_UNIX)
+            try:
+                # the kernel gives a name to one process at a time, and takes it back however that ends
+                claim.bind(f"\0fqlstream-metric-user-{self._settings.uid_first + index}")
+            except OSError:
+                claim.close()
+                continue
+            return index, claim
+        raise CodeMetricsRefusedError(
+            "CBM105",
+            f"{_SLOTS_MAX} sandboxes run on this machine already",
+            "set another FQLSTREAM_CODE_METRICS__UID_FIRST",
+        )
 
     def _give_back(self, slot: Slot) -> None:
         shutil.rmtree(slot.directory, ignore_errors=True)
         with self._lock:
-            self._slots.discard(slot.index)
+            claim = self._slots.pop(slot.index)
+        if claim is not None:
+            claim.close()
 
     def _end(self, slot: Slot, process: SandboxProcess | None, relay: Relay | None) -> None:
         if process is not None:

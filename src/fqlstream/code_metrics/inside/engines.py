@@ -70,7 +70,6 @@ def sqlframe(options: Mapping[str, Any]) -> Opener:
             "threads": options["cores"],
             "memory_limit": f"{options['heap_mib']}MiB",
             "temp_directory": f"{_SCRATCH}/duckdb",
-            "TimeZone": "UTC",
         }
     )
     import_module("sqlframe").activate("duckdb", conn=connection)

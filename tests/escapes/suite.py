@@ -1,0 +1,302 @@
+"""Runs attempts in sandboxes and looks what became of their surroundings; as a program it prints JSON, as whoever starts it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tests.escapes.attempts import ATTEMPTS, CONTROLS, ESCAPED, SPARK_CONTROLS, Attempt
+from tests.waiting import wait_until
+
+from fqlstream.code_metrics.pool import Pool
+from fqlstream.code_metrics.request import Frame, FrameOutcome, Job, Outcome
+from fqlstream.settings import CodeMetricsSettings
+
+#: An environment variable of the process that runs the sandboxes, with the token in it.
+VARIABLE = "FQLSTREAM_ESCAPE_TOKEN"
+#: A service that is kept from running for so long would be noticed by everybody.
+PAUSE_S_MAX = 5.0
+
+#: As root: users that no other sandbox of this machine runs as, so that what is left running can be told.
+UID_FIRST = 1_950_000_000 + os.getpid() * 1_024 % 150_000_000
+#: Bounds small enough that running into them is quick; Spark's Java needs more of each.
+SMALL = {
+    "wall_s": 6.0,
+    "memory_mib_max": 1_024,
+    "heap_mib": 512,
+    "disk_mib_max": 64,
+    "processes_max": 96,
+    "output_bytes_max": 2**18,
+    "warm": 0,
+}
+SPARK_SMALL = {
+    "wall_s": 20.0,
+    "memory_mib_max": 2_048,
+    "heap_mib": 768,
+    "disk_mib_max": 128,
+    "processes_max": 384,
+    "output_bytes_max": 2**18,
+    "warm": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one attempt came to: `complaints` is empty where everything held."""
+
+    kind: str
+    name: str
+    complaints: tuple[str, ...]
+    code: str | None
+    seconds: float
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What lies outside the sandboxes, where it can be found, and how it must look afterwards."""
+
+    token: str
+    directory: Path
+    port: int
+    name: str
+    victim: subprocess.Popen[bytes]
+    met: list[str] = field(default_factory=list)
+    longest_pause_s: float = 0.0
+
+    @property
+    def secret(self) -> Path:
+        """A file that anybody may read."""
+        return self.directory / "secret"
+
+    @property
+    def open_directory(self) -> Path:
+        """A directory that anybody may write in."""
+        return self.directory / "open"
+
+    def fill(self, code: str) -> str:
+        """Put the places into an attempt's code."""
+        for mark, value in (
+            ("$SECRET", self.secret),
+            ("$OPEN", self.open_directory),
+            ("$PORT", self.port),
+            ("$NAME", self.name),
+            ("$VICTIM", self.victim.pid),
+        ):
+            code = code.replace(mark, str(value))
+        return code
+
+    def complaints(self) -> list[str]:
+        """Say what has changed that must not change, and put it right again."""
+        found = []
+        if self.secret.read_text() != self.token:
+            found.append("the secret was changed")
+        for path in self.open_directory.iterdir():
+            found.append(f"{path.name} was written")
+            path.unlink()
+        if self.victim.poll() is not None:
+            found.append("the victim was ended")
+        found += [f"{listener} was reached" for listener in self.met]
+        self.met.clear()
+        if self.longest_pause_s > PAUSE_S_MAX:
+            found.append(f"nothing else ran for {self.longest_pause_s:.1f} s")
+        self.longest_pause_s = 0.0
+        return found
+
+
+@contextlib.contextmanager
+def surroundings() -> Iterator[Surroundings]:
+    """Lay out what attempts are after: a file, an open directory, listeners, a process, an environment variable."""
+    token = secrets.token_hex(16)
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp") as directory,
+        socket.create_server(("127.0.0.1", 0)) as loopback,
+        socket.socket(socket.AF_UNIX) as abstract,
+        subprocess.Popen(["sleep", "3600"]) as victim,
+    ):
+        name = f"fqlstream-escape-{os.getpid()}"
+        abstract.bind(f"\0{name}")
+        abstract.listen()
+        outside = Surroundings(token, Path(directory), loopback.getsockname()[1], name, victim)
+        outside.secret.write_text(token)
+        outside.open_directory.mkdir()
+        for path, mode in ((outside.directory, 0o755), (outside.secret, 0o644), (outside.open_directory, 0o777)):
+            path.chmod(mode)
+        os.environ[VARIABLE] = token
+        for listener, what in ((loopback, "the listener on loopback"), (abstract, "the abstract socket")):
+            threading.Thread(target=_answer, args=(listener, what, outside), daemon=True).start()
+        threading.Thread(target=_feel, args=(outside,), daemon=True).start()
+        try:
+            yield outside
+        finally:
+            del os.environ[VARIABLE]
+            victim.kill()
+
+
+def _answer(listener: socket.socket, what: str, outside: Surroundings) -> None:
+    with contextlib.suppress(OSError):  # closed at the end
+        while True:
+            client, _ = listener.accept()
+            outside.met.append(what)
+            client.sendall(outside.token.encode())
+            client.close()
+
+
+def _feel(outside: Surroundings) -> None:
+    while outside.victim.poll() is None:
+        began = time.monotonic()
+        time.sleep(0.05)
+        outside.longest_pause_s = max(outside.longest_pause_s, time.monotonic() - began)
+
+
+def rows_file(directory: Path, frames: int) -> Path:
+    """Write the suite's rows, with one column per frame that lets every row in."""
+    path = directory / f"rows-{frames}.parquet"
+    columns = {"age": [1, 2, 3, None, 50], "score": [0.1, 0.2, 0.3, 0.4, 0.5], "country": ["a", "b", None, "d", "e"]}
+    pq.write_table(pa.table(columns | {f"_f{number}": [True] * 5 for number in range(frames)}), path)
+    return path
+
+
+def try_alone(pool: Pool, attempt: Attempt, outside: Surroundings) -> Result:
+    """Run one attempt in a sandbox of its own."""
+    began = time.monotonic()
+    outcome = pool.run(Job(outside.fill(attempt.code), (rows_file(outside.directory, 0),)))
+    seconds = time.monotonic() - began
+    frame = outcome.frames[0] if outcome.frames else None
+    return _judged(attempt, outcome, frame, outside, seconds)
+
+
+def try_together(pool: Pool, attempts: Sequence[Attempt], outside: Surroundings) -> list[Result]:
+    """Run attempts one after the other in one sandbox, each as a frame of one job."""
+    sources = [outside.fill(attempt.code) for attempt in attempts]
+    code = (
+        f"SOURCES = {json.dumps(sources)}\nTURN = iter(SOURCES)\n\n"
+        "def calc_metric(df):\n    names = {'__name__': '__main__'}\n    exec(next(TURN), names)\n    return names['calc_metric'](df)\n"
+    )
+    frames = tuple(Frame(str(number), f"_f{number}") for number in range(len(attempts)))
+    outcome = pool.run(Job(code, (rows_file(outside.directory, len(attempts)),), frames))
+    given = {frame.name: frame for frame in outcome.frames}
+    return [
+        _judged(
+            attempt,
+            outcome,
+            given.get(str(number)),
+            outside,
+            given[str(number)].seconds if str(number) in given else 0.0,
+        )
+        for number, attempt in enumerate(attempts)
+    ]
+
+
+def try_controls(pool: Pool, controls: dict[str, tuple[str, float]], outside: Surroundings) -> list[Result]:
+    """Run ordinary code, which must give its value."""
+    path = rows_file(outside.directory, 0)
+    results = []
+    for name, (code, expected) in controls.items():
+        began = time.monotonic()
+        outcome = pool.run(Job(code, (path,)))
+        value = outcome.frames[0].value if outcome.frames else None
+        right = value is not None and abs(value - expected) < 1e-9
+        complaints = () if right else (f"gave {outcome}, not {expected}",)
+        results.append(Result("controls", name, complaints, None, time.monotonic() - began))
+    return results
+
+
+def _judged(
+    attempt: Attempt, outcome: Outcome, frame: FrameOutcome | None, outside: Surroundings, seconds: float
+) -> Result:
+    complaints = outside.complaints()
+    failure = outcome.failure or (frame.failure if frame is not None else None)
+    code = failure.code if failure is not None else None
+    if frame is not None and frame.value == ESCAPED:
+        complaints.append("it says that it is out")
+    if frame is None and outcome.failure is None:
+        complaints.append("it was never tried")
+    if outside.token in repr(frame) or outside.token in repr(outcome.failure):
+        complaints.append("the token came out")
+    if len(repr(outcome)) > 200_000:
+        complaints.append("its answer is a flood")
+    if attempt.ends and code not in attempt.ends:
+        complaints.append(f"it ended with {code} ({failure}), not with one of {attempt.ends}")
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not strays(), "no process is left", 10, look_s=0.2)
+    complaints += [f"left running: {stray}" for stray in strays()]
+    return Result(attempt.kind, attempt.name, tuple(complaints), code, seconds)
+
+
+def strays() -> list[str]:
+    """Processes of sandboxes that still run while none should: of the sandboxes' own users, or in another namespace of processes."""
+    first, own = UID_FIRST, Path("/proc/self/ns/pid").readlink()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            owner = process.stat().st_uid
+            outside = owner == os.getuid() and os.getuid() != 0 and (process / "ns/pid").readlink() != own
+            if first <= owner < first + 1_024 or outside:
+                found.append((process / "cmdline").read_text(errors="replace").replace("\0", " ")[:200])
+    return found
+
+
+def run(
+    engine: str, attempts: Sequence[Attempt], *, together: bool, static_check: bool, controls: bool
+) -> list[Result]:
+    """Run attempts that fit the engine, then controls, each in its sandbox; `together`: those that can share one share one."""
+    limits = SPARK_SMALL if engine == "spark" else SMALL
+    settings = CodeMetricsSettings(engine=engine, static_check=static_check, uid_first=UID_FIRST, **limits)  # type: ignore[arg-type]  # pydantic reads them
+    fitting = [attempt for attempt in attempts if attempt.engine in {None, engine}]
+    shared = [attempt for attempt in fitting if together and not attempt.alone]
+    pool = Pool(settings)
+    try:
+        with surroundings() as outside:
+            results = try_together(pool, shared, outside) if shared else []
+            for attempt in fitting:
+                if attempt not in shared:
+                    results.append(try_alone(pool, attempt, outside))
+                    sys.stderr.write(f"{results[-1]}\n")
+            if controls:
+                results += try_controls(pool, CONTROLS | (SPARK_CONTROLS if engine == "spark" else {}), outside)
+    finally:
+        pool.close()
+    return results
+
+
+def main() -> None:
+    """Run the suite and print one JSON object: who ran it, which layers held, and every result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", default="spark")
+    parser.add_argument("--kind", action="append", help="only attempts of this class")
+    parser.add_argument("--one-per-class", action="store_true")
+    parser.add_argument("--together", action="store_true", help="attempts that can share a sandbox share one")
+    parser.add_argument("--static-check", action="store_true")
+    chosen = parser.parse_args()
+    attempts = one_per_class() if chosen.one_per_class else list(ATTEMPTS)
+    attempts = [attempt for attempt in attempts if not chosen.kind or attempt.kind in chosen.kind]
+    pool = Pool(CodeMetricsSettings(warm=0))
+    layers = {layer.name: layer.active for layer in pool.layers()}
+    pool.close()
+    results = run(chosen.engine, attempts, together=chosen.together, static_check=chosen.static_check, controls=True)
+    answer = {"uid": os.getuid(), "layers": layers, "results": [asdict(result) for result in results]}
+    sys.stdout.write(json.dumps(answer, indent=1) + "\n")
+    sys.exit(1 if any(result.complaints for result in results) else 0)
+
+
+def one_per_class() -> list[Attempt]:
+    """The first attempt of each class."""
+    return list({attempt.kind: attempt for attempt in reversed(ATTEMPTS)}.values())
+
+
+if __name__ == "__main__":
+    main()
