@@ -338,7 +338,7 @@ class Runner:
         at_ms = rows.watermarks(self._store, [metric.model]).get(metric.model, self._clock.now_ms())
         if not row.dataset_id:
             period = schedule.period_ms(entry, self._limits)
-            return Asked(metric, entry, Range(*schedule.data_range(metric, entry, schedule.last_end(at_ms, period))))
+            return Asked(metric, entry, Range(*schedule.data_range(metric, schedule.last_end(at_ms, period))))
         dataset = Dataset.parse(row.dataset_id)
         if dataset.model != metric.model or dataset.version not in entry.versions:
             raise FqlstreamError("CMR005", f"model {metric.model!r} has no version {dataset.version!r} any more")
@@ -347,7 +347,7 @@ class Runner:
             if baseline is None:
                 raise FqlstreamError("CMR006", f"model {metric.model!r} has no static baseline with stored rows")
             return Asked(metric, entry, Range(*(baseline.range_ms or (None, None))), dataset.version)
-        start_ms, end_ms = schedule.data_range(metric, entry, at_ms + 1)
+        start_ms, end_ms = schedule.data_range(metric, at_ms + 1)
         # without a period of its own, a metric is tried on all that is there
         return Asked(metric, entry, Range(start_ms, end_ms if metric.period is not None else None), dataset.version)
 
@@ -406,7 +406,7 @@ class Runner:
         self, due: schedule.Due, metric: CodeMetricDefinition, entry: ModelEntry, vector: Mapping[int, int]
     ) -> _Work:
         metric_id = metric.id or ""
-        within = schedule.data_range(metric, entry, due.period_end_ms)
+        within = schedule.data_range(metric, due.period_end_ms)
 
         def begin() -> Kept[RunRow]:
             partition, now_ms = self._partition_of(metric_id), self._clock.now_ms()

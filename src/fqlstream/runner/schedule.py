@@ -49,11 +49,12 @@ def period_ms(entry: ModelEntry, settings: RunnerSettings) -> int:
     return -(-settings.period_ms_min // shortest) * shortest if shortest < settings.period_ms_min else shortest
 
 
-def data_range(metric: CodeMetricDefinition, entry: ModelEntry, end_ms: int) -> tuple[int, int]:
-    """Give the event times of a run, half-open, Unix ms: the metric's own period, or all that the model keeps."""
-    if metric.period is not None:
-        return metric.period.range_before(end_ms)
-    return max(0, end_ms - max(version.retention_ms for version in entry.versions.values())), end_ms
+def data_range(metric: CodeMetricDefinition, end_ms: int) -> tuple[int, int]:
+    """Give the event times of a run, half-open, Unix ms: the metric's own period, or all before the end.
+
+    History keeps rows for the model's retention after they were written, so all of them are those within retention.
+    """
+    return (0, end_ms) if metric.period is None else metric.period.range_before(end_ms)
 
 
 def inputs_hash(metric: CodeMetricDefinition, entry: ModelEntry) -> str:

@@ -41,13 +41,8 @@ def looked(
     return schedule.outlook("id", inputs, runs, watermark_ms, HOUR, now_ms, "me", settings)
 
 
-def entry_of(*segments: str, sizes: tuple[str, ...] = ("1h", "1d"), retention: str = "90d") -> ModelEntry:
-    model = {
-        "name": "m",
-        "columns": [{"name": "x", "type": "float"}],
-        "windows": {"sizes": list(sizes)},
-        "retention": retention,
-    }
+def entry_of(*segments: str, sizes: tuple[str, ...] = ("1h", "1d")) -> ModelEntry:
+    model = {"name": "m", "columns": [{"name": "x", "type": "float"}], "windows": {"sizes": list(sizes)}}
     catalogue = Catalogue().with_definition(ModelDefinition.model_validate(model))
     for name in segments:
         catalogue = catalogue.with_definition(SegmentDefinition(model="m", name=name, definition="x > 1"))
@@ -118,8 +113,8 @@ def test_the_period_is_the_shortest_window_or_what_is_allowed() -> None:
 
 
 def test_rows_are_all_that_the_model_keeps_or_the_metric_s_own_period() -> None:
-    assert schedule.data_range(metric(), entry_of(retention="2d"), NOW) == (NOW - 48 * HOUR, NOW)
-    assert schedule.data_range(metric(period="1h"), entry_of(), NOW) == (NOW - HOUR, NOW)
+    assert schedule.data_range(metric(), NOW) == (0, NOW)
+    assert schedule.data_range(metric(period="1h"), NOW) == (NOW - HOUR, NOW)
 
 
 @given(st.text(min_size=1), st.integers(60_000, 40 * 86_400_000))
