@@ -31,6 +31,8 @@ LOG = logging.getLogger("fqlstream.producer")
 #: The code of the error of a record that Kafka does not take because of its size.
 TOO_LARGE: Final = "KFK113"
 _SIZES: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
+#: What a producer says of records that it had when it was ended.
+_ENDED: Final = frozenset({KafkaError._FATAL, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 #: How long librdkafka may wait for events in one call of its polling thread: bounds how long stopping takes.
 _POLL_S: Final = 0.1
 #: One question: a worker that stops waits no longer for a broker that is away.
@@ -49,19 +51,36 @@ class Written:
     offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A producer of librdkafka, and the thread that asks it for what became of records."""
+
+    producer: Producer
+    over: threading.Event
+    poller: threading.Thread
+
+    def end(self) -> None:
+        """Fail what it still holds, telling who waits for it, and stop asking. Blocks for a moment."""
+        self.producer.purge()
+        self.producer.flush(_POLL_S)
+        self.over.set()
+        self.poller.join()
+
+
 class OutboxProducer:
     """An idempotent producer on the event loop: acks=all, lz4, Kafka's own partitioner, bounded in memory.
 
     Retries within `kafka.delivery_timeout_ms` are the library's; the error of a record that has failed then says whether
-    sending it again may help.
+    sending it again may help. After a fatal error, as of a sequence of records that Kafka does not know, a producer sends nothing
+    any more: whoever cannot leave that to a restart, as the API, lets it be made anew with `renews`.
     """
 
-    def __init__(self, settings: KafkaSettings, *, linger_ms: int = _LINGER_MS) -> None:
+    def __init__(self, settings: KafkaSettings, *, linger_ms: int = _LINGER_MS, renews: bool = False) -> None:
         self._settings = settings
         self._linger_ms = linger_ms
-        self._producer: Producer | None = None
-        self._poller: threading.Thread | None = None
-        self._stopping = threading.Event()
+        self._renews = renews
+        self._running: _Running | None = None
+        self._ending: set[asyncio.Task[None]] = set()
         self._pending: set[asyncio.Future[Written]] = set()
         self._failed: BrokerError | None = None
         self._room = asyncio.Event()
@@ -69,32 +88,51 @@ class OutboxProducer:
     async def start(self) -> None:
         """Make the producer. Connects in the background. Raises BrokerError where no broker is named."""
         self._loop = asyncio.get_running_loop()
-        self._producer = Producer(
-            producer_options(
-                self._settings,
-                acks="all",
-                linger_ms=self._linger_ms,
-                message_max_bytes=RECORD_BYTES_ANY,
-                message_timeout_ms=self._settings.delivery_timeout_ms,
-                topic_metadata_propagation_max_ms=_NEW_TOPIC_MS,
-                queue_buffering_max_kbytes=self._settings.send_queue_bytes_max // 2**10,
-            )
+        self._running = self._begin()
+
+    def _begin(self) -> _Running:
+        over = threading.Event()
+        options = producer_options(
+            self._settings,
+            acks="all",
+            linger_ms=self._linger_ms,
+            message_max_bytes=RECORD_BYTES_ANY,
+            message_timeout_ms=self._settings.delivery_timeout_ms,
+            topic_metadata_propagation_max_ms=_NEW_TOPIC_MS,
+            queue_buffering_max_kbytes=self._settings.send_queue_bytes_max // 2**10,
         )
-        self._stopping.clear()
-        self._poller = threading.Thread(target=self._poll, name="outbox-poll", daemon=True)
-        self._poller.start()
+        producer = Producer({**options, "error_cb": lambda error: self._note(over, error)})
+        poller = threading.Thread(target=_poll, args=(producer, over), name="outbox-poll", daemon=True)
+        poller.start()
+        return _Running(producer, over, poller)
+
+    def _note(self, over: threading.Event, error: KafkaError) -> None:
+        """Take in an error of a producer, named by the event that ends its thread. Called in that thread."""
+        if self._renews and error.fatal():
+            with suppress(RuntimeError):  # the loop is closed: nobody sends any more
+                self._loop.call_soon_threadsafe(self._renew, over, error)
+
+    def _renew(self, over: threading.Event, error: KafkaError) -> None:
+        """Go on with a new producer. What the old one had is failed: its senders know best whether to send it again."""
+        ended = self._running
+        if ended is None or ended.over is not over:
+            return
+        LOG.error("a fatal error has ended the producer, a new one goes on: %s", error.str())
+        self._running = self._begin()
+        task = self._loop.create_task(asyncio.to_thread(ended.end))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def stop(self) -> None:
         """Send what is left, for `kafka.leave_wait_ms` at most, and end. What is lost then was never flushed."""
-        producer, self._producer = self._producer, None
-        if producer is None or self._poller is None:
+        running, self._running = self._running, None
+        if running is None:
             return
-        left = await asyncio.to_thread(producer.flush, self._settings.leave_wait_ms / 1000)
+        left = await asyncio.to_thread(running.producer.flush, self._settings.leave_wait_ms / 1000)
         if left:
             LOG.warning("%d records were not delivered before the producer stopped", left)
-            producer.purge()
-        self._stopping.set()
-        await asyncio.to_thread(self._poller.join)
+        await asyncio.to_thread(running.end)
+        await asyncio.gather(*self._ending)
         for future in list(self._pending):
             future.cancel()
         self._pending.clear()
@@ -201,14 +239,9 @@ class OutboxProducer:
             raise failed
 
     def _require(self) -> Producer:
-        if self._producer is None:
+        if self._running is None:
             raise BrokerError("KFK112", "the producer is not running", "await start() first")
-        return self._producer
-
-    def _poll(self) -> None:
-        producer = self._producer
-        while producer is not None and not self._stopping.is_set():
-            producer.poll(_POLL_S)
+        return self._running.producer
 
     def _delivered(self, future: asyncio.Future[Written], error: Any, record: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -223,7 +256,7 @@ class OutboxProducer:
         if error is None:
             future.set_result(place)
             return
-        failed = _undelivered(topic, error)
+        failed = _undelivered(topic, error, is_renewed=self._renews)
         self._failed = self._failed or failed
         future.set_exception(failed)
         future.exception()  # marks it as seen: flush raises it
@@ -236,7 +269,12 @@ def _uncounted(topic: str, error: Any) -> BrokerError:
     )  # fmt: skip
 
 
-def _undelivered(topic: str, error: Any) -> BrokerError:
+def _poll(producer: Producer, over: threading.Event) -> None:
+    while not over.is_set():
+        producer.poll(_POLL_S)
+
+
+def _undelivered(topic: str, error: Any, *, is_renewed: bool = False) -> BrokerError:
     if error.code() in _SIZES:
         return _too_large(topic, error.str())
     missing = error.code() in NO_SUCH_TOPIC | NOT_KNOWN_HERE
@@ -244,7 +282,7 @@ def _undelivered(topic: str, error: Any) -> BrokerError:
         "KFK110",
         f"a record for {topic} was not delivered: {error.str()}",
         "make the topic: fqlstream topics apply" if missing else "is Kafka up, and may this user Write to the topic?",
-        retryable=missing or may_pass(error),
+        retryable=missing or may_pass(error) or (is_renewed and (error.fatal() or error.code() in _ENDED)),
     )
 
 

@@ -110,7 +110,7 @@ class Recorder:
         self._settings = settings.record
         self._kafka = settings.kafka
         self._store = store
-        self._outbox = OutboxProducer(settings.kafka, linger_ms=settings.record.linger_ms)
+        self._outbox = OutboxProducer(settings.kafka, linger_ms=settings.record.linger_ms, renews=True)
         self._acknowledged: dict[int, int] = {}
         self._known: dict[int, _Known] = {}
         self._appended: dict[Written, ListKey] = {}  # lists whose verdicts are awaited
