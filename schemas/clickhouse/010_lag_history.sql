@@ -11,8 +11,8 @@ CREATE TABLE IF NOT EXISTS lag_samples (
     lag_records Int64 COMMENT 'offsets between them, holes and markers counted',
     lag_rows Nullable(Int64) COMMENT 'rows of the records between them; NULL: not counted',
     lag_seconds Nullable(Float64) COMMENT 'age of the first of those records; NULL: not known',
-    is_left Nullable(UInt8) COMMENT 'whether any readable record is between them; NULL: not known',
-    is_held UInt8 COMMENT 'whether a member of the group has the partition',
+    is_left Nullable(Bool) COMMENT 'whether any readable record is between them; NULL: not known',
+    is_held Bool COMMENT 'whether a member of the group has the partition',
     status LowCardinality(String)
 ) ENGINE = ReplacingMergeTree ORDER BY (cluster, consumer_group, topic, partition, at)
 TTL toDateTime(at) + INTERVAL 30 DAY

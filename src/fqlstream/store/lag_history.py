@@ -15,7 +15,7 @@ _TABLE: Final = "lag_samples"
 _SCHEMA: Final = pa.schema([
     ("cluster", pa.string()), ("consumer_group", pa.string()), ("topic", pa.string()), ("partition", pa.int32()),
     ("at", pa.timestamp("ms", tz="UTC")), ("committed", pa.int64()), ("log_end", pa.int64()), ("lag_records", pa.int64()),
-    ("lag_rows", pa.int64()), ("lag_seconds", pa.float64()), ("is_left", pa.uint8()), ("is_held", pa.uint8()), ("status", pa.string()),
+    ("lag_rows", pa.int64()), ("lag_seconds", pa.float64()), ("is_left", pa.bool_()), ("is_held", pa.bool_()), ("status", pa.string()),
 ])  # fmt: skip
 #: Points of a drawing: more than a terminal has columns.
 _POINTS_MAX: Final = 10_000
@@ -74,10 +74,7 @@ def read_samples(store: Store, cluster: str, groups: Sequence[str], since_ms: in
         "AND lag_samples.at >= fromUnixTimestamp64Milli({since:Int64}) ORDER BY lag_samples.at",
         {"cluster": cluster, "groups": list(groups), "since": since_ms},
     )
-    return [
-        LagRow(**{**row, "is_left": None if row["is_left"] is None else bool(row["is_left"]), "is_held": bool(row["is_held"])})
-        for row in rows_of(table)
-    ]  # fmt: skip
+    return [LagRow(**row) for row in rows_of(table)]
 
 
 def read_points(store: Store, groups: Sequence[str], since_ms: int, step_ms: int) -> list[LagPoint]:

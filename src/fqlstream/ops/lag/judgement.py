@@ -96,8 +96,9 @@ def judge(samples: Sequence[Sample], rules: Rules) -> Verdict:
         why = f"its offset {now.committed} is beyond the log's end {now.end}: the topic was made anew or lost records"
         return Verdict(Status.OK, why)
     if not now.has_left:
-        words = "nothing is left to read"
-        return Verdict(Status.OK, words + (", only markers or holes" if now.lag_records else ""))
+        # what an open transaction wrote, and what follows it, nobody is given yet
+        more = ": behind it are only markers, holes, or what no reader is given yet" if now.lag_records else ""
+        return Verdict(Status.OK, f"nothing is left to read{more}")
     since = _last_rewind(samples)
     if since and all(sample.has_left for sample in samples[since:]):
         before, after = samples[since - 1].committed, samples[since].committed

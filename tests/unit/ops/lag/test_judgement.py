@@ -38,7 +38,7 @@ def line(commit: int, commit_step: int, end: int, end_step: int, count: int) -> 
     ("samples", "status", "word"),
     [
         (history((5, 5)), Status.OK, "nothing is left"),
-        (history((5, 6), left=False), Status.OK, "only markers or holes"),
+        (history((5, 6), left=False), Status.OK, "only markers, holes"),
         (history((9, 6)), Status.OK, "beyond the log's end"),
         (history((5, 6)), Status.OK, "too few"),
         (history((5, 6), held=False), Status.STOP, "no member"),
