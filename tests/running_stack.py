@@ -91,7 +91,11 @@ class RunningStack:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of ours beside it, which must succeed."""
-        done = self._run([sys.executable, "-m", "fqlstream.cli", *arguments])
+        return self.run_for(COMMAND_S, *arguments)
+
+    def run_for(self, seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of ours beside it, which must succeed within this time."""
+        done = self._run([sys.executable, "-m", "fqlstream.cli", *arguments], seconds)
         assert done.returncode == 0, f"{arguments}: {done.stderr}{done.stdout}"
         return done
 
@@ -99,9 +103,9 @@ class RunningStack:
         """Run a script of Bash beside it."""
         return self._run(["bash", "-euo", "pipefail", "-c", script])
 
-    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: list[str], seconds: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, check=False, timeout=COMMAND_S
+            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, check=False, timeout=seconds
         )  # fmt: skip
 
     def stop(self) -> int:

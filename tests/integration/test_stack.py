@@ -41,7 +41,9 @@ def parts(stack: RunningStack) -> dict[str, Any]:
 
 def pids_of(stack: RunningStack) -> list[int]:
     pids = parts(stack)["pids"]
-    return [pid for pid in (pids["broker"], pids["store"], pids["api"], *pids["workers"]) if pid is not None]
+    return [
+        pid for pid in (pids["broker"], pids["store"], pids["api"], pids["runner"], *pids["workers"]) if pid is not None
+    ]
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[...
     assert first.said == parts(first)
     assert first.said["api_key"] == (first.data / "api.key").read_text().strip()
     assert all(runs(pid) for pid in pids_of(first))
-    assert len(pids_of(first)) == 4
+    assert len(pids_of(first)) == 5
 
     again = subprocess.run(
         [sys.executable, "-m", "fqlstream.cli", "up", "--data", str(first.data)],

@@ -18,6 +18,7 @@ from starlette.types import Scope as AsgiScope
 from fqlstream.api import (
     access,
     aporia,
+    code_metrics,
     craft_ai,
     dead_letters,
     definitions,
@@ -56,6 +57,7 @@ OWN_ROUTERS: Final[tuple[APIRouter, ...]] = (
     recorded.router,
     dead_letters.router,
     operations.router,
+    code_metrics.router,
     access.router,
 )
 #: Other vendors' forms, which live below `/api/v1`.

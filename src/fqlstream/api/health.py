@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, Literal
 
@@ -15,6 +16,7 @@ from fqlstream.api.services import Dependencies, Parts
 from fqlstream.api.shapes import refusals
 from fqlstream.errors import FqlstreamError
 from fqlstream.ops.access import Caller, Permission
+from fqlstream.ops.code_metric_status import present_runners
 
 router = APIRouter(tags=["health"])
 
@@ -27,11 +29,24 @@ class Dependency(BaseModel):
     code: str | None = Field(None, description="Code of the error, where there was one.")
 
 
+class RunnerHealth(BaseModel):
+    """A runner of code metrics, and what contains the code there."""
+
+    host: str
+    engine: str
+    layers: list[str] = Field(description="Layers of the sandbox that hold there.")
+    missing: list[str] = Field(description="Those that do not, each with the reason.")
+    code: str | None = Field(description="Code of the error by which it runs nothing.")
+
+
 class Health(BaseModel):
     """Whether requests can be served."""
 
     status: Literal["ok", "away"]
     dependencies: dict[str, Dependency]
+    runners: list[RunnerHealth] | None = Field(
+        None, description="Runners of code metrics that were seen within a minute; null where ClickHouse does not say."
+    )
 
 
 class Live(BaseModel):
@@ -71,11 +86,29 @@ async def health(parts: Parts, response: Response) -> Health:
 async def ready(parts: Parts, response: Response) -> Health:
     """Ask everything that requests depend on; 503 where one does not answer."""
     names = list(CHECKS)
-    answers = await asyncio.gather(*(_asked(CHECKS[name], parts) for name in names))
+    asking = asyncio.gather(*(_asked(CHECKS[name], parts) for name in names))
+    runners, answers = await asyncio.gather(_runners(parts), asking)
     found = dict(zip(names, answers, strict=True))
     status: Literal["ok", "away"] = "ok" if all(each.status == "ok" for each in answers) else "away"
     response.status_code = 200 if status == "ok" else 503
-    return Health(status=status, dependencies=found)
+    return Health(status=status, dependencies=found, runners=runners)
+
+
+async def _runners(parts: Dependencies) -> list[RunnerHealth] | None:
+    """Give who runs code metrics. Nothing that requests depend on: where it is not known, all else is as healthy."""
+    with contextlib.suppress(TimeoutError, FqlstreamError):
+        async with asyncio.timeout(parts.settings.api.health_wait_s):
+            return [
+                RunnerHealth(
+                    host=row.host,
+                    engine=row.engine,
+                    layers=list(row.layers),
+                    missing=list(row.missing),
+                    code=row.code or None,
+                )
+                for row in await parts.thread(present_runners, parts.store, parts.clock)
+            ]
+    return None
 
 
 async def _asked(check: Check, parts: Dependencies) -> Dependency:

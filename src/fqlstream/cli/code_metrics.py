@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Annotated, Any, Final
+from dataclasses import asdict
+from typing import Annotated, Final
 
 import typer
 
@@ -14,12 +15,12 @@ from fqlstream.clock import SystemClock
 from fqlstream.errors import DefinitionError, UsageError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import CodeMetricDefinition
+from fqlstream.ops.code_metric_status import statuses
 from fqlstream.ops.code_metric_tasks import CodeMetricRequests, Dataset, Stage, TaskSender, training_baseline
 from fqlstream.ops.definition_log import read_catalogue
 from fqlstream.settings import Settings
-from fqlstream.store import code_metric_rows as rows
 from fqlstream.store.client import Store
-from fqlstream.store.code_metric_rows import SUCCESS, RunRow, TaskRow
+from fqlstream.store.code_metric_rows import SUCCESS, TaskRow
 
 app = typer.Typer(no_args_is_help=True, help="Metrics in Python: run them, try one, see what became of them.")
 
@@ -96,8 +97,11 @@ def list_metrics(
         if model in (None, entry.name)
     ]
     with Store.connect(settings.store) as store:
-        known = rows.newest_runs(store, [metric.id or "" for metric in found], each_max=1)
-        listed = [_listed(store, metric, known[metric.id or ""]) for metric in found]
+        known = statuses(store, found)
+    listed = [
+        {**asdict(each), "period_end": each.period_end and each.period_end.isoformat(), "value": _number(each.value)}
+        for each in known
+    ]
     if json:
         print_json(listed)
     elif not listed:
@@ -105,31 +109,6 @@ def list_metrics(
     else:
         columns = ("model", "name", "state", "period_end", "value", "rows", "seconds", "error")
         print_table(columns, (tuple(row[column] for column in columns) for row in listed))
-
-
-def _listed(store: Store, metric: CodeMetricDefinition, runs: list[RunRow]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "model": metric.model,
-        "name": metric.name,
-        "id": metric.id,
-        "state": None,
-        "period_end": None,
-    }
-    row |= {"value": None, "rows": None, "seconds": None, "layers": None, "error": None}
-    if not runs:
-        return row
-    last = runs[0]
-    values = {(value["version"], value["segment"]): value for value in rows.latest_values(store, metric.id or "")}
-    whole = values.get(("all", ""))
-    return row | {
-        "state": last.state,
-        "period_end": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(last.period_end_ms / 1000)),
-        "value": _number(whole["value"]) if whole else None,
-        "rows": last.report.rows,
-        "seconds": round(sum(last.report.seconds.values()), 3),
-        "layers": list(last.report.layers),
-        "error": last.report.error or None,
-    }
 
 
 def _find(catalogue: Catalogue, model: str, name: str) -> tuple[ModelEntry, CodeMetricDefinition]:

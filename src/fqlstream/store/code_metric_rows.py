@@ -249,6 +249,16 @@ def latest_values(store: Store, metric_id: str) -> list[dict[str, Any]]:
     return rows_of(table)
 
 
+def whole_values(store: Store, metric_ids: Sequence[str], version: str) -> dict[str, float | None]:
+    """Give the value of all rows of each metric's newest period, under a version."""
+    found = store.query_rows(
+        "SELECT metric_id, value FROM code_metric_latest "
+        "WHERE metric_id IN {ids:Array(String)} AND version = {version:String} AND segment = ''",
+        {"ids": list(metric_ids), "version": version},
+    )
+    return dict(found)
+
+
 # ---- tasks -----------------------------------------------------------------------------------------------------------
 
 

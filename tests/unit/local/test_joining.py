@@ -26,7 +26,7 @@ def test_the_file_has_the_keys_of_the_contract_and_is_its_owners_alone(tmp_path:
     write_stack(tmp_path, STACK)
     assert json.loads(stack_path(tmp_path).read_text()) == {
         "bootstrap": "127.0.0.1:1", "broker": "maven", "store_url": "http://127.0.0.1:2", "store_key": "s3cret",
-        "api_url": None, "api_key": None, "pids": {"broker": 11, "store": 12, "api": None, "workers": [13, 14]},
+        "api_url": None, "api_key": None, "pids": {"broker": 11, "store": 12, "api": None, "workers": [13, 14], "runner": None},
     }  # fmt: skip
     assert stat.S_IMODE(stack_path(tmp_path).stat().st_mode) == 0o600
     assert "s3cret" not in repr(STACK)
