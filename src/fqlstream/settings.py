@@ -780,6 +780,46 @@ class LagSettings(_Group):
     certificate_key_file: Path | None = Field(None, description="PEM file of that certificate's key.")
 
 
+class DoctorSettings(_Group):
+    """When `fqlstream doctor` calls something trouble, and how long it waits."""
+
+    ask_wait_s: float = Field(
+        5.0,
+        gt=0,
+        description="A worker or an API that has not answered for so long is in trouble: both answer in milliseconds.",
+    )
+    clock_skew_ms_max: int = Field(
+        2_000,
+        ge=1,
+        description="Clocks that differ by more: windows close by event time, but idleness and retention by clocks.",
+    )
+    letters_ms: int = Field(
+        86_400_000, ge=1_000, description="Dead letters of so long are counted: a day, what somebody may have missed."
+    )
+    letters_new_ms: int = Field(
+        3_600_000, ge=0, description="A reason that was given again within so long is going on; older ones are notes."
+    )
+    publish_ms_max: int = Field(
+        60_000,
+        ge=1_000,
+        description="What was flushed and is not published after so long is stuck: publishing takes seconds.",
+    )
+    watermark_delay_ms_max: int = Field(
+        3_600_000,
+        ge=0,
+        description="A model's time so far behind the clock, beyond its lateness, is worth a word: windows stay open.",
+    )
+    request_ms_max: int = Field(
+        600_000, ge=0, description="Repairs and deletions that wait for longer: owners look for them every second."
+    )
+    parts_max: int = Field(
+        300, ge=1, description="Parts of one partition of a table: ClickHouse delays inserts from 1,000 on."
+    )
+    disk_free_ratio_min: float = Field(
+        0.15, gt=0, lt=1, description="Part of a disk that should be free: merges write anew before they delete."
+    )
+
+
 class LocalSettings(_Group):
     """The stack on one machine."""
 
@@ -833,6 +873,7 @@ class Settings(BaseSettings):
         RunnerSettings()
     )
     lag: Annotated[LagSettings, Field(description="Consumer lag.")] = LagSettings()
+    doctor: Annotated[DoctorSettings, Field(description="When `doctor` calls something trouble.")] = DoctorSettings()
     local: Annotated[LocalSettings, Field(description="The stack on one machine.")] = LocalSettings()
 
 

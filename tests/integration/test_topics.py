@@ -6,12 +6,24 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from tests.commands import invoke
+from tests.waiting import wait_equal
 
 from fqlstream.cli.topics import app
+from fqlstream.errors import SettingsError, UsageError
 from fqlstream.ops.kafka_options import librdkafka_options, producer_options
-from fqlstream.ops.topics import Action, TopicDeclaration, TopicReport, apply, load_declarations, plan
+from fqlstream.ops.topics import (
+    Action,
+    LogRange,
+    TopicDeclaration,
+    TopicReport,
+    apply,
+    health,
+    load_declarations,
+    log_ranges,
+    plan,
+)
 from fqlstream.settings import KafkaSettings
 
 
@@ -65,7 +77,8 @@ def test_settings_that_differ_are_set_and_others_left_alone(admin: AdminClient) 
     changed = declared.model_copy(update={"retention_ms": 7_200_000, "settings": {}})
     report = plan(admin, [changed])
     assert [(d.setting, d.declared, d.actual, d.action) for d in report.differences] == [
-        ("retention.ms", "7200000", "3600000", Action.SET)
+        ("retention.ms", "7200000", "3600000", Action.SET),
+        ("segment.ms", "none", "600000", Action.KEPT),
     ]
     apply(admin, report)
     config = topic_config(admin, declared.name)
@@ -94,6 +107,36 @@ def test_a_source_topic_grows_only_when_told(admin: AdminClient) -> None:
     assert len(admin.list_topics(timeout=10).topics[declared.name].partitions) == 2
     apply(admin, plan(admin, [grown], repartition=True))
     assert len(admin.list_topics(timeout=10).topics[declared.name].partitions) == 4
+
+
+def test_what_somebody_set_is_told_and_what_loses_records_needs_a_person(admin: AdminClient) -> None:
+    declared = declare()
+    apply(admin, plan(admin, [declared]))
+    wanted = {"retention.bytes": "1000000", "compression.type": "zstd"}
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in wanted.items()]
+    resource = ConfigResource(ResourceType.TOPIC, declared.name, incremental_configs=entries)
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result(20)
+    wait_equal(
+        lambda: actions(plan(admin, [declared])),
+        {"retention.bytes": Action.REFUSED, "compression.type": Action.KEPT},
+        "what differs",
+        20,
+    )
+    kept = declared.model_copy(update={"settings": {"retention.bytes": "1000000"}})
+    assert actions(plan(admin, [kept])) == {"compression.type": Action.KEPT}
+
+
+def test_leaders_and_the_range_of_a_log_are_told(admin: AdminClient, kafka_settings: KafkaSettings) -> None:
+    declared = declare()
+    apply(admin, plan(admin, [declared]))
+    (found,) = health(admin, [declared.name, "no-such-topic"])
+    assert (found.topic, found.partitions, found.leaderless, found.under_replicated) == (declared.name, 2, (), ())
+    assert len(found.topic_id) == 22
+    producer = Producer(producer_options(kafka_settings))
+    producer.produce(declared.name, b"1", partition=1)
+    assert producer.flush(20) == 0
+    assert log_ranges(admin, found) == {0: LogRange(0, 0), 1: LogRange(0, 1)}
 
 
 def test_the_declared_topics_can_be_applied_and_take_large_records(
@@ -141,3 +184,13 @@ def test_the_command_plans_applies_and_checks(
     assert "--repartition" in refused.stderr
     assert invoke(app, "apply", "--topics", directory, "--repartition").exit_code == 0
     assert invoke(app, "check", "--topics", directory).exit_code == 0
+
+    more = f"{declared['name']}=6"
+    assert invoke(app, "check", "--topics", directory, "--partitions", more).exit_code == 1
+    assert invoke(app, "apply", "--topics", directory, "--partitions", more, "--repartition").exit_code == 0
+    assert invoke(app, "check", "--topics", directory, "--partitions", more).exit_code == 0
+    assert invoke(app, "check", "--topics", directory).exit_code == 0, "more than declared is somebody's own choice"
+    with pytest.raises(SettingsError, match="TOP006"):
+        invoke(app, "plan", "--topics", directory, "--partitions", "other=6")
+    with pytest.raises(UsageError, match="CLI041"):
+        invoke(app, "plan", "--topics", directory, "--partitions", "other")

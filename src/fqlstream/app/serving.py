@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import logging
-import socket
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -22,6 +20,7 @@ from starlette.routing import Route
 
 from fqlstream.app.observed import Health
 from fqlstream.errors import UsageError
+from fqlstream.listening import is_loopback, listen, url_of
 from fqlstream.settings import WorkerSettings
 
 log = logging.getLogger("fqlstream.serving")
@@ -48,21 +47,20 @@ class Served:
     def __init__(self, settings: WorkerSettings, observed: Observed) -> None:
         require_key(settings)
         self._settings = settings
-        self._listener = listen(settings.host, settings.port)
+        self._listener = listen(settings.host, settings.port, code="APP021", who="metrics", gives_way=True)
         self._server = uvicorn.Server(_config(settings, application(settings, observed)))
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        scheme = "https" if self._settings.certificate_file else "http"
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        return f"{scheme}://{host}:{self._listener.getsockname()[1]}"
+        return url_of(self._settings.host, self._listener, "https" if self._settings.certificate_file else "http")
 
     def start(self) -> None:
         """Answer from now on."""
+        self._listener.listen()
         self._thread.start()
-        log.info("metrics and health at %s", self.url)
+        log.info("metrics and health at %s", self.url)  # perhaps not the port of the settings: that may be taken
 
     def stop(self) -> None:
         """Answer no more."""
@@ -108,30 +106,12 @@ def application(settings: WorkerSettings, observed: Observed) -> Starlette:
 
 def require_key(settings: WorkerSettings) -> None:
     """Refuse to tell everybody: raises UsageError APP020 where a worker would listen off loopback without asking for a key."""
-    if settings.auth and settings.key is None and settings.host not in {"127.0.0.1", "::1", "localhost"}:
+    if settings.auth and settings.key is None and not is_loopback(settings.host):
         raise UsageError(
             "APP020",
             f"this worker's numbers would be told to everybody who reaches {settings.host}",
             "give FQLSTREAM_WORKER__KEY, or say that nobody is to be asked: FQLSTREAM_WORKER__AUTH=false",
         )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Listen there, or on a free port where that one is taken. Raises UsageError APP021 where the address cannot be had."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        with contextlib.suppress(OSError):
-            listener.bind((host, port))
-            listener.listen()
-            return listener
-        listener.bind((host, 0))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise UsageError("APP021", f"metrics cannot be served on {host}: {error.strerror}", "see FQLSTREAM_WORKER__HOST") from None  # fmt: skip
-    log.warning("port %d is taken: metrics and health are on another one", port)
-    return listener
 
 
 def _config(settings: WorkerSettings, app: Starlette) -> uvicorn.Config:

@@ -51,6 +51,7 @@ COMMANDS: Final[tuple[CommandRow, ...]] = (
     CommandRow("delete-events", "fqlstream.cli.delete_events:delete_events", "Take events and their labels out of all that is kept.", OPERATE),
     CommandRow("dead-letters", "fqlstream.cli.dead_letters:app", "Show what was refused, and why; send it again.", OPERATE),
     CommandRow("code-metrics", "fqlstream.cli.code_metrics:app", "Run metrics written in Python; try one; see what became of them.", OPERATE),
+    CommandRow("doctor", "fqlstream.cli.doctor:doctor", "Look at everything, and say what to do.", OPERATE),
     CommandRow("docs", "fqlstream.cli.docs:app", "Generate schemas and the README's tables; say whether they are current.", OPERATE),
     CommandRow("bench", "fqlstream.cli.bench:bench", "Measure speed.", OPERATE),
 )  # fmt: skip

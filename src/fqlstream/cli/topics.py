@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from fqlstream.cli.options import DataOption, JsonOption, settings_for
 from fqlstream.cli.output import print_json, print_note, print_table, print_text
+from fqlstream.errors import UsageError
 from fqlstream.ops import topics as ops
 from fqlstream.ops.kafka_options import librdkafka_options
 
@@ -25,18 +26,25 @@ ReplicationOption = Annotated[
 RepartitionOption = Annotated[
     bool, typer.Option("--repartition", help="Let source topics grow too; `plan` says what that means for labels.")
 ]
+PartitionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--partitions", metavar="TOPIC=N", help="Partitions of a topic instead of those declared; several times."
+    ),
+]
 
 
 @app.command()
 def plan(
     directory: DirectoryOption = None,
     replication: ReplicationOption = None,
+    partitions: PartitionsOption = None,
     repartition: RepartitionOption = False,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
     """Say what `apply` would do. Exit code 1 where a difference needs a person."""
-    report = _plan(directory, replication, repartition, data)[1]
+    report = _plan(directory, replication, partitions, repartition, data)[1]
     _show(report, json)
     raise typer.Exit(1 if report.refused else 0)
 
@@ -45,12 +53,13 @@ def plan(
 def apply(
     directory: DirectoryOption = None,
     replication: ReplicationOption = None,
+    partitions: PartitionsOption = None,
     repartition: RepartitionOption = False,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
     """Create what is missing, set what differs, grow what may grow. Exit code 1 where a difference is left to a person."""
-    admin, planned = _plan(directory, replication, repartition, data)
+    admin, planned = _plan(directory, replication, partitions, repartition, data)
     report = ops.apply(admin, planned)
     _show(report, json)
     raise typer.Exit(1 if report.refused else 0)
@@ -60,21 +69,35 @@ def apply(
 def check(
     directory: DirectoryOption = None,
     replication: ReplicationOption = None,
+    partitions: PartitionsOption = None,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
     """Say whether the topics are as declared. Exit code 1 where they are not."""
-    report = _plan(directory, replication, False, data)[1]
+    report = _plan(directory, replication, partitions, False, data)[1]
     _show(report, json)
     raise typer.Exit(1 if report.pending or report.refused else 0)
 
 
 def _plan(
-    directory: Path | None, replication: int | None, repartition: bool, data: Path | None
+    directory: Path | None,
+    replication: int | None,
+    partitions: list[str] | None,
+    repartition: bool,
+    data: Path | None,
 ) -> tuple[AdminClient, ops.TopicReport]:
     declarations = ops.load_declarations(directory)
     admin = AdminClient(librdkafka_options(settings_for(data).kafka))
-    return admin, ops.plan(admin, declarations, replication=replication, repartition=repartition)
+    wanted = dict(map(_topic_and_number, partitions or ()))
+    report = ops.plan(admin, declarations, replication=replication, repartition=repartition, partitions=wanted)
+    return admin, report
+
+
+def _topic_and_number(text: str) -> tuple[str, int]:
+    topic, _, number = text.partition("=")
+    if not number.isdecimal() or int(number) < 1:
+        raise UsageError("CLI041", f"--partitions {text}: no topic and number", "write TOPIC=N: inference-events=12")
+    return topic, int(number)
 
 
 def _show(report: ops.TopicReport, as_json: bool) -> None:

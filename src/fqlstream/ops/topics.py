@@ -13,14 +13,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    ConfigSource,
     NewPartitions,
     NewTopic,
+    OffsetSpec,
     ResourceType,
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -41,8 +43,15 @@ LEADERS_S: Final = 30.0
 REPARTITION_HINT: Final = (
     "with --repartition it is done: from then on an event_id belongs to another partition, so a label may come to another "
     "partition than its event did. Such labels are found through ClickHouse and repaired in the event's partition: none is "
-    "lost, but they are slower. An event sent again across the change is not seen as a duplicate"
+    "lost, but they are slower. An event sent again across the change is not seen as a duplicate. "
+    "The steps, and when to take them, are in deploy/README.md under Growing a source topic"
 )
+_EARLY_HINT: Final = (
+    "records may leave the log before their retention, and before they are counted: unset it (kafka-configs --alter "
+    "--delete-config retention.bytes), or declare it under settings"
+)
+#: Where a topic's own setting comes from, in librdkafka's words; the others are defaults of brokers.
+_OF_TOPIC: Final = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
 
 
 class TopicDeclaration(BaseModel):
@@ -126,6 +135,7 @@ class _Actual:
     partitions: int
     replication: int
     config: dict[str, str]
+    overrides: frozenset[str]  # settings that somebody gave this topic
 
 
 def load_declarations(directory: Path | None = None) -> tuple[TopicDeclaration, ...]:
@@ -155,28 +165,48 @@ def plan(
     *,
     replication: int | None = None,
     repartition: bool = False,
+    partitions: Mapping[str, int] | None = None,
 ) -> TopicReport:
     """Compare the declarations with the cluster; changes nothing.
 
-    `replication` overrides the declared one. `repartition` allows a source topic to grow. Raises BrokerError where the
-    cluster does not answer.
+    `replication` overrides the declared one, and `partitions` those of the topics named. `repartition` allows a source topic to grow. Raises BrokerError where the
+    cluster does not answer, SettingsError TOP006 where `partitions` names a topic that is not declared.
     """
+    declarations = with_partitions(declarations, partitions or {})
     with _asking():
         metadata = admin.list_topics(timeout=REQUEST_S)
     brokers = len(metadata.brokers)
     existing = [declared.name for declared in declarations if declared.name in metadata.topics]
-    configs = _describe(admin, existing)
+    configs = _entries(admin, existing)
     differences: list[Difference] = []
     for declared in declarations:
         replicas = min(replication or declared.replication, brokers)
         if declared.name not in configs:
             differences += _creation(declared, replicas)
             continue
-        partitions = metadata.topics[declared.name].partitions
-        actual = _Actual(len(partitions), min(len(p.replicas) for p in partitions.values()), configs[declared.name])
+        there, entries = metadata.topics[declared.name].partitions, configs[declared.name]
+        actual = _Actual(
+            len(there),
+            min(len(p.replicas) for p in there.values()),
+            {name: entry.value for name, entry in entries.items()},
+            frozenset(name for name, entry in entries.items() if entry.source == _OF_TOPIC),
+        )
         differences += _sizes(declared, replicas, actual, repartition=repartition)
         differences += _settings(declared, replicas, actual)
     return TopicReport(brokers, tuple(declared.name for declared in declarations), tuple(differences))
+
+
+def with_partitions(
+    declarations: Sequence[TopicDeclaration], partitions: Mapping[str, int]
+) -> tuple[TopicDeclaration, ...]:
+    """Declare other numbers of partitions. Raises SettingsError TOP006 for a topic that is not declared."""
+    names = [declared.name for declared in declarations]
+    if unknown := sorted(partitions.keys() - set(names)):
+        raise SettingsError("TOP006", f"topic {unknown[0]} is not declared", f"there are: {', '.join(names)}")
+    return tuple(
+        declared.model_copy(update={"partitions": partitions.get(declared.name, declared.partitions)})
+        for declared in declarations
+    )
 
 
 def _creation(declared: TopicDeclaration, replicas: int) -> list[Difference]:
@@ -208,11 +238,17 @@ def _sizes(declared: TopicDeclaration, replicas: int, actual: _Actual, *, repart
 def _settings(declared: TopicDeclaration, replicas: int, actual: _Actual) -> list[Difference]:
     # as many as there really are: a topic that was made on one broker must stay writable
     wanted = declared.config(min(replicas, actual.replication))
-    return [
+    found = [
         Difference(declared.name, name, value, actual.config.get(name, ""), Action.SET)
         for name, value in wanted.items()
         if actual.config.get(name) != value
     ]
+    for name in sorted(actual.overrides - wanted.keys()):
+        # somebody's own choice, unless it makes the log forget what the declaration keeps
+        early = name == "retention.bytes" and declared.cleanup == "delete" and actual.config[name] != "-1"
+        action, note = (Action.REFUSED, _EARLY_HINT) if early else (Action.KEPT, "set by somebody, not declared")
+        found.append(Difference(declared.name, name, "none", actual.config[name], action, note))
+    return found
 
 
 def partitions_count(settings: KafkaSettings, topic: str) -> int:
@@ -225,6 +261,79 @@ def partitions_count(settings: KafkaSettings, topic: str) -> int:
     if metadata.error is not None:
         raise BrokerError("TOP005", f"topic {topic}: {metadata.error.str()}", "make it: fqlstream topics apply")
     return len(metadata.partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicHealth:
+    """A topic as it is: partitions without a leader, and those with replicas that are missing or behind.
+
+    `topic_id` is in base64 as flush rows have it; empty where the broker is too old to know (before Kafka 2.8).
+    """
+
+    topic: str
+    topic_id: str
+    partitions: int
+    leaderless: tuple[int, ...]
+    under_replicated: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogRange:
+    """The first offset of a partition's log, and the next one that will be written."""
+
+    start: int
+    end: int
+
+
+def brokers_count(admin: AdminClient, wait_s: float) -> int:
+    """Ask how many brokers there are. Raises BrokerError where none answers within a time."""
+    with _asking():
+        return len(admin.list_topics(timeout=wait_s).brokers)
+
+
+def health(admin: AdminClient, names: Sequence[str]) -> tuple[TopicHealth, ...]:
+    """Look at topics; those that are missing are left out. Raises BrokerError where the cluster does not answer."""
+    with _asking():
+        metadata = admin.list_topics(timeout=REQUEST_S).topics
+        there = [name for name in names if name in metadata and metadata[name].error is None]
+        if not there:
+            return ()
+        futures = admin.describe_topics(TopicCollection(there), request_timeout=REQUEST_S)
+        described = {name: future.result(REQUEST_S) for name, future in futures.items()}
+    found = []
+    for name in there:
+        partitions = described[name].partitions
+        no_leader = tuple(each.id for each in partitions if each.leader is None)
+        behind = tuple(each.id for each in partitions if len(each.isr) < len(each.replicas))
+        found.append(TopicHealth(name, _topic_id(described[name].topic_id), len(partitions), no_leader, behind))
+    return tuple(found)
+
+
+def _topic_id(uuid: Any) -> str:
+    """Give an id as flush rows have it: librdkafka prints - and _ for + and /."""
+    text = str(uuid).replace("-", "+").replace("_", "/").rstrip("=")
+    return "" if set(text) == {"A"} else text
+
+
+def log_ranges(admin: AdminClient, topic: TopicHealth) -> dict[int, LogRange]:
+    """Ask how far the logs of a topic reach, as a read_committed reader sees it; those without a leader are left out.
+
+    Raises BrokerError where the cluster does not answer.
+    """
+    places = [TopicPartition(topic.topic, n) for n in range(topic.partitions) if n not in topic.leaderless]
+    if not places:
+        return {}
+    with _asking(topic.topic):
+        asked = [
+            admin.list_offsets(
+                dict.fromkeys(places, spec), isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_S
+            )
+            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+        ]
+        return {
+            place.partition: LogRange(*(futures[place].result(REQUEST_S).offset for futures in asked))
+            for place in places
+        }
 
 
 def retention_ms(settings: KafkaSettings, topic: str) -> int | None:
@@ -252,15 +361,17 @@ def _kept_ms(config: Mapping[str, str]) -> int | None:
 
 
 def _describe(admin: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+    found = _entries(admin, topics)
+    return {topic: {name: entry.value for name, entry in entries.items()} for topic, entries in found.items()}
+
+
+def _entries(admin: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, ConfigEntry]]:
     if not topics:
         return {}
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     with _asking():
         futures = admin.describe_configs(resources, request_timeout=REQUEST_S)
-        return {
-            resource.name: {name: entry.value for name, entry in future.result(REQUEST_S).items()}
-            for resource, future in futures.items()
-        }
+        return {resource.name: dict(future.result(REQUEST_S)) for resource, future in futures.items()}
 
 
 def apply(admin: AdminClient, report: TopicReport) -> TopicReport:
