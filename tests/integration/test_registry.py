@@ -18,7 +18,9 @@ from fqlstream.events.documents import read_documents
 from fqlstream.ops.definition_log import DefinitionsReader
 from fqlstream.ops.definitions import Applied, DefinitionsWriter, apply, delete
 from fqlstream.ops.kafka_options import librdkafka_options
+from fqlstream.ops.registry_mirror import RegistryMirror
 from fqlstream.settings import Settings
+from fqlstream.store.client import Store
 
 PIPELINE = "{kind: pipeline, name: train}\n"
 DEPLOYMENT = "{kind: deployment, name: nightly, pipeline: train}\n"
@@ -239,3 +241,22 @@ def test_the_commands(settings: Settings, metric_events: None, tmp_path: Path, m
     with pytest.raises(DefinitionError, match=f"there is no job '{job}'"):
         invoke(command(cli.get), "job", job)
     delete(settings, "pipeline", "train", force=True)
+
+
+def test_analysts_join_what_is_registered(settings: Settings, topic: str, store: Store, metric_events: None) -> None:
+    mirror = RegistryMirror()
+    documents = read_documents(joined(PIPELINE, DEPLOYMENT, EXECUTION, DIGITS, JOB), "f.yaml")
+    apply(settings, documents, topic=topic, mirror=mirror)
+    assert mirror.write(store) == 5
+    sql = "SELECT kind, id, name, pipeline, deployment, experiment FROM registry ORDER BY kind"
+    assert store.query_rows(sql) == [
+        ("deployment", None, "nightly", "train", None, None),
+        ("execution", None, "e-1", "train", "nightly", None),
+        ("experiment", 1, "digits", None, None, None),
+        ("job", 1, None, None, None, "digits"),
+        ("pipeline", None, "train", None, None, None),
+    ]
+    again = RegistryMirror()
+    delete(settings, "execution", "e-1", topic=topic, mirror=again)
+    assert again.write(store) == 1
+    assert store.query_rows("SELECT count() FROM registry WHERE kind = 'execution'") == [(0,)]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -15,7 +14,9 @@ from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.ops.definition_log import DefinitionsReader, Folded
 from fqlstream.ops.definitions import DefinitionsWriter
+from fqlstream.ops.registry_mirror import RegistryMirror
 from fqlstream.settings import Settings
+from fqlstream.store.client import Store
 
 T = TypeVar("T")
 
@@ -28,14 +29,18 @@ _SAID_EVERY_S: Final = 30.0
 class DefinitionsFollower:
     """Follows the topic of definitions. One thread reads; what it has read is an immutable value that any route may hold."""
 
-    def __init__(self, settings: Settings, clock: Clock, *, reader: DefinitionsReader | None = None) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, *, reader: DefinitionsReader | None = None, store: Store | None = None
+    ) -> None:
         self._settings = settings
         self._clock = clock
-        self._reader = reader or DefinitionsReader(settings)
+        self._mirror = RegistryMirror()
+        self._store = store
+        self._reader = reader or DefinitionsReader(settings, on_records=None if store is None else self._mirror.hear)
         # the consumer belongs to one thread at a time
         self._thread = ThreadPoolExecutor(1, "definitions")
         self._looks = Sharing()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.read_at_s = float("-inf")
         # it keeps its claim between calls: a run of a pipeline does not wait for a new one
         self._writer = DefinitionsWriter(settings, reader=self._reader, clock=clock)
@@ -53,14 +58,15 @@ class DefinitionsFollower:
     async def start(self) -> None:
         """Read all that stands, then follow. Raises BrokerError where it cannot be read."""
         await self.refresh()
-        self._task = asyncio.create_task(self._follow(), name="follow definitions")
+        self._tasks.append(asyncio.create_task(self._follow(), name="follow definitions"))
+        if self._store is not None:
+            self._tasks.append(asyncio.create_task(self._show(self._store), name="show the registry in ClickHouse"))
 
     async def close(self) -> None:
         """Stop following."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._writer.close)
         await loop.run_in_executor(self._thread, self._reader.close)
@@ -90,13 +96,29 @@ class DefinitionsFollower:
     async def _follow(self) -> None:
         """Take in what comes, for ever; what is away is waited for."""
         loop = asyncio.get_running_loop()
+
+        async def poll() -> None:
+            await loop.run_in_executor(self._thread, self._reader.poll)
+            self.read_at_s = self._clock.monotonic_s()
+
+        await self._again_and_again(poll, "definitions cannot be followed")
+
+    async def _show(self, store: Store) -> None:
+        """Write what is registered to ClickHouse, for ever. In another thread than the one that reads: ClickHouse may be slow."""
+
+        async def write() -> None:
+            if self._mirror.waits:
+                await asyncio.to_thread(self._mirror.write, store)
+
+        await self._again_and_again(write, "ClickHouse does not show what is registered")
+
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]], trouble: str) -> None:
         said_s = float("-inf")
         while True:
             await asyncio.sleep(self._settings.api.follow_ms / 1000)
             try:
-                await loop.run_in_executor(self._thread, self._reader.poll)
-                self.read_at_s = self._clock.monotonic_s()
+                await work()
             except FqlstreamError as error:
                 if self._clock.monotonic_s() - said_s >= _SAID_EVERY_S:
                     said_s = self._clock.monotonic_s()
-                    log.warning("definitions cannot be followed: %s", error)
+                    log.warning("%s: %s", trouble, error)

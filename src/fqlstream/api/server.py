@@ -61,7 +61,7 @@ async def open_dependencies(settings: Settings) -> AsyncIterator[Dependencies]:
                 "API031", f"ClickHouse lacks what {', '.join(waiting)} make", "apply them: fqlstream schema apply"
             )
         async with contextlib.AsyncExitStack() as opened:
-            definitions = DefinitionsFollower(settings, clock)
+            definitions = DefinitionsFollower(settings, clock, store=store)
             opened.push_async_callback(definitions.close)
             await definitions.start()
             recorder = await opened.enter_async_context(Recorder(settings, store))

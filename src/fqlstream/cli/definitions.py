@@ -16,6 +16,7 @@ from fqlstream.events.documents import KINDS, REGISTERED_KINDS, dump_definitions
 from fqlstream.ops import definitions as ops
 from fqlstream.ops import registration
 from fqlstream.ops.definition_log import DefinitionsReader
+from fqlstream.ops.registry_mirror import RegistryMirror
 from fqlstream.settings import Settings
 
 
@@ -39,10 +40,11 @@ def apply(
         raise UsageError("CLI001", "no file is given", "fqlstream apply -f FILE")
     documents = ops.read_files(paths)
     settings = settings_for(data)
-    applied = ops.apply(settings, documents)
+    mirror = RegistryMirror()
+    applied = ops.apply(settings, documents, mirror=mirror)
     for warning in applied.warnings:
         print_note(warning)
-    _carry_out(settings, applied, backfill=backfill)
+    _carry_out(settings, applied, mirror, backfill=backfill)
     if json:
         print_json([{"kind": r.kind, "name": r.name, "id": r.id, "result": r.result} for r in applied.results])
         return
@@ -121,8 +123,9 @@ def delete(
     Values and events that are stored stay. What an execution or a job has recorded goes with it.
     """
     settings = settings_for(data)
-    deleted = ops.delete(settings, _kind(kind), name, model=model, version=version, force=force)
-    _show_deleted(settings, deleted)
+    mirror = RegistryMirror()
+    deleted = ops.delete(settings, _kind(kind), name, model=model, version=version, force=force, mirror=mirror)
+    _show_deleted(settings, deleted, mirror)
     if json:
         print_json([{"id": key, "result": "deleted"} for key in deleted.keys])
         return
@@ -130,7 +133,7 @@ def delete(
         print_text(f"deleted {key}")
 
 
-def _carry_out(settings: Settings, applied: ops.Applied, *, backfill: bool) -> None:
+def _carry_out(settings: Settings, applied: ops.Applied, mirror: RegistryMirror, *, backfill: bool) -> None:
     """Let ClickHouse show what was applied, and have stored panes computed under it; where that fails a worker does it later."""
     if settings.store.url is None:
         return
@@ -146,7 +149,9 @@ def _carry_out(settings: Settings, applied: ops.Applied, *, backfill: bool) -> N
         print_note(definition_effects.shown_later(error))
         return
     with store:
-        effects = definition_effects.carry_out(store, applied, "fqlstream apply --backfill", backfill=backfill)
+        effects = definition_effects.carry_out(
+            store, applied, "fqlstream apply --backfill", backfill=backfill, mirror=mirror
+        )
         for note in effects.notes:
             print_note(note)
         for asked in effects.asked:
@@ -155,7 +160,7 @@ def _carry_out(settings: Settings, applied: ops.Applied, *, backfill: bool) -> N
             print_note(f"back-filled {asked.panes:,} panes of model {asked.model}")
 
 
-def _show_deleted(settings: Settings, deleted: ops.Deleted) -> None:
+def _show_deleted(settings: Settings, deleted: ops.Deleted, mirror: RegistryMirror) -> None:
     """Take what was deleted out of ClickHouse's copy of the definitions; where that fails a worker does it later."""
     if settings.store.url is None:
         return
@@ -164,7 +169,7 @@ def _show_deleted(settings: Settings, deleted: ops.Deleted) -> None:
 
     try:
         with Store.connect(settings.store) as store:
-            notes = definition_effects.show_in_store(store, deleted.catalogue, deleted.folded)
+            notes = definition_effects.show_in_store(store, deleted.catalogue, deleted.folded, mirror)
     except FqlstreamError as error:
         notes = (definition_effects.shown_later(error),)
     for note in notes:

@@ -11,6 +11,7 @@ from fqlstream.events.documents import COMPUTED_KINDS
 from fqlstream.ops import definitions, repairing
 from fqlstream.ops.definition_log import Folded
 from fqlstream.ops.definition_mirror import prepare_store
+from fqlstream.ops.registry_mirror import RegistryMirror
 from fqlstream.store.client import Store
 
 
@@ -22,10 +23,14 @@ class Effects:
     notes: tuple[str, ...]
 
 
-def show_in_store(store: Store, catalogue: Catalogue, folded: Folded) -> tuple[str, ...]:
-    """Make tables and the copy of the definitions now; where that fails a worker does it later, and the note says so."""
+def show_in_store(
+    store: Store, catalogue: Catalogue, folded: Folded, mirror: RegistryMirror | None = None
+) -> tuple[str, ...]:
+    """Make tables and the copies of definitions now; where that fails a worker does it later, and the note says so."""
     try:
         prepare_store(store, folded, catalogue)
+        if mirror is not None:
+            mirror.write(store)
     except FqlstreamError as error:
         return (shown_later(error),)
     return ()
@@ -36,12 +41,19 @@ def shown_later(error: FqlstreamError) -> str:
     return f"stored; but ClickHouse does not show it yet: {error.message}. A worker makes up for it."
 
 
-def carry_out(store: Store, applied: definitions.Applied, reason: str, *, backfill: bool) -> Effects:
+def carry_out(
+    store: Store,
+    applied: definitions.Applied,
+    reason: str,
+    *,
+    backfill: bool,
+    mirror: RegistryMirror | None = None,
+) -> Effects:
     """Show what was applied, and ask for stored panes under it: all of them, or only those that drift is compared with.
 
     Raises StoreError where a back-fill cannot be asked for.
     """
-    notes = list(show_in_store(store, applied.catalogue, applied.folded))
+    notes = list(show_in_store(store, applied.catalogue, applied.folded, mirror))
     changed = {
         parse_key(str(result.id))[1]
         for result in applied.results

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
@@ -66,6 +66,19 @@ class Record:
     headers: Mapping[str, bytes]
     offset: int
     record_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A record of the registry: what stands under a name from an offset on. `definition` None: nothing, it was deleted."""
+
+    kind: str
+    name: str
+    definition: Registered | None
+    text: str  # the definition as it was written; empty where there is none
+    created_ms: int
+    changed_ms: int
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +155,9 @@ class _Folding:
             if keeps_registry:
                 self._draft().count_from(numbered, last)
         elif kind in REGISTERED_KINDS:
-            _, name = parse_registry_key(key)
-            definition = None if record.value is None else _parse_registered(key, record)
+            registration = _parse_registration(key, record)
             if keeps_registry:
-                self._register(kind, name, definition, record)
+                self._register(registration)
         else:
             self._define(key, record)
 
@@ -154,12 +166,11 @@ class _Folding:
             self._registry = RegistryDraft(self._before.registry)
         return self._registry
 
-    def _register(self, kind: str, name: str, definition: Registered | None, record: Record) -> None:
-        if definition is None:
-            self._draft().remove(kind, name)
+    def _register(self, found: Registration) -> None:
+        if found.definition is None:
+            self._draft().remove(found.kind, found.name)
         else:
-            created_ms = _header(record, "first_at") or record.record_at_ms
-            self._draft().put(definition, created_ms, record.record_at_ms, record.offset)
+            self._draft().put(found.definition, found.created_ms, found.changed_ms, found.position)
 
     def _define(self, key: str, record: Record) -> None:
         kind, model, _ = parse_key(key)
@@ -188,6 +199,23 @@ def _parse(key: str, record: Record) -> Stored:
         raise AssertionError(key)  # noqa: TRY004  # not a record's fault
     revision = min(max(1, _header(record, "revision")), _REVISION_MAX)
     return Stored(definition, revision, _header(record, "first_at") or record.record_at_ms, record)
+
+
+def registration_of(record: Record) -> Registration | None:
+    """Read a record of the registry; None for one that is of something else, or no definition."""
+    try:
+        key = (record.key or b"").decode()
+        return _parse_registration(key, record) if key.partition("/")[0] in REGISTERED_KINDS else None
+    except ValueError:  # pydantic's too
+        return None
+
+
+def _parse_registration(key: str, record: Record) -> Registration:
+    kind, name = parse_registry_key(key)
+    definition = None if record.value is None else _parse_registered(key, record)
+    text = (record.value or b"").decode()
+    created_ms = _header(record, "first_at") or record.record_at_ms
+    return Registration(kind, name, definition, text, created_ms, record.record_at_ms, record.offset)
 
 
 def _parse_registered(key: str, record: Record) -> Registered:
@@ -302,11 +330,20 @@ def over_limit(entry: ModelEntry, limits: FqlSettings) -> str | None:
 class DefinitionsReader:
     """Follows the topic. `catalogue` is what stands; models that did not change keep their identity from poll to poll.
 
-    With `keeps_registry` false it has no registry, and stays the same value when only that changes.
+    With `keeps_registry` false it has no registry, and stays the same value when only that changes. `on_records` is told every
+    record, in the thread that reads.
     """
 
-    def __init__(self, settings: Settings, *, topic: str = TOPIC, keeps_registry: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        topic: str = TOPIC,
+        keeps_registry: bool = True,
+        on_records: Callable[[Sequence[Record]], None] | None = None,
+    ) -> None:
         self._topic = topic
+        self._on_records = on_records
         self._keeps_registry = keeps_registry
         self._limits = settings.fql
         self.folded = EMPTY
@@ -446,7 +483,9 @@ class DefinitionsReader:
         self.folded, touched, refused = fold(
             self.folded, self._unfolded, topic=self._topic, keeps_registry=self._keeps_registry
         )
-        self._unfolded = []
+        read, self._unfolded = self._unfolded, []
+        if self._on_records is not None:
+            self._on_records(read)
         if touched or self._keeps_registry:
             self._adopt(touched)
         self._untold += refused

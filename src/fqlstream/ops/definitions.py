@@ -53,6 +53,7 @@ from fqlstream.ops.definition_rules import Proposal, find_problems
 from fqlstream.ops.expressions import check_expression
 from fqlstream.ops.kafka_options import producer_options
 from fqlstream.ops.registration import Entrant
+from fqlstream.ops.registry_mirror import RegistryMirror
 from fqlstream.settings import FqlSettings, Settings
 
 METRIC_EVENTS: Final = "metric-events"
@@ -141,11 +142,20 @@ def read_files(paths: Sequence[Path]) -> tuple[Document, ...]:
 
 
 def apply(
-    settings: Settings, documents: Sequence[Document], *, topic: str = TOPIC, clock: Clock | None = None
+    settings: Settings,
+    documents: Sequence[Document],
+    *,
+    topic: str = TOPIC,
+    clock: Clock | None = None,
+    mirror: RegistryMirror | None = None,
 ) -> Applied:
-    """Do what `DefinitionsWriter.apply` does, once."""
-    with DefinitionsWriter(settings, topic=topic, clock=clock) as writer:
-        return writer.apply(documents)
+    """Do what `DefinitionsWriter.apply` does, once. A `mirror` then knows what is registered."""
+    with _reader(settings, topic, mirror) as reader:
+        return DefinitionsWriter(settings, topic=topic, reader=reader, clock=clock).apply(documents)
+
+
+def _reader(settings: Settings, topic: str, mirror: RegistryMirror | None) -> DefinitionsReader:
+    return DefinitionsReader(settings, topic=topic, on_records=None if mirror is None else mirror.hear)
 
 
 def delete(
@@ -157,9 +167,11 @@ def delete(
     version: str | None = None,
     force: bool = False,
     topic: str = TOPIC,
+    mirror: RegistryMirror | None = None,
 ) -> Deleted:
-    """Do what `DefinitionsWriter.delete` does, once."""
-    with DefinitionsWriter(settings, topic=topic) as writer:
+    """Do what `DefinitionsWriter.delete` does, once. A `mirror` then knows what is registered."""
+    with _reader(settings, topic, mirror) as reader:
+        writer = DefinitionsWriter(settings, topic=topic, reader=reader)
         return writer.delete(kind, name, model=model, version=version, force=force)
 
 
