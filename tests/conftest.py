@@ -24,6 +24,20 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 settings.register_profile("fqlstream", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("fqlstream")
 
+#: Suites whose modules wait much or take long; the many short modules of the others then fill what is left.
+_FIRST = ("integration", "simulation", "oracle")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take long, each suite in the order that it was shuffled into: none is left to the end alone."""
+    tests = Path(__file__).parent
+
+    def turn(item: pytest.Item) -> int:
+        suite = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
+        return _FIRST.index(suite) if suite in _FIRST else len(_FIRST)
+
+    items.sort(key=turn)
+
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:

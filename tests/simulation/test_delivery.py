@@ -31,7 +31,7 @@ from fqlstream.stream.protocol import MetricValue
 
 START_MS = 1_790_000_040_000 // 60_000 * 60_000
 MINUTE_MS = 60_000
-SEEDS = 96
+SEEDS = 32
 THRESHOLDS = {"v1": 0.5, "v2": 0.25}
 
 

@@ -1,4 +1,4 @@
-"""Two thousand short histories of four kinds: what a hundred long ones in `test_delivery` may miss. Many more: `pytest -m soak`.
+"""Two thousand short histories of four kinds: what a few long ones in `test_delivery` may miss. Many more: `pytest -m soak`.
 
 A failure names its kind and seed: `simulate(seed, RIVALS)` replays it.
 """
