@@ -189,6 +189,26 @@ def test_a_runner_that_is_killed_leaves_nothing_and_its_successor_goes_on(
     assert owners == [], "each partition was claimed again, under a higher epoch"
 
 
+def test_our_own_routes_and_health_tell_what_became_of_it(snippet: str, stack: RunningStack) -> None:
+    with RestClient(stack) as rest:
+        (status,) = rest("GET", "/code-metrics", params={"model": "churn"})
+        assert (status["name"], status["state"], status["error"]) == ("my cool metric", "success", None)
+        values = rest("GET", "/code-metrics/values", params={"model": "churn", "name": "my cool metric"})
+        assert [(each["version"], each["segment"]) for each in values] == [
+            ("all", ""),
+            ("all", "children"),
+            ("all", "seniors"),
+        ]
+        assert values[0]["value"] == status["value"]
+        assert (
+            rest("GET", "/code-metrics/values", params={"model": "churn", "name": "nothing"}, status=404)["code"]
+            == "DEF030"
+        )
+        runners = wait_until(lambda: rest.http.get("/health").json()["runners"], "a runner is seen", SPARK_S)
+        assert {"file_system", "network"} <= set(runners[-1]["layers"])
+        assert {row["code"] for row in runners} == {None}
+
+
 def test_rest_lists_changes_and_deletes_what_stands(snippet: str, stack: RunningStack) -> None:
     with RestClient(stack) as rest:
         root = f"{stack.api_url}/api/v1/default/default"
@@ -215,7 +235,7 @@ def test_rest_lists_changes_and_deletes_what_stands(snippet: str, stack: Running
         assert rest.http.delete(one).status_code == 200
         assert rest.http.get(one).status_code == 404
         wrong = rest.http.post(f"{root}/metrics/code-based-metrics", json={**other, "name": "x" * 300})
-        assert (wrong.status_code, list(wrong.json()["detail"]["fields"])) == (422, ["body.code_metric.name"])
+        assert (wrong.status_code, list(wrong.json()["detail"]["fields"])) == (422, ["body.name"])
         for path in ("/api/v1/other/default/model-versions", "/api/v1/default/other/metrics/code-based-metrics"):
             refused = rest.http.get(stack.api_url + path, params={"model_id": "churn"})
             assert (refused.status_code, set(refused.json())) == (404, {"detail"})

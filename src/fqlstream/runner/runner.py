@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -424,7 +425,8 @@ class Runner:
                 first, self._write_run, lambda row: replace(row, run_version=number()), self._clock, self._stopping
             )
             kept.begin()
-            log.info("%s of %s: period %d begins (%s)", metric.name, metric.model, due.period_end_ms, due.reason)
+            ends_at = datetime.fromtimestamp(due.period_end_ms / 1000, UTC).isoformat()
+            log.info("%s of %s: the period that ends at %s begins (%s)", metric.name, metric.model, ends_at, due.reason)
             return kept
 
         def execute(kept: Kept[RunRow]) -> None:
