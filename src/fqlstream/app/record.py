@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from fqlstream.app.holding import Holding
+from fqlstream.app.holding import Held, Holding
 from fqlstream.app.numbers import Numbers
 from fqlstream.app.rounds import Room, Rounds
 from fqlstream.app.transport import SourcePartition
@@ -93,10 +93,14 @@ class RecordAgent:
         held = self.holding.following(fetch)
         if held is None:
             return
-        async with held.lock:
-            await held.owner.apply(fetch)
+        # cancelling it would leave a list that has learned what no row says
+        await self._unbroken.await_to_its_end(self._apply(held, fetch))
         self.holding.moved(held)
         self._rounds.ask()
+
+    async def _apply(self, held: Held[RecordOwner, None], fetch: Fetch) -> None:
+        async with held.lock:
+            await held.owner.apply(fetch)
 
     def _is_full(self) -> bool:
         return self._unwritten_bytes() >= self.settings.record.backlog_bytes_max

@@ -120,7 +120,7 @@ class Worker:
             METRIC_EVENTS,
             self.owner_id,
             settings,
-            RecordPorts(self.adapter, self.metric_log, clock, limits),
+            RecordPorts(self.adapter, self.metric_log, clock, limits, asyncio.to_thread),
             self.metric_log.commit,
             self._fail,
             self.duties,

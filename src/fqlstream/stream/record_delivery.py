@@ -12,10 +12,11 @@ the rows before it are durable, and only below its offset. A verdict is told as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -41,6 +42,9 @@ from fqlstream.stream.recorded import (
     read,
 )
 from fqlstream.stream.suspects import noted
+
+#: Values that lists learn at once, about a microsecond each; fewer are not worth going aside for.
+_ASIDE_VALUES_MIN: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +110,23 @@ class RecordLog(ClaimLog, Protocol):
         ...
 
 
+async def here(work: Callable[[], None]) -> None:
+    """Do work at once."""
+    work()
+
+
 @dataclass(frozen=True, slots=True)
 class RecordPorts:
-    """Everything outside: one value, so that the simulator swaps it whole."""
+    """Everything outside: one value, so that the simulator swaps it whole.
+
+    `aside` does work that takes long, so that a process with an event loop goes on with other things meanwhile.
+    """
 
     store: RecordStore
     log: RecordLog
     clock: Clock
     limits: Limits
+    aside: Callable[[Callable[[], None]], Awaitable[None]] = here
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +207,8 @@ class RecordOwner:
                 return
             self._refuse(fetch, [poison(error)], refused)
             return
-        self.state.commit(update)
+        commit = here if update.list_values_count < _ASIDE_VALUES_MIN else self.ports.aside
+        await commit(partial(self.state.commit, update))
         self.rows.extend(update.rows)
         self.unwritten_bytes += sum(map(bytes_of, update.rows))
         self._refuse(fetch, update.refused, refused)

@@ -394,6 +394,11 @@ class Update:
     refused: Sequence[Refused]
     next_offset: int
 
+    @property
+    def list_values_count(self) -> int:
+        """Count the values that lists learn: one after the other, about a microsecond each."""
+        return sum(len(row.values) for row in self.rows if isinstance(row, ListRow))
+
 
 @dataclass(slots=True)
 class RecordState:
