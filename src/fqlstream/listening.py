@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import errno
+import hmac
 import ipaddress
 import signal
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import uvicorn
+from pydantic import SecretStr
 
 from fqlstream.errors import UsageError
+
+_KEEP_ALIVE_S: Final = 30
+#: How long a page's readers get to end when its server is told to.
+STOP_WAIT_S: Final = 2
 
 
 def listen(host: str, port: int, *, code: str, who: str, gives_way: bool = False) -> socket.socket:
@@ -58,6 +66,76 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return bool((mapped or address).is_loopback)
+
+
+class Told(Protocol):
+    """Settings of a page that programs read: where it is, and who may read it."""
+
+    @property
+    def host(self) -> str:
+        """Address it listens on."""
+        ...
+
+    @property
+    def auth(self) -> bool:
+        """Whether it asks for a key wherever it is not on loopback."""
+        ...
+
+    @property
+    def key(self) -> SecretStr | None:
+        """The key."""
+        ...
+
+    @property
+    def certificate_file(self) -> Path | None:
+        """Its certificate; None: plain HTTP."""
+        ...
+
+    @property
+    def certificate_key_file(self) -> Path | None:
+        """The certificate's key."""
+        ...
+
+
+def require_key(settings: Told, *, code: str, what: str, variables: str) -> None:
+    """Refuse to tell everybody: raises UsageError of that code where others could read it and no key is asked for.
+
+    `what` is told, `variables` is how the settings' variables of the environment begin.
+    """
+    if settings.auth and settings.key is None and not is_loopback(settings.host):
+        raise UsageError(
+            code,
+            f"{what} would be told to everybody who reaches {settings.host}",
+            f"give {variables}KEY, or say that nobody is to be asked: {variables}AUTH=false",
+        )
+
+
+def may_read(settings: Told, authorization: str) -> bool:
+    """Say whether who shows this header may read: everybody where there is no key, or nobody is to be asked."""
+    if not settings.auth or settings.key is None:
+        return True
+    scheme, _, given = authorization.partition(" ")
+    key = settings.key.get_secret_value()
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
+
+
+def page_config(settings: Told, app: Any, *, requests_max: int) -> uvicorn.Config:
+    """Configure a server of pages for programs: quiet, small, over TLS where there is a certificate."""
+    return uvicorn.Config(
+        app,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=requests_max,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_WAIT_S,
+        ssl_certfile=str(settings.certificate_file) if settings.certificate_file else None,
+        ssl_keyfile=str(settings.certificate_key_file) if settings.certificate_key_file else None,
+    )
 
 
 class TellingServer(uvicorn.Server):

@@ -767,12 +767,16 @@ class LagSettings(_Group):
     )
     host: str = Field(
         "127.0.0.1",
-        description="Address `lag --prometheus` listens on; loopback unless you say otherwise, and elsewhere only with a key.",
+        description="Address `lag --prometheus` listens on; loopback unless you say otherwise.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port of `lag --prometheus`: kafka-lag-exporter's.")
+    auth: bool = Field(
+        True,
+        description="Ask for lag.key at /metrics wherever the exporter does not listen on loopback. Off: nobody is asked.",
+    )
     key: SecretStr | None = Field(
         None,
-        description="What Prometheus has to show, as `authorization: {credentials_file: ...}`. None: on loopback nothing is asked. Never printed.",
+        description="Key of the exporter's /metrics, as `Authorization: Bearer KEY`; needed off loopback. Never printed.",
     )
     certificate_file: Path | None = Field(
         None, description="PEM file of the exporter's certificate. None: plain HTTP, as on loopback or behind a proxy."

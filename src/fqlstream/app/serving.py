@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import asdict
-from typing import Final, Protocol
+from typing import Protocol
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,15 +17,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from fqlstream import listening
 from fqlstream.app.observed import Health
-from fqlstream.errors import UsageError
-from fqlstream.listening import is_loopback, listen, url_of
+from fqlstream.listening import STOP_WAIT_S, listen, url_of
 from fqlstream.settings import WorkerSettings
 
 log = logging.getLogger("fqlstream.serving")
-
-_KEEP_ALIVE_S: Final = 30
-_STOP_WAIT_S: Final = 2
 
 
 class Observed(Protocol):
@@ -48,7 +44,9 @@ class Served:
         require_key(settings)
         self._settings = settings
         self._listener = listen(settings.host, settings.port, code="APP021", who="metrics", gives_way=True)
-        self._server = uvicorn.Server(_config(settings, application(settings, observed)))
+        self._server = uvicorn.Server(
+            listening.page_config(settings, application(settings, observed), requests_max=settings.requests_max)
+        )
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     @property
@@ -66,7 +64,7 @@ class Served:
         """Answer no more."""
         self._server.should_exit = True
         if self._thread.is_alive():
-            self._thread.join(_STOP_WAIT_S + 1)
+            self._thread.join(STOP_WAIT_S + 1)
         self._listener.close()
 
     def _run(self) -> None:
@@ -80,7 +78,7 @@ def application(settings: WorkerSettings, observed: Observed) -> Starlette:
     """Give the routes: /metrics asks for the key if there is one, /health asks for none."""
 
     async def metrics(request: Request) -> Response:
-        if settings.auth and settings.key is not None and not _has_key(request, settings.key.get_secret_value()):
+        if not listening.may_read(settings, request.headers.get("authorization", "")):
             return Response("worker.key is asked for: Authorization: Bearer KEY\n", 401, {"www-authenticate": "Bearer"})
         try:
             return Response(await observed.metrics(), media_type=CONTENT_TYPE_LATEST)
@@ -106,30 +104,7 @@ def application(settings: WorkerSettings, observed: Observed) -> Starlette:
 
 def require_key(settings: WorkerSettings) -> None:
     """Refuse to tell everybody: raises UsageError APP020 where a worker would listen off loopback without asking for a key."""
-    if settings.auth and settings.key is None and not is_loopback(settings.host):
-        raise UsageError(
-            "APP020",
-            f"this worker's numbers would be told to everybody who reaches {settings.host}",
-            "give FQLSTREAM_WORKER__KEY, or say that nobody is to be asked: FQLSTREAM_WORKER__AUTH=false",
-        )
-
-
-def _config(settings: WorkerSettings, app: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=settings.requests_max,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_STOP_WAIT_S,
-        ssl_certfile=str(settings.certificate_file) if settings.certificate_file else None,
-        ssl_keyfile=str(settings.certificate_key_file) if settings.certificate_key_file else None,
-    )
+    listening.require_key(settings, code="APP020", what="this worker's numbers", variables="FQLSTREAM_WORKER__")
 
 
 def _told(health: Health, *, is_fine: bool) -> Response:
@@ -141,11 +116,6 @@ def _told(health: Health, *, is_fine: bool) -> Response:
         "slowest": slowest,
     }
     return JSONResponse(content, 200 if is_fine else 503)
-
-
-def _has_key(request: Request, key: str) -> bool:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
 
 
 async def asked_in(loop: asyncio.AbstractEventLoop, wait_s: float, ask: Callable[[], bytes]) -> bytes:

@@ -17,13 +17,14 @@ from fqlstream.ops.lag.report import GroupLag, LagReport, PartitionLag, Totals
 from fqlstream.store.lag_history import LagPoint
 
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
+_ZERO: Final = "·"
 _STYLES: Final = {Status.OK: "green", Status.WARN: "yellow"}
 _BAD_STYLE: Final = "bold red"
 _SEVERITY: Final = (None, Status.OK, Status.WARN, Status.STALL, Status.STOP, Status.REWIND, Status.ERR)
+_TEXTS: Final = ("topic", "status", "member", "why")
 _CURVE_COLUMNS: Final = 48
 #: Lines of a screen that a group needs beside its partitions.
 _GROUP_LINES: Final = 4
-Row = tuple[str, str, str]
 
 
 def age(seconds: float | None) -> str:
@@ -49,23 +50,33 @@ def number(value: float | None) -> str:
     return f"{value:,.1f}" if isinstance(value, float) and value < 100 else f"{value:,.0f}"
 
 
-def sparkline(values: Sequence[float], columns: int = _CURVE_COLUMNS, *, highest: float | None = None) -> str:
+def sparkline(values: Sequence[float], columns: int = _CURVE_COLUMNS) -> str:
     """Draw values as one line of blocks from zero up; of those that share a column the highest is drawn."""
-    return chart(values, columns, 1, highest=highest)[0]
+    return chart(values, columns, 1)[0]
 
 
-def chart(values: Sequence[float], columns: int, rows: int, *, highest: float | None = None) -> list[str]:
-    """Draw values as lines of blocks from zero up, the topmost line first."""
+def chart(values: Sequence[float | None], columns: int, rows: int) -> list[str]:
+    """Draw values as lines of blocks from zero up, the topmost line first. Zero is a dot, None leaves its column empty."""
     count = min(columns, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)] if count else [0]
-    heights = [max(values[start:end]) for start, end in pairwise(edges)]
-    top = max([highest or 0, *heights, 1e-9])
-    # what is not zero is seen
-    eighths = [max(round(8 * rows * height / top), 1 if height > 0 else 0) for height in heights]
-    return [
-        "".join(_BLOCKS[min(8, max(0, eighth - 8 * row))] for eighth in eighths).ljust(columns)
-        for row in reversed(range(rows))
+    heights = [
+        max((value for value in values[start:end] if value is not None), default=None) for start, end in pairwise(edges)
     ]
+    top = max((height for height in heights if height is not None), default=0.0)
+    return [
+        "".join(_cell(height, top, rows, row) for height in heights).ljust(columns) for row in reversed(range(rows))
+    ]
+
+
+def _cell(height: float | None, top: float, rows: int, row: int) -> str:
+    """Give what is drawn of a value in one row, the lowest being 0."""
+    if height is None:
+        return " "
+    if height <= 0:
+        return _ZERO if row == 0 else " "
+    # what is not zero is seen
+    eighths = max(1, round(8 * rows * height / top))
+    return _BLOCKS[min(8, max(0, eighths - 8 * row))]
 
 
 def summary(group: GroupLag) -> Text:
@@ -87,13 +98,16 @@ def summary(group: GroupLag) -> Text:
     return line
 
 
-def partitions_table(partitions: Sequence[PartitionLag]) -> Table:
-    """Give a row for each partition; columns of which nothing is known are left out."""
+def partitions_table(partitions: Sequence[PartitionLag], *, is_cut: bool = False) -> Table:
+    """Give a row for each partition; columns of which nothing is known are left out. Rows are cut to one line where told so."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = _columns(partitions)
     for name, _ in columns:
         table.add_column(
-            name, justify="left" if name in ("topic", "status", "member", "why") else "right", overflow="fold"
+            name,
+            justify="left" if name in _TEXTS else "right",
+            overflow="ellipsis" if is_cut else "fold",
+            no_wrap=is_cut,
         )
     for index, each in enumerate(partitions):
         table.add_row(*(Text(cells[index], _style(each.status) if name == "status" else "") for name, cells in columns))
@@ -184,15 +198,21 @@ class WatchScreen:
     def _group(self, group: GroupLag, room: int) -> RenderableType:
         values = self._curves.get(group.group, ())
         curve = Text(f"{sparkline(values)}  highest {number(max(values, default=0))} records")
-        ranked = sorted(group.partitions, key=_badness, reverse=True)
-        parts: list[RenderableType] = [summary(group), curve, partitions_table(ranked[:room])]
+        ranked = sorted(group.partitions, key=_worst_first)
+        parts: list[RenderableType] = [summary(group), curve, partitions_table(ranked[:room], is_cut=True)]
         if len(ranked) > room:
             parts.append(Text(f"... {len(ranked) - room} partitions more that are no worse", "dim"))
         return Group(*parts)
 
 
-def _badness(each: PartitionLag) -> tuple[int, float, int, str, int]:
-    return _SEVERITY.index(each.status), each.lag_seconds or 0.0, each.lag_records or 0, each.topic, -each.partition
+def _worst_first(each: PartitionLag) -> tuple[float, float, int, str, int]:
+    return (
+        -_SEVERITY.index(each.status),
+        -(each.lag_seconds or 0.0),
+        -(each.lag_records or 0),
+        each.topic,
+        each.partition,
+    )
 
 
 def past(points: Sequence[LagPoint], since_ms: int, step_ms: int, columns: int) -> Iterable[RenderableType]:
@@ -201,11 +221,13 @@ def past(points: Sequence[LagPoint], since_ms: int, step_ms: int, columns: int) 
     for point in points:
         lines.setdefault((point.consumer_group, point.topic), []).append(point)
     for (group, topic), line in lines.items():
-        records, seconds = ([0.0] * columns for _ in range(2))
+        records: list[float | None] = [None] * columns
+        seconds: list[float | None] = [None] * columns
         for point in line:
             column = min(columns - 1, max(0, (point.at_ms - since_ms) // step_ms))
-            records[column] = max(records[column], point.lag_records)
-            seconds[column] = max(seconds[column], point.lag_seconds or 0.0)
+            records[column] = max(records[column] or 0, point.lag_records)
+            if point.lag_seconds is not None:
+                seconds[column] = max(seconds[column] or 0.0, point.lag_seconds)
         worst = max(
             (Status(point.worst) for point in line if point.worst in Status.__members__),
             key=_SEVERITY.index,
@@ -214,15 +236,20 @@ def past(points: Sequence[LagPoint], since_ms: int, step_ms: int, columns: int) 
         yield Text.assemble(
             (printable(group), "bold"), f"  {printable(topic)}  worst ", (str(worst or "?"), _style(worst))
         )
-        yield from _drawn("records behind", records, number(max(records)), number(line[-1].lag_records))
-        yield from _drawn("time behind", seconds, age(max(seconds)), age(line[-1].lag_seconds))
+        yield from _drawn("records behind", records, number(_highest(records)), number(line[-1].lag_records))
+        yield from _drawn("time behind", seconds, age(_highest(seconds)), age(line[-1].lag_seconds))
         yield Text(f"{_clock(since_ms)} UTC".ljust(max(1, columns - 8)) + _clock(line[-1].at_ms), "dim")
         yield ""
 
 
-def _drawn(what: str, values: Sequence[float], highest: str, last: str) -> Iterable[RenderableType]:
+def _highest(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _drawn(what: str, values: Sequence[float | None], highest: str, last: str) -> Iterable[RenderableType]:
     yield Text(f"{what}: highest {highest}, last {last}", "dim")
-    for line in chart(values, len(values), 3):
+    # a line of dots says as much as three
+    for line in chart(values, len(values), 3 if _highest(values) else 1):
         yield Text(line, no_wrap=True)
 
 

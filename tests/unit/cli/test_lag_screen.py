@@ -40,16 +40,17 @@ def test_a_chart_fits_and_its_highest_column_is_the_highest_value(values: list[i
     lines = chart(values, columns, rows)
     assert [len(line) for line in lines] == [columns] * rows
     text = "".join(lines)
-    assert set(text) <= set(" ▁▂▃▄▅▆▇█")
+    assert set(text) <= set(" ·▁▂▃▄▅▆▇█")
     if values and max(values) > 0:
         assert "█" in lines[0], "the highest value reaches the top"
     else:
-        assert text.strip() == ""
+        assert text.strip() == "·" * min(columns, len(values))
 
 
 def test_a_sparkline_keeps_peaks_and_shows_what_is_not_zero() -> None:
-    assert sparkline([0, 4, 8], 3) == " ▄█"
-    assert sparkline([0] * 50 + [100] + [0] * 49, 10).strip() == "█"
+    assert sparkline([0, 4, 8], 3) == "·▄█"
+    assert sparkline([0] * 50 + [100] + [0] * 49, 10) == "·····█····"
+    assert chart([0, None, 2], 3, 2) == ["  █", "· █"]
     assert sparkline([1, 10_000], 2) == "▁█"
 
 

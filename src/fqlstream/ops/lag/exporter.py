@@ -6,32 +6,30 @@ scrape configuration says `authorization: {credentials_file: FILE}`.
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import uvicorn
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from fqlstream.errors import SettingsError
-from fqlstream.listening import TellingServer, is_loopback, listen, take_signals, url_of
+from fqlstream.listening import TellingServer, listen, may_read, page_config, require_key, take_signals, url_of
 from fqlstream.ops.lag.judgement import Status
 from fqlstream.ops.lag.report import GroupLag, LagReport, PartitionLag
 from fqlstream.settings import LagSettings
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Value = float | int | None
 
 _GROUP: Final = ("cluster_name", "group")
 _MEMBER: Final = ("cluster_name", "group", "topic", "partition", "member_host", "consumer_id", "client_id")
 _LOG: Final = ("cluster_name", "topic", "partition")
 _SEVERITY: Final = {Status.OK: 0, Status.WARN: 1, Status.ERR: 2}
-KEY_CHARACTERS_MIN: Final = 16
+#: Prometheus and a person or two.
+_REQUESTS_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,56 +140,28 @@ def page(latest: Latest) -> bytes:
     return generate_latest(registry)
 
 
-def application(latest: Latest, key: str | None) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """Give an ASGI application: GET /metrics for whoever shows the key, /health for everybody (200, or 503 where the last look failed)."""
+def application(latest: Latest, settings: LagSettings) -> Starlette:
+    """Give the routes: /metrics asks for the key if there is one; /health asks for none: 200, or 503 where the last look failed."""
 
-    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        status, body, headers = _answer(latest, key, scope)
-        given = [
-            (b"content-type", CONTENT_TYPE_PLAIN_0_0_4.encode()),
-            (b"content-length", str(len(body)).encode()),
-            *headers,
-        ]
-        await send({"type": "http.response.start", "status": status, "headers": given})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    async def metrics(request: Request) -> Response:
+        if not may_read(settings, request.headers.get("authorization", "")):
+            return Response("lag.key is asked for: Authorization: Bearer KEY\n", 401, {"www-authenticate": "Bearer"})
+        return Response(page(latest), media_type=CONTENT_TYPE_LATEST)
 
-    return answer
+    async def health(_: Request) -> Response:
+        return Response("ok\n") if latest() is not None else Response("the last look failed\n", 503)
 
-
-def _answer(latest: Latest, key: str | None, scope: Scope) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
-    if scope["path"] not in ("/metrics", "/health"):
-        return 404, b"see /metrics\n", []
-    if scope["method"] not in ("GET", "HEAD"):
-        return 405, b"", [(b"allow", b"GET, HEAD")]
-    if scope["path"] == "/health":
-        return (200, b"ok\n", []) if latest() is not None else (503, b"the last look failed\n", [])
-    shown = dict(scope["headers"]).get(b"authorization", b"")
-    if key is not None and not hmac.compare_digest(shown, b"Bearer " + key.encode()):
-        return 401, b"show the key: Authorization: Bearer KEY\n", [(b"www-authenticate", b"Bearer")]
-    return 200, page(latest), []
+    return Starlette(routes=[Route("/metrics", metrics), Route("/health", health)])
 
 
 def serve(latest: Latest, settings: LagSettings, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C. `on_ready` is told the address of the page.
 
-    Raises SettingsError LAG020 for an address that others reach and no key, or a short one; UsageError LAG021 for one that cannot be had.
+    Raises UsageError LAG020 for an address that others reach and no key, LAG021 for one that cannot be had.
     """
-    key = settings.key.get_secret_value() if settings.key else None
-    if key is None and not is_loopback(settings.host):
-        hint = "set FQLSTREAM_LAG__KEY, and name a file with it in Prometheus: authorization: {credentials_file: ...}"
-        raise SettingsError("LAG020", f"{settings.host} is reached from other machines, and there is no key", hint)
-    if key is not None and len(key) < KEY_CHARACTERS_MIN:
-        raise SettingsError(
-            "LAG020", f"FQLSTREAM_LAG__KEY is shorter than {KEY_CHARACTERS_MIN} characters", "openssl rand -hex 32"
-        )
+    require_key(settings, code="LAG020", what="consumer groups and their lag", variables="FQLSTREAM_LAG__")
     listener = listen(settings.host, settings.port, code="LAG021", who="the exporter")
-    certificate, certificate_key = settings.certificate_file, settings.certificate_key_file
-    address = url_of(settings.host, listener, "https" if certificate else "http")
-    config = uvicorn.Config(
-        application(latest, key), log_level="warning", access_log=False, lifespan="off",
-        ssl_certfile=str(certificate) if certificate else None, ssl_keyfile=str(certificate_key) if certificate_key else None,
-    )  # fmt: skip
+    address = url_of(settings.host, listener, "https" if settings.certificate_file else "http")
+    config = page_config(settings, application(latest, settings), requests_max=_REQUESTS_MAX)
     take_signals()
     TellingServer(config, lambda: on_ready(f"{address}/metrics")).run(sockets=[listener])
