@@ -628,9 +628,9 @@ class CodeMetricsSettings(_Group):
     )
     wall_s: float = Field(120.0, gt=0, description="A run gets so long, all its segments together.")
     start_wait_s: float = Field(
-        120.0,
+        300.0,
         gt=0,
-        description="A sandbox that is not ready after so long has failed: Spark takes 14 s, a loaded machine a minute.",
+        description="A sandbox that is not ready after so long has failed: Spark takes 10 s of two cores, and minutes where many others want them.",
     )
     check_wait_s: float = Field(
         10.0, gt=0, description="The static check of one code: it takes 0.1 s; what takes longer is made to."

@@ -563,7 +563,7 @@ POISONED = [
             "import numpy as np\nnp.average = lambda *a, **k: 666.0\nnp.mean = np.average\nreturn 0.0",
             {"seen": False, "alone": True},
         ),
-        ("replace_float", "import builtins\nbuiltins.float = lambda x: 666.0\nreturn 0.0", {"alone": True}),
+        ("replace_float", "import builtins\nbuiltins.float = lambda x: 13.0\nreturn 0.0", {"alone": True}),
         ("replace_collect", "type(df).collect = lambda self: []\nreturn 0.0", {"seen": False, "alone": True}),
         (
             "replace_our_own",

@@ -181,13 +181,7 @@ def try_alone(pool: Pool, attempt: Attempt, outside: Surroundings) -> Result:
 
 def try_together(pool: Pool, attempts: Sequence[Attempt], outside: Surroundings) -> list[Result]:
     """Run attempts one after the other in one sandbox, each as a frame of one job."""
-    sources = [outside.fill(attempt.code) for attempt in attempts]
-    code = (
-        f"SOURCES = {json.dumps(sources)}\nTURN = iter(SOURCES)\n\n"
-        "def calc_metric(df):\n    names = {'__name__': '__main__'}\n    exec(next(TURN), names)\n    return names['calc_metric'](df)\n"
-    )
-    frames = tuple(Frame(str(number), f"_f{number}") for number in range(len(attempts)))
-    outcome = pool.run(Job(code, (rows_file(outside.directory, len(attempts)),), frames))
+    outcome = _together(pool, [attempt.code for attempt in attempts], outside)
     given = {frame.name: frame for frame in outcome.frames}
     return [
         _judged(
@@ -201,6 +195,27 @@ def try_together(pool: Pool, attempts: Sequence[Attempt], outside: Surroundings)
     ]
 
 
+def _together(pool: Pool, codes: Sequence[str], outside: Surroundings) -> Outcome:
+    """Run a job whose frames are different codes, one frame each."""
+    sources = [outside.fill(code) for code in codes]
+    code = (
+        f"SOURCES = {json.dumps(sources)}\nTURN = iter(SOURCES)\n\n"
+        "def calc_metric(df):\n    names = {'__name__': '__main__'}\n    exec(next(TURN), names)\n    return names['calc_metric'](df)\n"
+    )
+    frames = tuple(Frame(str(number), f"_f{number}") for number in range(len(codes)))
+    return pool.run(Job(code, (rows_file(outside.directory, len(codes)),), frames))
+
+
+def try_controls_together(pool: Pool, controls: dict[str, tuple[str, float]], outside: Surroundings) -> list[Result]:
+    """Run ordinary code, one after the other in one sandbox."""
+    outcome = _together(pool, [code for code, _ in controls.values()], outside)
+    values = {frame.name: frame.value for frame in outcome.frames}
+    return [
+        _control(name, values.get(str(number)), expected, outcome, 0.0)
+        for number, (name, (_, expected)) in enumerate(controls.items())
+    ]
+
+
 def try_controls(pool: Pool, controls: dict[str, tuple[str, float]], outside: Surroundings) -> list[Result]:
     """Run ordinary code, which must give its value."""
     path = rows_file(outside.directory, 0)
@@ -209,10 +224,13 @@ def try_controls(pool: Pool, controls: dict[str, tuple[str, float]], outside: Su
         began = time.monotonic()
         outcome = pool.run(Job(code, (path,)))
         value = outcome.frames[0].value if outcome.frames else None
-        right = value is not None and abs(value - expected) < 1e-9
-        complaints = () if right else (f"gave {outcome}, not {expected}",)
-        results.append(Result("controls", name, complaints, None, time.monotonic() - began))
+        results.append(_control(name, value, expected, outcome, time.monotonic() - began))
     return results
+
+
+def _control(name: str, value: float | None, expected: float, outcome: Outcome, seconds: float) -> Result:
+    right = value is not None and abs(value - expected) < 1e-9
+    return Result("controls", name, () if right else (f"gave {outcome}, not {expected}",), None, seconds)
 
 
 def _judged(
@@ -267,7 +285,10 @@ def run(
                     results.append(try_alone(pool, attempt, outside))
                     sys.stderr.write(f"{results[-1]}\n")
             if controls:
-                results += try_controls(pool, CONTROLS | (SPARK_CONTROLS if engine == "spark" else {}), outside)
+                ordinary = CONTROLS | (SPARK_CONTROLS if engine == "spark" else {})
+                results += (try_controls_together if together and not static_check else try_controls)(
+                    pool, ordinary, outside
+                )
     finally:
         pool.close()
     return results
@@ -279,11 +300,19 @@ def main() -> None:
     parser.add_argument("--engine", default="spark")
     parser.add_argument("--kind", action="append", help="only attempts of this class")
     parser.add_argument("--one-per-class", action="store_true")
+    parser.add_argument(
+        "--alone-one-per-class",
+        action="store_true",
+        help="of attempts that need a sandbox of their own, the first of each class",
+    )
     parser.add_argument("--together", action="store_true", help="attempts that can share a sandbox share one")
     parser.add_argument("--static-check", action="store_true")
     chosen = parser.parse_args()
     attempts = one_per_class() if chosen.one_per_class else list(ATTEMPTS)
     attempts = [attempt for attempt in attempts if not chosen.kind or attempt.kind in chosen.kind]
+    if chosen.alone_one_per_class:
+        first = {attempt.kind: attempt for attempt in reversed(attempts) if attempt.alone}
+        attempts = [attempt for attempt in attempts if not attempt.alone or attempt is first[attempt.kind]]
     pool = Pool(CodeMetricsSettings(warm=0))
     layers = {layer.name: layer.active for layer in pool.layers()}
     pool.close()

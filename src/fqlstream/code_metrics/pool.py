@@ -59,6 +59,11 @@ class Pool:
         # A warm sandbox is waited for by threads of their own, none of which a run needs.
         self._warmer = ThreadPoolExecutor(max(1, settings.warm), thread_name_prefix="warm-sandboxes")
 
+    @property
+    def limits(self) -> Limits:
+        """What a run may use where its job names nothing else."""
+        return self._default.limits
+
     def layers(self) -> tuple[Layer, ...]:
         """Report each layer of the sandbox, probed from inside once per pool."""
         return self._launcher.probe(self._default.limits).layers

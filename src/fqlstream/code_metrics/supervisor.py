@@ -122,13 +122,13 @@ def watch(process: SandboxProcess, run: Run, limits: Limits, sample_s: float, st
         ready.register(process.answers, selectors.EVENT_READ)
         ready.register(process.output, selectors.EVENT_READ)
         next_sample = time.monotonic()
-        while not run.done:
+        while not run.done and watched.failure is None:
             now = time.monotonic()
-            if now >= next_sample:
-                next_sample = now + sample_s
-                watched.failure = _over(process, watched, limits) or (failures.closed() if stopped() else None)
             if now >= deadline:
                 watched.failure = failures.out_of_time(limits, run.doing)
+            elif now >= next_sample:
+                next_sample = now + sample_s
+                watched.failure = failures.closed() if stopped() else _over(process, watched, limits)
             if watched.failure is not None:
                 break
             for key, _ in ready.select(min(deadline, next_sample) - now):
@@ -137,12 +137,12 @@ def watch(process: SandboxProcess, run: Run, limits: Limits, sample_s: float, st
                     printed += len(piece)
                     if not piece:
                         ready.unregister(process.output)
-                    if printed > limits.output_bytes:
-                        watched.failure = failures.too_much_output(limits)
-                elif not piece:
-                    watched.failure = _ended(process, limits)
-                else:
+                    elif printed > limits.output_bytes:
+                        watched.failure = watched.failure or failures.too_much_output(limits)
+                elif piece:
                     partial = _take(run, partial + piece)
+                elif not run.done:
+                    watched.failure = watched.failure or _ended(process, limits)
     return _with_limits(watched, limits)
 
 

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
 
 import pytest
 
-from fqlstream.code_metrics import supervisor
+from fqlstream.code_metrics import failures, supervisor
+from fqlstream.code_metrics.process import Usage
+from fqlstream.code_metrics.request import Limits
 
 
 def run_of(*frames: int) -> tuple[supervisor.Run, list[int | None]]:
@@ -106,3 +112,99 @@ def test_long_texts_are_cut() -> None:
         FAILED | {"message": "x" * 100_000, "traceback": "y" * 100_000, "hint": "z" * 100_000}
     )
     assert (len(failure.message), len(failure.traceback), len(failure.hint or "")) == (4_000, 16_000, 4_000)
+
+
+LITTLE = Usage(10, 5)
+LIMITS = Limits(wall_s=30, memory_bytes=1_000, processes=100, output_bytes=50, disk_bytes=1)
+
+
+@dataclass
+class Pipes:
+    """A sandbox that has said and printed something, and holds so much."""
+
+    answers: IO[bytes]
+    output: IO[bytes]
+    held: Usage
+    group: None = None
+    running: bool = False
+    status: int | None = 137
+
+    def usage(self) -> Usage:
+        return self.held
+
+
+@pytest.fixture
+def pipes() -> Iterator[Callable[..., Pipes]]:
+    with contextlib.ExitStack() as opened:
+
+        def make(said: bytes, printed: bytes = b"", held: Usage = LITTLE, *, ended: bool = True) -> Pipes:
+            ends = []
+            for text in (said, printed):
+                out, into = os.pipe()
+                os.write(into, text)
+                if ended:
+                    os.close(into)
+                else:
+                    opened.callback(os.close, into)
+                ends.append(opened.enter_context(os.fdopen(out, "rb", buffering=0)))
+            return Pipes(ends[0], ends[1], held)
+
+        yield make
+
+
+def watched(
+    process: Any, limits: Limits = LIMITS, sample_s: float = 0.0, *, stopped: bool = False
+) -> supervisor.Watched:
+    run, _ = run_of(0)
+    return supervisor.watch(process, run, limits, sample_s, lambda: stopped)
+
+
+WHOLE = b'{"loaded": true}\n{"frame": 0, "value": 2.5}\n{"done": true}\n'
+
+
+def test_a_whole_answer_is_a_value(pipes: Callable[..., Pipes]) -> None:
+    found = watched(pipes(WHOLE, b"hello"))
+    assert found.failure is None
+    assert [answer.value for answer in found.computed] == [2.5]
+    assert found.memory_bytes_peak == 10
+
+
+def test_what_was_forged_stays_so_whatever_is_said_after_it(pipes: Callable[..., Pipes]) -> None:
+    found = watched(
+        pipes(b'{"loaded": true}\n{"frame": 0, "value": 666}\n{"frame": 0, "value": 1}\n{"done": true}\n', ended=False)
+    )
+    assert found.failure is not None
+    assert found.failure.code == failures.PROTOCOL
+    assert not found.computed
+
+
+@pytest.mark.parametrize(
+    ("printed", "held", "stopped", "code"),
+    [
+        (b"x" * 100, Usage(1, 1), False, failures.OUTPUT),
+        (b"", Usage(2_000, 1), False, failures.MEMORY),
+        (b"", Usage(1, 99), False, failures.PROCESSES),
+        (b"", Usage(1, 1), True, failures.CLOSED),
+        (b"", Usage(1, 1), False, failures.TIME),
+    ],
+)
+def test_limits_end_a_run(pipes: Callable[..., Pipes], printed: bytes, held: Usage, stopped: bool, code: str) -> None:
+    limits = Limits(0.2, LIMITS.memory_bytes, LIMITS.processes, LIMITS.output_bytes, LIMITS.disk_bytes)
+    found = watched(pipes(b'{"loaded": true}\n', printed, held, ended=False), limits, stopped=stopped)
+    assert found.failure is not None
+    assert found.failure.code == code
+
+
+def test_an_end_before_the_results_is_told_with_its_status(pipes: Callable[..., Pipes]) -> None:
+    found = watched(pipes(b'{"loaded": true}\n'))
+    assert found.failure is not None
+    assert (found.failure.code, "137" in found.failure.message) == (failures.DIED, True)
+
+
+def test_a_limit_that_the_code_met_itself_is_named(pipes: Callable[..., Pipes]) -> None:
+    parts = json.dumps({"code": failures.MEMORY, "message": "MemoryError", "traceback": "line 2", "hint": None})
+    found = watched(pipes(b'{"loaded": true}\n{"frame": 0, "failure": ' + parts.encode() + b'}\n{"done": true}\n'))
+    failure = found.computed[0].failure
+    assert failure is not None
+    assert failure.message == "the run used more than its 0 MiB of memory"
+    assert failure.traceback == "line 2"

@@ -122,7 +122,7 @@ def _spark_conf(options: Mapping[str, Any]) -> dict[str, str]:
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         # performance counters would be a file that others read; one collector thread is enough for one metric
-        "spark.driver.extraJavaOptions": "-XX:-UsePerfData -XX:+UseSerialGC -XX:ReservedCodeCacheSize=128m -Djava.io.tmpdir="
+        "spark.driver.extraJavaOptions": "-XX:-UsePerfData -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m -Djava.io.tmpdir="
         + _SCRATCH,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

@@ -38,6 +38,7 @@ def main() -> None:
         return
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
+    os.close(nothing)
     _serve(answers, open_table, json.loads(line))
     # Killed from outside: leaving would run what a metric may have registered for it.
     while True:
