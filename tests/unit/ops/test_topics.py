@@ -26,6 +26,7 @@ def test_the_topics_are_declared_with_reasons() -> None:
     declared = {topic.name: topic for topic in load_declarations()}
     assert set(declared) == {
         "inference-events", "metric-events", "definitions", "pane-updates", "record-verdicts", "metric-values", "dead-letters",
+        "code-metric-tasks",
     }  # fmt: skip
     assert {name for name, topic in declared.items() if topic.source} == {"inference-events", "metric-events"}
     assert {name for name, topic in declared.items() if topic.cleanup == "compact"} == {"definitions"}
