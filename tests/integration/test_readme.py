@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from dataclasses import replace
@@ -85,6 +86,16 @@ def test_the_worker_of_the_minute_says_that_it_works_and_what_it_did(churn: Runn
     unseen = {"fqlstream_dead_letters_total", "fqlstream_outside_failures_total"}  # nothing was refused, nothing failed
     assert declared - unseen <= exported
     assert {name for name in exported if name.startswith("fqlstream")} <= declared
+
+
+def test_lag_of_the_minute_is_told_to_people_programs_and_nagios(churn: RunningStack) -> None:
+    (script,) = blocks("run", "lag")
+    # until the worker has committed what it has read, also of other tests of this stack
+    wait_until(lambda: run(churn, script).returncode == 0, "nothing lags", DEADLINE_S, look_s=0.5)
+    people, programs, nagios = (run(churn, line).stdout for line in script.splitlines())
+    assert "fqlstream  OK  Stable, 1 member" in people
+    assert "fqlstream" in {group["group"] for group in json.loads(programs)["groups"]}
+    assert re.match(r"LAG OK - fqlstream OK \d+ records [\d.]+ s \| 'fqlstream records'=\d+;10000;;0", nagios)
 
 
 def test_the_doctor_finds_what_is_wrong_and_what_to_do(churn: RunningStack) -> None:

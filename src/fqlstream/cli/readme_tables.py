@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from fqlstream.cli.main import COMMANDS
 from fqlstream.errors import UsageError
-from fqlstream.ops.numbers import API_NUMBERS, WORKER_NUMBERS, NumberRow
+from fqlstream.ops.numbers import API_NUMBERS, LAG_NUMBERS, WORKER_NUMBERS, NumberRow
 from fqlstream.settings import Settings
 
 _PREFIX: Final = "FQLSTREAM_"
@@ -35,8 +35,9 @@ def commands_table() -> str:
 
 
 def numbers_table() -> str:
-    """Give every number that workers and the API tell Prometheus as a row."""
-    lines = [*(_number("worker", row) for row in WORKER_NUMBERS), *(_number("API", row) for row in API_NUMBERS)]
+    """Give every number that Prometheus is told as a row, with who tells it."""
+    told = (("worker", WORKER_NUMBERS), ("API", API_NUMBERS), ("lag", LAG_NUMBERS))
+    lines = [_number(told_by, row) for told_by, rows in told for row in rows]
     return "\n".join(("| number | type | unit | of | what it says |", "| --- | --- | --- | --- | --- |", *lines))
 
 

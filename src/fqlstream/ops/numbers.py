@@ -102,6 +102,32 @@ WORKER_NUMBERS: Final = (
     OUTSIDE_TROUBLE, BUILD,
 )  # fmt: skip
 
+# of `fqlstream lag --prometheus`: names and labels as in the README of kafka-lag-exporter, whose dashboards go on working
+_GROUP: Final = ("cluster_name", "group")
+_MEMBER: Final = (*_GROUP, "topic", "partition", "member_host", "consumer_id", "client_id")
+_LOG: Final = ("cluster_name", "topic", "partition")
+
+LAG_OFFSET: Final = NumberRow("kafka_consumergroup_group_offset", _GAUGE, "records", "Next offset that a group reads, as committed.", _MEMBER)  # fmt: skip
+LAG_RECORDS: Final = NumberRow("kafka_consumergroup_group_lag", _GAUGE, "records", "Offsets between a group's commit and the log's end.", _MEMBER)  # fmt: skip
+LAG_SECONDS: Final = NumberRow("kafka_consumergroup_group_lag_seconds", _GAUGE, "seconds", "Age of the first record that a group has not read, 0 where there is none.", _MEMBER)  # fmt: skip
+LAG_MAX_RECORDS: Final = NumberRow("kafka_consumergroup_group_max_lag", _GAUGE, "records", "The largest lag of a group's partitions.", _GROUP)  # fmt: skip
+LAG_MAX_SECONDS: Final = NumberRow("kafka_consumergroup_group_max_lag_seconds", _GAUGE, "seconds", "The oldest first record of a group's partitions.", _GROUP)  # fmt: skip
+LAG_SUM_RECORDS: Final = NumberRow("kafka_consumergroup_group_sum_lag", _GAUGE, "records", "The lags of a group's partitions together.", _GROUP)  # fmt: skip
+LAG_TOPIC_RECORDS: Final = NumberRow("kafka_consumergroup_group_topic_sum_lag", _GAUGE, "records", "Those of one topic together.", (*_GROUP, "topic"))  # fmt: skip
+LOG_END: Final = NumberRow("kafka_partition_latest_offset", _GAUGE, "records", "Next offset that is written to a partition.", _LOG)  # fmt: skip
+LOG_START: Final = NumberRow("kafka_partition_earliest_offset", _GAUGE, "records", "First offset that a partition still has.", _LOG)  # fmt: skip
+LAG_POLL_TIME: Final = NumberRow("kafka_consumergroup_poll_time_ms", _GAUGE, "milliseconds", "How long the last look took.", ("cluster_name",))  # fmt: skip
+LAG_ETA: Final = NumberRow("fqlstream_lag_eta_seconds", _GAUGE, "seconds", "How long until nothing is left, at the pace of the last minutes.", _MEMBER)  # fmt: skip
+LAG_GROUP_STATUS: Final = NumberRow("fqlstream_lag_group_status", _GAUGE, "status", "0 OK, 1 WARN, 2 ERR.", _GROUP)  # fmt: skip
+LAG_GROUP_MEMBERS: Final = NumberRow("fqlstream_lag_group_members", _GAUGE, "members", "Members of a group.", _GROUP)  # fmt: skip
+LAG_PARTITION_STATUS: Final = NumberRow("fqlstream_lag_partition_status", _GAUGE, "bool", "1 for the status that a group's partition has.", (*_MEMBER, "status"))  # fmt: skip
+LAG_UP: Final = NumberRow("fqlstream_lag_up", _GAUGE, "bool", "1 where the last look succeeded; where it did not, there are no other figures.")  # fmt: skip
+
+LAG_NUMBERS: Final = (
+    LAG_OFFSET, LAG_RECORDS, LAG_SECONDS, LAG_MAX_RECORDS, LAG_MAX_SECONDS, LAG_SUM_RECORDS, LAG_TOPIC_RECORDS, LOG_END, LOG_START,
+    LAG_POLL_TIME, LAG_ETA, LAG_GROUP_STATUS, LAG_GROUP_MEMBERS, LAG_PARTITION_STATUS, LAG_UP,
+)  # fmt: skip
+
 
 def counter(row: NumberRow, registry: CollectorRegistry) -> Counter:
     """Make a counter of a row."""

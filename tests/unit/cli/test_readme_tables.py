@@ -17,7 +17,7 @@ from fqlstream.cli.readme_tables import (
     write_tables,
 )
 from fqlstream.errors import UsageError
-from fqlstream.ops.numbers import API_NUMBERS, WORKER_NUMBERS
+from fqlstream.ops.numbers import API_NUMBERS, LAG_NUMBERS, WORKER_NUMBERS
 from fqlstream.settings import Settings, load
 
 TABLES = PAGES["README.md"]
@@ -66,4 +66,4 @@ def test_a_readme_without_a_place_is_refused(tmp_path: Path) -> None:
 
 def test_every_number_that_is_told_has_a_row() -> None:
     names = [row.split("`")[1].partition("{")[0] for row in numbers_table().splitlines()[2:]]
-    assert names == [row.name for row in (*WORKER_NUMBERS, *API_NUMBERS)]
+    assert names == [row.name for row in (*WORKER_NUMBERS, *API_NUMBERS, *LAG_NUMBERS)]

@@ -8,14 +8,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from fqlstream.ops import numbers
-from fqlstream.ops.numbers import API_NUMBERS, WORKER_NUMBERS, Kind, NumberRow
+from fqlstream.ops.numbers import API_NUMBERS, LAG_NUMBERS, WORKER_NUMBERS, Kind, NumberRow
 
-ROWS = [*WORKER_NUMBERS, *API_NUMBERS]
+ROWS = [*WORKER_NUMBERS, *API_NUMBERS, *LAG_NUMBERS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_says_in_its_name_what_it_counts(row: NumberRow) -> None:
-    assert re.fullmatch(r"fqlstream_[a-z_]+", row.name)
+    # lag has the names that kafka-lag-exporter gave it
+    assert re.fullmatch(r"(fqlstream|kafka)_[a-z_]+" if row in LAG_NUMBERS else r"fqlstream_[a-z_]+", row.name)
     assert row.help.endswith(".")
     assert (row.kind is Kind.COUNTER) == row.name.endswith("_total")
     assert (row.kind is Kind.HISTOGRAM) == bool(row.buckets)

@@ -7,8 +7,7 @@ scrape configuration says `authorization: {credentials_file: FILE}`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -18,62 +17,34 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fqlstream.listening import TellingServer, listen, may_read, page_config, require_key, take_signals, url_of
+from fqlstream.ops import numbers
 from fqlstream.ops.lag.judgement import Status
 from fqlstream.ops.lag.report import GroupLag, LagReport, PartitionLag
+from fqlstream.ops.numbers import NumberRow
 from fqlstream.settings import LagSettings
 
 Value = float | int | None
+#: Gives the last look; None where it failed: old figures would be taken for new ones.
+Latest = Callable[[], LagReport | None]
 
-_GROUP: Final = ("cluster_name", "group")
-_MEMBER: Final = ("cluster_name", "group", "topic", "partition", "member_host", "consumer_id", "client_id")
-_LOG: Final = ("cluster_name", "topic", "partition")
 _SEVERITY: Final = {Status.OK: 0, Status.WARN: 1, Status.ERR: 2}
 #: Prometheus and a person or two.
 _REQUESTS_MAX: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class MetricRow:
-    """One metric: name, what it is, its labels. All are gauges."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...]
-
-
 #: Of a group's partition: what is read from it.
-PARTITION_METRICS: Final[tuple[tuple[MetricRow, Callable[[PartitionLag], Value]], ...]] = (
-    (MetricRow("kafka_consumergroup_group_offset", "Next offset that a group reads, as committed.", _MEMBER), lambda each: each.committed),
-    (MetricRow("kafka_consumergroup_group_lag", "Offsets between a group's commit and the log's end.", _MEMBER), lambda each: each.lag_records),
-    (MetricRow("kafka_consumergroup_group_lag_seconds", "Age of the first record that a group has not read, 0 where there is none.", _MEMBER), lambda each: each.lag_seconds),
-    (MetricRow("fqlstream_lag_eta_seconds", "How long until nothing is left, at the pace of the last minutes.", _MEMBER), lambda each: each.eta_seconds),
-)  # fmt: skip
+_OF_PARTITIONS: Final[tuple[tuple[NumberRow, Callable[[PartitionLag], Value]], ...]] = (
+    (numbers.LAG_OFFSET, lambda each: each.committed),
+    (numbers.LAG_RECORDS, lambda each: each.lag_records),
+    (numbers.LAG_SECONDS, lambda each: each.lag_seconds),
+    (numbers.LAG_ETA, lambda each: each.eta_seconds),
+)
 #: Of a group.
-GROUP_METRICS: Final[tuple[tuple[MetricRow, Callable[[GroupLag], Value]], ...]] = (
-    (MetricRow("kafka_consumergroup_group_max_lag", "The largest of a group's lags in offsets.", _GROUP), lambda group: _highest(each.lag_records for each in group.partitions)),
-    (MetricRow("kafka_consumergroup_group_max_lag_seconds", "The largest of a group's lags in seconds.", _GROUP), lambda group: group.total.lag_seconds),
-    (MetricRow("kafka_consumergroup_group_sum_lag", "All of a group's lags in offsets together.", _GROUP), lambda group: group.total.lag_records),
-    (MetricRow("fqlstream_lag_group_status", "0 OK, 1 WARN, 2 ERR.", _GROUP), lambda group: _SEVERITY[group.status]),
-    (MetricRow("fqlstream_lag_group_members", "Members of a group.", _GROUP), lambda group: group.member_count),
-)  # fmt: skip
-TOPIC_LAG: Final = MetricRow("kafka_consumergroup_group_topic_sum_lag", "A group's lags in offsets, of one topic together.", ("cluster_name", "group", "topic"))  # fmt: skip
-PARTITION_STATUS: Final = MetricRow("fqlstream_lag_partition_status", "1 for the status that a group's partition has.", (*_MEMBER, "status"))  # fmt: skip
-LATEST: Final = MetricRow("kafka_partition_latest_offset", "Next offset that is written to a partition.", _LOG)
-EARLIEST: Final = MetricRow("kafka_partition_earliest_offset", "First offset that a partition still has.", _LOG)
-POLL_TIME: Final = MetricRow("kafka_consumergroup_poll_time_ms", "How long the last look took.", ("cluster_name",))
-UP: Final = MetricRow("fqlstream_lag_up", "Whether the last look succeeded; where it did not, there are no other figures.", ())  # fmt: skip
-
-ROWS: Final = (
-    *(row for row, _ in PARTITION_METRICS), *(row for row, _ in GROUP_METRICS), TOPIC_LAG, PARTITION_STATUS, LATEST, EARLIEST, POLL_TIME, UP,
-)  # fmt: skip
-
-
-class Latest(Protocol):
-    """Gives the last look; None where it failed: old figures would be taken for new ones."""
-
-    def __call__(self) -> LagReport | None:
-        """Give it."""
-        ...
+_OF_GROUPS: Final[tuple[tuple[NumberRow, Callable[[GroupLag], Value]], ...]] = (
+    (numbers.LAG_MAX_RECORDS, lambda group: _highest(each.lag_records for each in group.partitions)),
+    (numbers.LAG_MAX_SECONDS, lambda group: group.total.lag_seconds),
+    (numbers.LAG_SUM_RECORDS, lambda group: group.total.lag_records),
+    (numbers.LAG_GROUP_STATUS, lambda group: _SEVERITY[group.status]),
+    (numbers.LAG_GROUP_MEMBERS, lambda group: group.member_count),
+)
 
 
 class LagCollector:
@@ -85,7 +56,7 @@ class LagCollector:
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Give every metric of the last look."""
         report = self._latest()
-        up = _family(UP)
+        up = _family(numbers.LAG_UP)
         up.add_metric([], float(report is not None))
         yield up
         if report is not None:
@@ -95,29 +66,30 @@ class LagCollector:
 def _families(report: LagReport) -> Iterator[GaugeMetricFamily]:
     groups = [(group, (report.cluster, group.group)) for group in report.groups]
     partitions = [(each, (*labels, *_partition_labels(each))) for group, labels in groups for each in group.partitions]
-    for row, of_partition in PARTITION_METRICS:
+    for row, of_partition in _OF_PARTITIONS:
         yield _filled(row, ((labels, of_partition(each)) for each, labels in partitions))
-    for row, of_group in GROUP_METRICS:
+    for row, of_group in _OF_GROUPS:
         yield _filled(row, ((labels, of_group(group)) for group, labels in groups))
     by_topic = ((group, labels, group.by_topic()) for group, labels in groups)
     yield _filled(
-        TOPIC_LAG, (((*labels, topic), total.lag_records) for _, labels, topics in by_topic for topic, total in topics.items())
+        numbers.LAG_TOPIC_RECORDS, (((*labels, topic), total.lag_records) for _, labels, topics in by_topic for topic, total in topics.items())
     )  # fmt: skip
     yield _filled(
-        PARTITION_STATUS, (((*labels, each.status), 1) for each, labels in partitions if each.status is not None)
+        numbers.LAG_PARTITION_STATUS,
+        (((*labels, each.status), 1) for each, labels in partitions if each.status is not None),
     )
     # several groups read one log
     logs = {(report.cluster, each.topic, str(each.partition)): each for each, _ in partitions}
-    yield _filled(LATEST, ((labels, each.end) for labels, each in logs.items()))
-    yield _filled(EARLIEST, ((labels, each.start) for labels, each in logs.items()))
-    yield _filled(POLL_TIME, [((report.cluster,), round(report.took_s * 1000))])
+    yield _filled(numbers.LOG_END, ((labels, each.end) for labels, each in logs.items()))
+    yield _filled(numbers.LOG_START, ((labels, each.start) for labels, each in logs.items()))
+    yield _filled(numbers.LAG_POLL_TIME, [((report.cluster,), round(report.took_s * 1000))])
 
 
 def _partition_labels(each: PartitionLag) -> tuple[str, ...]:
     return each.topic, str(each.partition), each.host or "", each.member or "", each.client_id or ""
 
 
-def _filled(row: MetricRow, samples: Any) -> GaugeMetricFamily:
+def _filled(row: NumberRow, samples: Any) -> GaugeMetricFamily:
     family = _family(row)
     for labels, value in samples:
         if value is not None:
@@ -125,7 +97,7 @@ def _filled(row: MetricRow, samples: Any) -> GaugeMetricFamily:
     return family
 
 
-def _family(row: MetricRow) -> GaugeMetricFamily:
+def _family(row: NumberRow) -> GaugeMetricFamily:
     return GaugeMetricFamily(row.name, row.help, labels=row.labels)
 
 

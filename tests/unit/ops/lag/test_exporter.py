@@ -13,6 +13,7 @@ from fqlstream.errors import UsageError
 from fqlstream.ops.lag import exporter
 from fqlstream.ops.lag.judgement import Status
 from fqlstream.ops.lag.report import GroupLag, LagReport
+from fqlstream.ops.numbers import LAG_NUMBERS
 from fqlstream.settings import LagSettings
 
 REPORT = LagReport(0, "c1", (
@@ -62,7 +63,7 @@ def read(report: LagReport | None) -> dict[str, list[tuple[dict[str, str], float
 def test_the_names_and_labels_that_users_know() -> None:
     found = read(REPORT)
     assert {name: set(found[name][0][0]) for name in KNOWN} == KNOWN
-    assert set(found) == {row.name for row in exporter.ROWS}, "what is declared is what is exported"
+    assert set(found) == {row.name for row in LAG_NUMBERS}, "what is declared is what is exported"
 
 
 def test_figures_are_those_of_the_report_and_what_is_not_known_is_left_out() -> None:
