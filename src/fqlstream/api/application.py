@@ -85,9 +85,11 @@ def create_app(dependencies: Dependencies, *, wires: Sequence[Wire] = WIRES) -> 
     for wire in wires:
         app.include_router(wire.router)
 
+    by_claim = sorted(wires, key=lambda wire: wire.takes_the_rest)
+
     def answer(scope: AsgiScope, error: Exception) -> ASGIApp:
         request = Request(scope)
-        render = next((wire.render for wire in wires if wire.owns(scope)), render_own)
+        render = next((wire.render for wire in by_claim if wire.owns(scope)), render_own)
         problem = problem_of(error)
         told = render(problem, request, scope["state"]["request_id"])
         # in ASCII: what was given is told again, and half a surrogate pair has no UTF-8

@@ -362,4 +362,4 @@ def _owns(scope: AsgiScope) -> bool:
     return str(scope["path"]).startswith(f"{_ROOT}/")
 
 
-WIRE: Final = Wire("dioptra", router, _render, _owns)
+WIRE: Final = Wire("dioptra", router, _render, _owns, takes_the_rest=True)

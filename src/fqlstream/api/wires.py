@@ -15,10 +15,12 @@ from fqlstream.api.problems import Render
 class Wire:
     """One form: its routes, how it writes refusals, and which requests are its own, also where no route matches them.
 
-    `owns` looks at an ASGI scope: path, method and headers (lower-case names, bytes).
+    `owns` looks at an ASGI scope: path, method and headers (lower-case names, bytes). One that `takes_the_rest` owns only what no
+    other form does.
     """
 
     name: str
     router: APIRouter
     render: Render
     owns: Callable[[AsgiScope], bool]
+    takes_the_rest: bool = False

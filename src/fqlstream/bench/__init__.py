@@ -56,6 +56,7 @@ BENCHES: Final = (
     Bench("chaos", "fqlstream.bench.chaos:run", "Wrong numbers after processes were killed, stopped and frozen while events flowed."),
     Bench("recovery", "fqlstream.bench.recovery:run", "Seconds and memory of a worker that takes over 10,000 to a million states, and of late events."),
     Bench("api", "fqlstream.bench.api:run", "Requests a second through the REST API by 1 and 32 clients, beside an empty FastAPI route."),
+    Bench("code_metrics", "fqlstream.bench.code_metrics:run", "Seconds and memory of metrics in Python, first and warm, from stored rows to values."),
     Bench("protocol", "fqlstream.bench.protocol:run", "What the promise costs: the worker with flush and fences, and with them left out."),
     Bench("functions", "fqlstream.bench.functions:run", "Rows per second and core, and bytes of state, of each FQL function alone."),
     Bench("stages", "fqlstream.bench.stages:run", "Where the time of the worker's own code goes, stage by stage, without broker and store."),

@@ -14,7 +14,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="Which benchmark: pipeline, chaos, recovery, api, protocol, fql, functions or stages."
+            metavar="NAME",
+            help="Which benchmark: pipeline, chaos, recovery, api, code_metrics, protocol, fql, functions or stages.",
         ),
     ],
     events: Annotated[

@@ -256,3 +256,11 @@ def test_numbers_are_for_those_who_may_read(made: Made) -> None:
     app = made.app()
     assert ask(app, "GET", "/metrics").status_code == 401
     assert ask(app, "GET", "/metrics", headers=made.key(Scope.WRITE)).status_code == 403
+
+
+def test_a_refusal_is_in_the_form_whose_path_it_is_though_another_form_takes_the_rest(made: Made) -> None:
+    app = create_app(made.parts)
+    of_aporia = ask(app, "GET", "/api/v1/default/default/model-versions", params={"model_id": "m"})
+    assert (of_aporia.status_code, set(of_aporia.json())) == (401, {"detail"})
+    of_dioptra = ask(app, "GET", "/api/v1/default/default/else")
+    assert (of_dioptra.status_code, "originating_path" in of_dioptra.json()) == (404, True)
