@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tests.escapes.attempts import ATTEMPTS, CONTROLS, ESCAPED, SPARK_CONTROLS, Attempt
 from tests.waiting import wait_until
 
+from fqlstream.code_metrics import failures
 from fqlstream.code_metrics.pool import Pool
 from fqlstream.code_metrics.request import Frame, FrameOutcome, Job, Outcome
 from fqlstream.settings import CodeMetricsSettings
@@ -31,6 +32,8 @@ VARIABLE = "FQLSTREAM_ESCAPE_TOKEN"
 #: A service that is kept from running for so long would be noticed by everybody.
 PAUSE_S_MAX = 5.0
 
+#: A sandbox that a hundred attempts share gets so long, most of it for those that wait for an answer from nowhere.
+SHARED_WALL_S = 300.0
 #: As root: users that no other sandbox of this machine runs as, so that what is left running can be told.
 UID_FIRST = 1_950_000_000 + os.getpid() * 1_024 % 150_000_000
 #: Bounds small enough that running into them is quick; Spark's Java needs more of each.
@@ -52,6 +55,9 @@ SPARK_SMALL = {
     "output_bytes_max": 2**18,
     "warm": 0,
 }
+
+#: What the static check refuses code with.
+_CHECKED = frozenset({failures.SYNTAX, failures.IMPORT, failures.FORBIDDEN, failures.ENTRY_POINT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +209,8 @@ def _together(pool: Pool, codes: Sequence[str], outside: Surroundings) -> Outcom
         "def calc_metric(df):\n    names = {'__name__': '__main__'}\n    exec(next(TURN), names)\n    return names['calc_metric'](df)\n"
     )
     frames = tuple(Frame(str(number), f"_f{number}") for number in range(len(codes)))
-    return pool.run(Job(code, (rows_file(outside.directory, len(codes)),), frames))
+    limits = replace(pool.limits, wall_s=SHARED_WALL_S)
+    return pool.run(Job(code, (rows_file(outside.directory, len(codes)),), frames, limits=limits))
 
 
 def try_controls_together(pool: Pool, controls: dict[str, tuple[str, float]], outside: Surroundings) -> list[Result]:
@@ -241,13 +248,15 @@ def _judged(
     code = failure.code if failure is not None else None
     if frame is not None and frame.value == ESCAPED:
         complaints.append("it says that it is out")
-    if frame is None and outcome.failure is None:
-        complaints.append("it was never tried")
+    refused = outcome.failure is not None and outcome.failure.code in _CHECKED
+    ended_all = attempt.alone and outcome.failure is not None
+    if frame is None and not refused and not ended_all:
+        complaints.append(f"it was never tried: {outcome.failure}")
     if outside.token in repr(frame) or outside.token in repr(outcome.failure):
         complaints.append("the token came out")
     if len(repr(outcome)) > 200_000:
         complaints.append("its answer is a flood")
-    if attempt.ends and code not in attempt.ends:
+    if attempt.ends and not refused and code not in attempt.ends:
         complaints.append(f"it ended with {code} ({failure}), not with one of {attempt.ends}")
     with contextlib.suppress(AssertionError):
         wait_until(lambda: not strays(), "no process is left", 10, look_s=0.2)

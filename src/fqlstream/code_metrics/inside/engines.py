@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,11 +41,11 @@ def spark(options: Mapping[str, Any]) -> Opener:
 
 def spark_remote(options: Mapping[str, Any]) -> Opener:
     """Be a client of a Spark Connect server, through a socket that the trusted side serves: the sandbox has no network."""
+    # what makes pyspark.sql.functions mean the server's
+    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
     connect = import_module("pyspark.sql.connect.session")
     core = import_module("pyspark.sql.connect.client.core")
-    grpc, functions = import_module("grpc"), import_module("pyspark.sql.connect.functions")
-    sys.modules["pyspark.sql.functions"] = functions
-    vars(import_module("pyspark.sql"))["functions"] = functions
+    grpc, functions = import_module("grpc"), import_module("pyspark.sql.functions")
     give_columns(import_module("pyspark.sql.connect.dataframe").DataFrame)
 
     def to_channel(builder: Any) -> Any:
