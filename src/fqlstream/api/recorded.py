@@ -130,8 +130,8 @@ class Summary(BaseModel):
     variance: float | None
     min: float | None
     max: float | None
-    quantiles: dict[str, float]
-    exact_quantiles: dict[str, float]
+    quantiles: dict[float, float]
+    exact_quantiles: dict[float, float]
 
 
 class List(BaseModel):
@@ -283,21 +283,8 @@ def _list(head: stored.ListHead, summary: stored.ListSummary | None, registry: R
         count=head.count,
         created_at=_moment(head.created_us),
         updated_at=_moment(head.updated_us),
-        summary=None if summary is None else _summary(summary),
+        summary=None if summary is None else Summary.model_validate(summary, from_attributes=True),
         **_owners(registry, head.execution_id),
-    )
-
-
-def _summary(found: stored.ListSummary) -> Summary:
-    return Summary(
-        count=found.count,
-        finite=found.finite,
-        mean=found.mean,
-        variance=found.variance,
-        min=found.min,
-        max=found.max,
-        quantiles={str(rank): value for rank, value in found.quantiles.items()},
-        exact_quantiles={str(rank): value for rank, value in found.exact_quantiles.items()},
     )
 
 
