@@ -23,6 +23,7 @@ _TIME_OF_DAY: Final = re.compile(r"[T ][0-9]{2}", re.ASCII)
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 _FIELDS: Final = ("name", "value", "step", "timestamp")
+_NO_MOMENT: Final = "Not a valid datetime: ISO 8601 with a time of day."
 _MISSING: Final = "Missing data for required field."
 
 
@@ -94,44 +95,42 @@ def _read(reader: Any, given: Mapping[str, Any], name: str, wrong: dict[str, lis
         return None
 
 
+def _wrong(what: str) -> ValueError:
+    """Give the fault of a field, whatever is wrong with it: all of them are told alike."""
+    return ValueError(what)
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        message = "Not a valid string."
-        raise ValueError(message)  # noqa: TRY004  # a field's fault, told like any other
+        raise _wrong("Not a valid string.")
     return value
 
 
 def _metric_name(value: Any) -> str:
     if _NAME.fullmatch(_text(value)) is None:
-        message = "A letter, or a letter or underscore followed by letters, digits and underscores."
-        raise ValueError(message)
+        raise _wrong("A letter, or a letter or underscore followed by letters, digits and underscores.")
     return str(value)
 
 
 def _value(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        message = "Not a valid number."
-        raise ValueError(message)  # noqa: TRY004  # a field's fault, told like any other
+        raise _wrong("Not a valid number.")
     if isinstance(value, str) and _NUMBER.fullmatch(value) is None:
-        message = "Not a valid number."
-        raise ValueError(message)
+        raise _wrong("Not a valid number.")
     try:
         return float(value)
     except OverflowError:
-        message = "Number too large."
-        raise ValueError(message) from None
+        raise _wrong("Number too large.") from None
 
 
 def _step(value: Any) -> int:
     is_text = isinstance(value, str) and _WHOLE.fullmatch(value) is not None
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (is_text or is_number):
-        message = "Not a valid integer."
-        raise ValueError(message)
+        raise _wrong("Not a valid integer.")
     step = int(value)
     if not _INT64_MIN <= step <= _INT64_MAX:
-        message = "Beyond 64 bits."
-        raise ValueError(message)
+        raise _wrong("Beyond 64 bits.")
     return step
 
 
@@ -139,11 +138,10 @@ def _moment(value: Any) -> datetime | None:
     """Read a time in UTC; one without an offset is UTC. Null is now."""
     if value is None:
         return None
+    if not isinstance(value, str) or _TIME_OF_DAY.search(value) is None:
+        raise _wrong(_NO_MOMENT)
     try:
-        if not isinstance(value, str) or _TIME_OF_DAY.search(value) is None:
-            raise ValueError  # noqa: TRY301  # told as one with what the library refuses
         moment = datetime.fromisoformat(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        message = "Not a valid datetime: ISO 8601 with a time of day."
-        raise ValueError(message) from None
+        raise _wrong(_NO_MOMENT) from None

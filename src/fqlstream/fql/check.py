@@ -110,7 +110,7 @@ def check(
         checker.check_use(typed, parsed.node, kind)
         unlabelled = choose(model, limits).null_condition == "else"
         checker.warnings.extend(find_traps(parsed.node, model, kind, unlabelled=unlabelled))
-    except _Enough:
+    except _EnoughError:
         typed = _UNKNOWN
     errors = tuple(sorted(checker.errors, key=_place))
     known = typed.expression
@@ -130,7 +130,7 @@ def _place(item: Diagnostic) -> tuple[int, int]:
     return item.start, item.end
 
 
-class _Enough(Exception):  # noqa: N818 (a signal, not an error)
+class _EnoughError(Exception):
     """So many errors were found that no one would read more."""
 
 
@@ -190,7 +190,7 @@ class _Checker:
     def error(self, code: str, message: str, span: Span, hint: str | None = None) -> _Typed:
         self.errors.append(Diagnostic(code, message, span.start, span.end, hint))
         if len(self.errors) >= self.limits.errors_max:
-            raise _Enough
+            raise _EnoughError
         return _UNKNOWN
 
     def suggest(self, name: str, known: Sequence[str]) -> str | None:

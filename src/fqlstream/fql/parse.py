@@ -98,13 +98,13 @@ def parse(text: str, settings: FqlSettings | None = None) -> Parsed:
     parser = _Parser(text, limits)
     try:
         node = parser.run()
-    except _Stop:
+    except _LimitError:
         node = None
     found_all = sorted(parser.diagnostics, key=lambda item: (item.start, item.end))
     return Parsed(text, node, tuple(found_all))
 
 
-class _Stop(Exception):  # noqa: N818 (a signal, not an error)
+class _LimitError(Exception):
     """A limit is reached: there is no use in going on."""
 
 
@@ -167,7 +167,7 @@ class _Parser:
     def report(self, item: Diagnostic) -> None:
         self.diagnostics.append(item)
         if len(self.diagnostics) >= self.limits.errors_max:
-            raise _Stop
+            raise _LimitError
 
     def error(self, code: str, message: str, token: Token, hint: str | None = None) -> None:
         self.report(Diagnostic(code, message, token.start, token.end, hint))
@@ -452,7 +452,7 @@ class _Parser:
 
     def stop(self, code: str, message: str, token: Token, hint: str) -> None:
         self.diagnostics.append(Diagnostic(code, message, token.start, token.end, hint))
-        raise _Stop
+        raise _LimitError
 
 
 def _leaf(token: Token) -> Node:

@@ -196,7 +196,7 @@ class _Folding:
 def _parse(key: str, record: Record) -> Stored:
     definition = _validated(key, record)
     if not isinstance(definition, Computed):  # its key would have said so
-        raise AssertionError(key)  # noqa: TRY004  # not a record's fault
+        raise TypeError(key)  # a slip of ours, and no record's
     revision = min(max(1, _header(record, "revision")), _REVISION_MAX)
     return Stored(definition, revision, _header(record, "first_at") or record.record_at_ms, record)
 
@@ -224,7 +224,7 @@ def _parse_registered(key: str, record: Record) -> Registered:
         message = f"the {definition.kind} has no id: `fqlstream apply` gives it one"
         raise ValueError(message)
     if isinstance(definition, Computed):
-        raise AssertionError(key)  # noqa: TRY004  # not a record's fault
+        raise TypeError(key)  # a slip of ours, and no record's
     return definition
 
 

@@ -57,7 +57,8 @@ def _replacing(path: Path) -> Iterator[IO[str]]:
 
 def _write(letters: Iterable[Letter], file: IO[str]) -> int:
     count = 0
-    for count, letter in enumerate(letters, start=1):  # noqa: B007  # the last one is how many there were
+    for letter in letters:
+        count += 1
         file.write(json.dumps(letter_document(letter), ensure_ascii=False) + "\n")
     file.flush()
     return count

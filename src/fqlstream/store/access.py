@@ -58,16 +58,16 @@ def write_key(store: Store, row: KeyRow) -> None:
     )
 
 
-def read_keys(store: Store, id: str | None = None) -> list[KeyRow]:  # noqa: A002  # the column's name
+def read_keys(store: Store, key_id: str | None = None) -> list[KeyRow]:
     """Give all keys, or the one of an id; the oldest first."""
-    where, bound = ("", {}) if id is None else ("WHERE id = {id:String}", {"id": id})
+    where, bound = ("", {}) if key_id is None else ("WHERE id = {id:String}", {"id": key_id})
     rows = store.query_rows(
         f"SELECT id, name, scopes, created_at, revoked_at, hash FROM access_keys FINAL {where} ORDER BY created_at, id",
         bound,
     )
     return [
-        KeyRow(id, name, tuple(scopes), _utc(created_at), None if revoked_at is None else _utc(revoked_at), hash_)
-        for id, name, scopes, created_at, revoked_at, hash_ in rows  # noqa: A001  # the column's name
+        KeyRow(each_id, name, tuple(scopes), _utc(created_at), None if revoked_at is None else _utc(revoked_at), hash_)
+        for each_id, name, scopes, created_at, revoked_at, hash_ in rows
     ]
 
 
@@ -94,14 +94,14 @@ def read_users(store: Store, name: str | None = None) -> list[UserRow]:
     ]
 
 
-def write_ended_session(store: Store, id: str, ended_at: datetime) -> None:  # noqa: A002  # the column's name
+def write_ended_session(store: Store, session: str, ended_at: datetime) -> None:
     """Store that a session is over; returns once that is durable."""
-    _insert(store, "access_ended_sessions", (id, ended_at), _ENDED)
+    _insert(store, "access_ended_sessions", (session, ended_at), _ENDED)
 
 
-def is_session_ended(store: Store, id: str) -> bool:  # noqa: A002  # the column's name
+def is_session_ended(store: Store, session: str) -> bool:
     """Say whether a session was ended before its time."""
-    found = store.query_rows("SELECT count() FROM access_ended_sessions WHERE id = {id:String}", {"id": id})
+    found = store.query_rows("SELECT count() FROM access_ended_sessions WHERE id = {id:String}", {"id": session})
     return bool(found[0][0])
 
 

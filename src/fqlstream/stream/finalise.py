@@ -298,8 +298,7 @@ class ModelFinaliser:
         self, entry: ModelEntry, engine_of: EngineOf, rows: Sequence[FlushRow], changed: Sequence[PaneKey]
     ) -> set[Span]:
         """Windows whose baseline holds a changed pane."""
-        newest = entry.newest
-        assert newest is not None  # noqa: S101  # refresh has looked
+        newest = _newest_of(entry)
         names = {item.baseline for version in entry.versions for item in engine_of(self.model, version).plan.compared}
         marks = [mark for row in rows if (mark := row.watermarks.get(Lane.EVENTS, {}).get(self.model)) is not None]
         if not names or not changed or not marks:
@@ -320,8 +319,7 @@ class ModelFinaliser:
 
     async def _open_spans(self, entry: ModelEntry, watermark_ms: int | None) -> set[Span]:
         """Name the open windows that hold a pane: all of them have a value of a metric that is new."""
-        newest = entry.newest
-        assert newest is not None  # noqa: S101  # refresh has looked
+        newest = _newest_of(entry)
         windows = newest.windows
         longest_ms = max(window.size_ms for window in windows.sizes)
         from_ms = 0 if watermark_ms is None else max(0, watermark_ms - windows.lateness_ms - longest_ms)
@@ -360,8 +358,7 @@ class ModelFinaliser:
                 results[ALL, span] = results[next(iter(entry.versions)), span]
         else:
             results.update(await self._all_versions(entry, engine_of, spans))
-        newest = entry.newest
-        assert newest is not None  # noqa: S101  # refresh has looked
+        newest = _newest_of(entry)
         # a window exists once it holds a counted event, under whichever version
         existing = {span for (_, span), found in results.items() if any(result.rows for result in found)}
         existing.update(span for span in spans if self._last(span))
@@ -582,8 +579,7 @@ class ModelFinaliser:
         self, entry: ModelEntry, engine_of: EngineOf, spans: Sequence[Span]
     ) -> dict[tuple[str, Span], list[Result]]:
         """Merge every version's states, read with the newest version's plan; what one of them lacks is not published."""
-        newest = entry.newest
-        assert newest is not None  # noqa: S101  # refresh has looked
+        newest = _newest_of(entry)
         engine = engine_of(self.model, newest.version)
         merged = [await self._versions_merged(entry, engine_of, engine, span) for span in spans]
         found = await self._results(entry, engine_of, engine, spans, merged)
@@ -717,3 +713,10 @@ def _covered(
         for result in results
         if not any((aggregate, segments[result.segment]) in lacking for aggregate in [*reads[result.metric], *always])
     ]
+
+
+def _newest_of(entry: ModelEntry) -> ModelDefinition:
+    """Give the newest version of a model that has one, as `refresh` has seen."""
+    if entry.newest is None:
+        raise AssertionError(entry.name)
+    return entry.newest
