@@ -79,6 +79,16 @@ def find_parents(configured: str | None, mount: Path = _MOUNT, own: Path = Path(
     return Parents(memory, pids, 1, f"no group of ours for {' and '.join(missing)}" if missing else "")
 
 
+def sweep(parents: Parents) -> None:
+    """Remove groups that a killed process of ours has left: they are named after it, and empty."""
+    for parent in {parents.memory, parents.pids}:
+        for path in parent.glob("fqlstream-*-*") if parent is not None else ():
+            owner = path.name.split("-")[1]
+            if owner.isdecimal() and not Path("/proc", owner).exists():
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+
+
 def make(parents: Parents, name: str, limits: Limits) -> Group:
     """Make a sandbox's groups with its limits. Raises OSError."""
     memory = parents.memory / name if parents.memory is not None else None

@@ -59,6 +59,7 @@ class Launcher:
         self._probed: layers.Probed | None = None
         self._slots: dict[int, socket.socket | None] = {}
         self._parents = cgroups.find_parents(settings.cgroup)
+        cgroups.sweep(self._parents)
         # The kernel ends a sandbox with the thread that started it, so one thread starts them all and stays.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="sandboxes")
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Final
 
 from fqlstream.code_metrics import checking, failures, rows, sandbox, supervisor
@@ -26,6 +23,7 @@ from fqlstream.code_metrics.request import (
     Progress,
     Stage,
 )
+from fqlstream.code_metrics.scratch import Scratch
 from fqlstream.settings import CodeMetricsSettings
 
 _MIB: Final = 2**20
@@ -49,8 +47,8 @@ class Pool:
                 disk_bytes=settings.disk_mib_max * _MIB,
             ),
         )
-        self._directory = Path(tempfile.mkdtemp(prefix="fqlstream-code-metrics-"))  # for us alone
-        self._launcher = Launcher(settings, self._directory)
+        self._scratch = Scratch()
+        self._launcher = Launcher(settings, self._scratch.path)
         self._places = threading.BoundedSemaphore(settings.runs_at_once)
         self._lock = threading.Lock()
         self._ready: list[Started] = []
@@ -122,7 +120,7 @@ class Pool:
             self._places.release()
         self._end_ready()
         self._launcher.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._scratch.close()
 
     def _require(self, kind: Kind) -> None:
         if self._closed.is_set():

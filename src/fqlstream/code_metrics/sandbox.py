@@ -116,7 +116,7 @@ def command(
     fds: Mapping[str, int],
 ) -> list[str]:
     """Write the command that runs a Python program of `inside` in this slot; `fds` are bubblewrap's own (`info`, `block`)."""
-    python = [sys.executable, "-P", "-B", "-m", *program]
+    python = [sys.executable, "-P", "-s", "-B", "-m", *program]
     if isolation.bwrap is None:
         return python
     return [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,13 @@ def test_a_group_has_its_limits_and_says_who_died_of_them(tmp_path: Path) -> Non
     assert not group.out_of_memory()
     (parent / "one" / "memory.events").write_text("oom 1\noom_kill 2\n", encoding="ascii")
     assert group.out_of_memory()
+
+
+def test_groups_of_processes_that_are_gone_are_removed(tmp_path: Path) -> None:
+    alive, gone, other = (
+        tmp_path / name for name in (f"fqlstream-{os.getpid()}-slot-0", "fqlstream-999999999-slot-0", "x-1-y")
+    )
+    for path in (alive, gone, other):
+        path.mkdir()
+    cgroups.sweep(cgroups.Parents(None, tmp_path, 1))
+    assert (alive.exists(), gone.exists(), other.exists()) == (True, False, True)

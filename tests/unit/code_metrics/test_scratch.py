@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fqlstream.code_metrics.scratch import Scratch
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from fqlstream.code_metrics.scratch import Scratch
+scratch = Scratch()
+(scratch.path / "rows.parquet").touch()
+print(scratch.path, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+def test_a_directory_is_for_its_owner_and_goes_with_the_pool() -> None:
+    scratch = Scratch()
+    assert scratch.path.stat().st_mode & 0o777 == 0o700
+    (scratch.path / "rows.parquet").touch()
+    scratch.close()
+    assert not scratch.path.exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not() -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        left = Path(other.stdout.readline().strip())
+        first = Scratch()
+        assert (left / "rows.parquet").exists()
+        other.kill()
+        other.wait(30)
+        second = Scratch()
+        assert not left.exists()
+        assert first.path.exists()
+        first.close()
+        second.close()
