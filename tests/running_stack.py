@@ -22,7 +22,10 @@ COMMAND_S = 120.0
 
 
 def environment_of_free_ports() -> dict[str, str]:
-    """Give this process's environment, with ports for a stack that are free now: other stacks may run on this machine."""
+    """Give this process's environment, with ports for a stack that are free now: other stacks may run on this machine.
+
+    Without a runner: few tests need one, and it is two seconds of a processor in each stack.
+    """
     return {
         **os.environ,
         # blocks of the README say `fqlstream`
@@ -30,6 +33,7 @@ def environment_of_free_ports() -> dict[str, str]:
         "FQLSTREAM_LOCAL__KAFKA_PORT": str(find_free_port()),
         "FQLSTREAM_STORE__PORT": str(find_free_port()),
         "FQLSTREAM_API__PORT": str(find_free_port()),
+        "FQLSTREAM_LOCAL__RUNNERS": "0",
     }
 
 

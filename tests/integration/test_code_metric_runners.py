@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pyarrow.parquet as pq
 import pytest
-from tests.running_stack import RunningStack, environment_of_free_ports
+from tests.running_stack import RunningStack
 from tests.waiting import wait_until
 
 from fqlstream.clock import SystemClock
@@ -64,8 +64,7 @@ class CountingPool:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    environment = environment_of_free_ports() | {"FQLSTREAM_LOCAL__RUNNERS": "0"}
-    running = RunningStack.start(tmp_path_factory.mktemp("runners"), environment=environment)
+    running = RunningStack.start(tmp_path_factory.mktemp("runners"))
     events = [
         {"model": "shared", "event_id": f"e-{n}", "event_at": "2026-03-01T10:20:00Z", "columns": {"x": n}}
         for n in range(5)

@@ -21,7 +21,11 @@ from fqlstream.store.client import Store
 
 #: Spark starts in ten seconds, beside other suites in a minute or two.
 SPARK_S = 240.0
-SETTINGS = {"FQLSTREAM_RUNNER__LATE_WAIT_MS": "2000", "FQLSTREAM_CODE_METRICS__START_WAIT_S": str(SPARK_S)}
+SETTINGS = {
+    "FQLSTREAM_LOCAL__RUNNERS": "1",
+    "FQLSTREAM_RUNNER__LATE_WAIT_MS": "2000",
+    "FQLSTREAM_CODE_METRICS__START_WAIT_S": str(SPARK_S),
+}
 TEXTS = Path(__file__).parents[1] / "vendor_clients"
 CHURN = """
 kind: model

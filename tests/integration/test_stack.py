@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from tests.running_stack import RunningStack
+from tests.running_stack import RunningStack, environment_of_free_ports
 from tests.waiting import wait_until
 
 from fqlstream.errors import UsageError
@@ -51,7 +51,8 @@ def up(tmp_path: Path) -> Iterator[Callable[..., RunningStack]]:
     started: list[RunningStack] = []
 
     def start(*arguments: str) -> RunningStack:
-        started.append(RunningStack.start(tmp_path, *arguments))
+        environment = environment_of_free_ports() | {"FQLSTREAM_LOCAL__RUNNERS": "1"}
+        started.append(RunningStack.start(tmp_path, *arguments, environment=environment))
         return started[-1]
 
     yield start

@@ -105,10 +105,10 @@ class _Building:
             migrations.apply(client)
             api_key = access.ensure_key(client, self._data / access.KEY_FILE) if joined.api.auth else None
         api = self._begin_api(joined)
-        if self._settings.local.runners:
-            self._begin_runner(joined)
         self._start_workers(joined)
         api_url = self._await_api(api, joined)
+        if self._settings.local.runners:  # last: what others wait for starts first
+            self._begin_runner(joined)
         self._describe = lambda: self._file(joined, broker, api_url, api_key)
         return Stack(joined, broker, self._describe)
 
