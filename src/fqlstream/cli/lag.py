@@ -16,7 +16,7 @@ import typer
 
 from fqlstream.cli.options import DataOption, JsonOption, settings_for
 from fqlstream.cli.output import print_json, print_note, print_text
-from fqlstream.errors import BrokerError, UsageError
+from fqlstream.errors import BrokerError, FqlstreamError, UsageError
 from fqlstream.events.durations import parse_duration_ms
 from fqlstream.ops.lag import thresholds
 from fqlstream.ops.lag.history import LagHistory
@@ -95,26 +95,23 @@ def lag(
         )
     if (once or host or port is not None) and not prometheus:
         raise UsageError("LAG011", "--once, --host and --port belong to --prometheus")
-    form = _Form(
-        json,
-        csv,
-        nagios,
-        only_lagging,
-        thresholds.Threshold.parse(warn or []),
-        thresholds.Threshold.parse(critical or []),
-    )
-    settings = _settings(data, bootstrap, interval, host, port, needs_store=history or since is not None)
-    groups = group or [settings.kafka.group]
-    if since is not None:
-        _show_past(settings, groups, since, form)
-        return
-    with _observer(settings, groups, topic or [], keep=history) as observer:
-        if prometheus:
-            _export(observer, settings, with_rows=bool(rows), once=once)
-        elif watch:
-            _watch(observer, settings, form, with_rows=bool(rows))
-        else:
-            raise typer.Exit(_look(observer, form, with_rows=rows is not False))
+    if nagios and (watch or since is not None):
+        raise UsageError("LAG011", "Nagios asks once: --nagios goes with neither --watch nor --since")
+    with _told_to(nagios):
+        over = thresholds.Threshold.parse(warn or []), thresholds.Threshold.parse(critical or [])
+        form = _Form(json, csv, nagios, only_lagging, *over)
+        settings = _settings(data, bootstrap, interval, host, port, needs_store=history or since is not None)
+        groups = group or [settings.kafka.group]
+        if since is not None:
+            _show_past(settings, groups, since, form)
+            return
+        with _observer(settings, groups, topic or [], keep=history) as observer:
+            if prometheus:
+                _export(observer, settings, with_rows=bool(rows), once=once)
+            elif watch:
+                _watch(observer, settings, form, with_rows=bool(rows))
+            else:
+                raise typer.Exit(_look(observer, form, with_rows=rows is not False))
 
 
 def _settings(
@@ -140,15 +137,21 @@ def _observer(settings: Settings, groups: Sequence[str], topics: Sequence[str], 
         yield Observer(Sampler(settings.kafka, settings.lag), settings.lag, groups, topics, history)
 
 
+@contextmanager
+def _told_to(nagios: bool) -> Iterator[None]:
+    """Tell of an error as Nagios wants it: exit code 2, our own for wrong usage, would be CRITICAL there."""
+    try:
+        yield
+    except FqlstreamError as error:
+        if not nagios:
+            raise
+        print_text(f"LAG UNKNOWN - {error.code} {error.message}".replace("|", "/"))
+        raise typer.Exit(int(thresholds.Level.UNKNOWN)) from None
+
+
 def _look(observer: Observer, form: _Form, *, with_rows: bool) -> int:
     """Look once, answer, and give the exit code."""
-    try:
-        report = observer.look(with_rows=with_rows)
-    except BrokerError as error:
-        if not form.nagios:
-            raise
-        print_text(f"LAG UNKNOWN - {error.code} {error.message}")
-        return int(thresholds.Level.UNKNOWN)
+    report = observer.look(with_rows=with_rows)
     findings = thresholds.assess(report, form.warn, form.critical)
     if form.nagios:
         level, text = thresholds.nagios(report, findings, form.warn, form.critical)

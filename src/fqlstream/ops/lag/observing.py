@@ -86,7 +86,7 @@ class Observer:
                 self._history.save(made, samples)
             except StoreError as error:
                 trouble = f"this look is not in the history: {error.code} {error.message}"
-        return replace(made, notes=(trouble,) if trouble else ())
+        return replace(made, notes=(*made.notes, trouble) if trouble else made.notes)
 
     def _recall(self, found: Round) -> str:
         """Read the window of groups that are seen for the first time; say what went wrong."""
@@ -134,7 +134,7 @@ def report(found: Round, window: Window, limits: LagSettings) -> LagReport:
         places = _places_of(group, found.logs)
         partitions = tuple(_partition(found, group, place, window.of(group.name, place), rules) for place in places)
         groups.append(GroupLag(group.name, group.state, group.member_count, partitions))
-    return LagReport(found.at_ms, found.cluster, tuple(groups), found.took_s)
+    return LagReport(found.at_ms, found.cluster, tuple(groups), found.took_s, found.refused)
 
 
 def _places_of(group: Group, logs: Mapping[Place, Log]) -> Iterable[Place]:

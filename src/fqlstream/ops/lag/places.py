@@ -82,7 +82,10 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Everything that was asked for at once. `at_ms`: when the ends of the logs were known, Unix ms, by this machine's clock."""
+    """Everything that was asked for at once. `at_ms`: when the ends of the logs were known, Unix ms, by this machine's clock.
+
+    `refused`: in words, which groups were left out.
+    """
 
     at_ms: int
     cluster: str
@@ -90,3 +93,4 @@ class Round:
     logs: Mapping[Place, Log]
     unread: Mapping[Span, Unread]
     took_s: float
+    refused: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -43,7 +43,8 @@ class Sampler:
     def __init__(self, kafka: KafkaSettings, limits: LagSettings, clock: Clock | None = None) -> None:
         self._kafka, self._limits = kafka, limits
         self._clock = clock or SystemClock()
-        self._admin = AdminClient(librdkafka_options(kafka))
+        with _asking(kafka.bootstrap):
+            self._admin = AdminClient(librdkafka_options(kafka))
         self._wait_s = limits.request_wait_ms / 1000
 
     def sample(self, patterns: Sequence[str], *, topics: Sequence[str] = (), with_rows: bool = True) -> Round:
@@ -52,47 +53,69 @@ class Sampler:
         Raises BrokerError LAG001 for a name without a group, LAG002 where the cluster does not answer.
         """
         began_s = time.monotonic()
+        is_wanted = _matcher(topics or ["*"])
         with _asking(self._kafka.bootstrap):
             kinds = self._named(patterns)
             metadata = self._admin.list_topics(timeout=self._wait_s)
             members = memberships(self._admin, kinds, self._wait_s) if kinds else {}
-            committed = self._committed(members)
-            is_wanted = _matcher(topics or ["*"])
+            committed, refused = self._committed(members, set(patterns))
             groups = tuple(
-                Group(name, found.state, found.member_count, _only(committed[name], is_wanted), _only(found.held, is_wanted))
-                for name, found in sorted(members.items())
-            )  # fmt: skip
+                Group(
+                    name,
+                    members[name].state,
+                    members[name].member_count,
+                    _only(offsets, is_wanted),
+                    _only(members[name].held, is_wanted),
+                )
+                for name, offsets in sorted(committed.items())
+            )
             logs = self._logs(_places(groups, metadata), metadata)
-        at_ms = self._clock.now_ms()
-        unread = self._unread(groups, logs, with_rows=with_rows)
-        return Round(at_ms, metadata.cluster_id or "", groups, logs, unread, time.monotonic() - began_s)
+            at_ms = self._clock.now_ms()
+            unread = self._unread(groups, logs, with_rows=with_rows)
+        return Round(at_ms, metadata.cluster_id or "", groups, logs, unread, time.monotonic() - began_s, refused)
 
     def _named(self, patterns: Sequence[str]) -> dict[str, ConsumerGroupType]:
+        """Give the groups of these names, each with its kind."""
         listed = self._admin.list_consumer_groups(request_timeout=self._wait_s).result(self._wait_s)
-        if listed.errors and not listed.valid:
-            raise listed.errors[0]
         kinds = {each.group_id: each.type for each in listed.valid}
-        for name in patterns:
-            if "*" not in name and name not in kinds:
-                near = difflib.get_close_matches(name, kinds, _NEAR_MAX)
-                hint = f"did you mean {', '.join(near)}?" if near else "--group '*' lists all that there are"
-                raise BrokerError("LAG001", f"there is no consumer group {name}, or you may not see it", hint)
+        missing = next((name for name in patterns if "*" not in name and name not in kinds), None)
+        if listed.errors and (missing is not None or not kinds):
+            raise listed.errors[0]  # a broker did not say which groups it has
+        if missing is not None:
+            near = difflib.get_close_matches(missing, kinds, _NEAR_MAX)
+            hint = f"did you mean {', '.join(near)}?" if near else "--group '*' lists all that there are"
+            raise BrokerError("LAG001", f"there is no consumer group {missing}, or you may not see it", hint)
         is_wanted = _matcher(patterns)
         return {name: kind for name, kind in kinds.items() if is_wanted(name)}
 
-    def _committed(self, names: Iterable[str]) -> dict[str, dict[Place, int]]:
-        requests = [[ConsumerGroupTopicPartitions(name)] for name in names]
+    def _committed(
+        self, names: Iterable[str], asked_for: Container[str]
+    ) -> tuple[dict[str, dict[Place, int]], tuple[str, ...]]:
+        """Ask what groups committed, all at once; and say which of them may not be asked.
+
+        Raises KafkaException for a group that was asked for by its name: one that a pattern only happens to take in must not hide
+        the others.
+        """
         futures: dict[str, Any] = {}
-        for request in requests:
+        for name in names:
+            request = [ConsumerGroupTopicPartitions(name)]
             futures.update(self._admin.list_consumer_group_offsets(request, request_timeout=self._wait_s))
-        return {
-            name: {
+        committed: dict[str, dict[Place, int]] = {}
+        refused: list[str] = []
+        for name, future in futures.items():
+            try:
+                offsets = future.result(self._wait_s).topic_partitions
+            except KafkaException as error:
+                if name in asked_for or may_pass(error.args[0]):
+                    raise
+                refused.append(f"group {name} is left out: {error.args[0].str()}")
+                continue
+            committed[name] = {
                 Place(each.topic, each.partition): each.offset
-                for each in future.result(self._wait_s).topic_partitions
+                for each in offsets
                 if each.offset >= 0 and each.error is None
             }
-            for name, future in futures.items()
-        }
+        return committed, tuple(refused)
 
     def _logs(self, places: Sequence[Place], metadata: Any) -> dict[Place, Log]:
         """Ask for start and end of every log, and for how far one may read: three requests to each broker, at once."""
