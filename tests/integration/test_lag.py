@@ -26,7 +26,7 @@ from tests.store_process import StoreProcess
 from tests.waiting import wait_until
 
 from fqlstream.cli.lag import lag
-from fqlstream.errors import BrokerError
+from fqlstream.errors import BrokerError, UsageError
 from fqlstream.local.broker import Broker
 from fqlstream.ops.kafka_options import librdkafka_options
 from fqlstream.ops.lag.observing import Observer, Window, look, report, samples_of
@@ -445,6 +445,8 @@ def test_csv_people_and_nagios_are_told_the_same(behind: tuple[str, str], kafka_
 def test_nagios_says_unknown_where_nothing_is_known(kafka_settings: KafkaSettings) -> None:
     done = run(kafka_settings, "--group", "nobody-has-this-name", "--nagios")
     assert (done.exit_code, done.stdout.startswith("LAG UNKNOWN - LAG001")) == (3, True)
+    wrong = run(kafka_settings, "--nagios", "--warn", "lots")
+    assert (wrong.exit_code, wrong.stdout.startswith("LAG UNKNOWN - LAG010")) == (3, True), "2 would be CRITICAL"
 
 
 def test_only_lagging_hides_and_topics_choose(scripts: Scripts, kafka_settings: KafkaSettings) -> None:
@@ -466,9 +468,7 @@ def test_only_lagging_hides_and_topics_choose(scripts: Scripts, kafka_settings: 
 
 
 def test_what_makes_no_sense_together_is_refused(kafka_settings: KafkaSettings) -> None:
-    from fqlstream.errors import UsageError
-
-    for arguments, code in ((("--json", "--csv"), "LAG011"), (("--once",), "LAG011"), (("--warn", "lots"), "LAG010"),
+    for arguments, code in ((("--json", "--csv"), "LAG011"), (("--once",), "LAG011"), (("--nagios", "--watch"), "LAG011"), (("--warn", "lots"), "LAG010"),
                             (("--interval", "5"), "LAG012"), (("--since", "yesterday"), "LAG012")):  # fmt: skip
         with pytest.raises(UsageError) as refused:
             run(kafka_settings, *arguments)

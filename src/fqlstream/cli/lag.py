@@ -30,6 +30,7 @@ from fqlstream.store.lag_history import LagPoint, read_points
 _CSV_KEYS: Final = ("at", "group", *PARTITION_KEYS, "in_per_s", "out_per_s", "why")
 _POINT_KEYS: Final = ("group", "topic", "at", "lag_records", "lag_rows", "lag_seconds", "log_end", "committed", "worst")
 _PAST_COLUMNS: Final = 72
+_PAST_MS_MIN: Final = 60_000
 
 GroupOption = Annotated[
     list[str] | None,
@@ -98,12 +99,13 @@ def lag(
     if nagios and (watch or since is not None):
         raise UsageError("LAG011", "Nagios asks once: --nagios goes with neither --watch nor --since")
     with _told_to(nagios):
+        past_ms = None if since is None else max(_PAST_MS_MIN, _duration_ms(since))
         over = thresholds.Threshold.parse(warn or []), thresholds.Threshold.parse(critical or [])
         form = _Form(json, csv, nagios, only_lagging, *over)
-        settings = _settings(data, bootstrap, interval, host, port, needs_store=history or since is not None)
+        settings = _settings(data, bootstrap, interval, host, port, needs_store=history or past_ms is not None)
         groups = group or [settings.kafka.group]
-        if since is not None:
-            _show_past(settings, groups, since, form)
+        if past_ms is not None:
+            _show_past(settings, groups, past_ms, form)
             return
         with _observer(settings, groups, topic or [], keep=history) as observer:
             if prometheus:
@@ -122,12 +124,16 @@ def _settings(
     kafka = settings.kafka.model_copy(update={"bootstrap": bootstrap}) if bootstrap else settings.kafka
     given: dict[str, Any] = {"host": host, "port": port}
     if interval is not None:
-        try:
-            given["interval_ms"] = max(100, parse_duration_ms(interval))
-        except ValueError as error:
-            raise UsageError("LAG012", str(error)) from None
+        given["interval_ms"] = max(100, _duration_ms(interval))
     lag_settings = settings.lag.model_copy(update={name: value for name, value in given.items() if value is not None})
     return settings.model_copy(update={"kafka": kafka, "lag": lag_settings})
+
+
+def _duration_ms(text: str) -> int:
+    try:
+        return parse_duration_ms(text)
+    except ValueError as error:
+        raise UsageError("LAG012", str(error)) from None
 
 
 @contextmanager
@@ -270,11 +276,7 @@ def _export(observer: Observer, settings: Settings, *, with_rows: bool, once: bo
         exporter.serve(poller.latest, settings.lag, lambda address: print_text(f"metrics at {address}"))
 
 
-def _show_past(settings: Settings, groups: Sequence[str], since: str, form: _Form) -> None:
-    try:
-        length_ms = max(60_000, parse_duration_ms(since))
-    except ValueError as error:
-        raise UsageError("LAG012", str(error)) from None
+def _show_past(settings: Settings, groups: Sequence[str], length_ms: int, form: _Form) -> None:
     step_ms = -(-length_ms // _PAST_COLUMNS)
     # whole steps, so that points fall into columns
     since_ms = (int(time.time() * 1000) - length_ms) // step_ms * step_ms
