@@ -55,6 +55,7 @@ BENCHES: Final = (
     Bench("fql", "fqlstream.bench.fql:run", "Rows per second and core over a table in memory, beside Polars, DuckDB and chDB."),
     Bench("chaos", "fqlstream.bench.chaos:run", "Wrong numbers after processes were killed, stopped and frozen while events flowed."),
     Bench("recovery", "fqlstream.bench.recovery:run", "Seconds and memory of a worker that takes over 10,000 to a million states, and of late events."),
+    Bench("scaling", "fqlstream.bench.scaling:run", "Events per second by 1, 2 and 3 workers on 4 and 12 partitions, and a worker that joins under load."),
     Bench("api", "fqlstream.bench.api:run", "Requests a second through the REST API by 1 and 32 clients, beside an empty FastAPI route."),
     Bench("code_metrics", "fqlstream.bench.code_metrics:run", "Seconds and memory of metrics in Python, first and warm, from stored rows to values."),
     Bench("protocol", "fqlstream.bench.protocol:run", "What the promise costs: the worker with flush and fences, and with them left out."),

@@ -15,7 +15,7 @@ def bench(
         str,
         typer.Argument(
             metavar="NAME",
-            help="Which benchmark: pipeline, chaos, recovery, api, code_metrics, protocol, fql, functions or stages.",
+            help="Which benchmark: pipeline, chaos, recovery, scaling, api, code_metrics, protocol, fql, functions or stages.",
         ),
     ],
     events: Annotated[
