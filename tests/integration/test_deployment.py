@@ -19,8 +19,7 @@ from yamllint.config import YamlLintConfig
 
 from fqlstream.cli.main import COMMANDS
 from fqlstream.cli.readme_tables import settings_table
-from fqlstream.ops.lag.exporter import ROWS as LAG_ROWS
-from fqlstream.ops.numbers import API_NUMBERS, WORKER_NUMBERS
+from fqlstream.ops.numbers import API_NUMBERS, LAG_NUMBERS, WORKER_NUMBERS
 from fqlstream.packaged import packaged
 from fqlstream.store.client import Store
 from fqlstream.store.values import write_values
@@ -165,7 +164,7 @@ def test_the_image_is_built_of_what_is_there_and_runs_without_root() -> None:
 
 
 def test_every_number_that_is_asked_of_prometheus_is_told_by_a_process_of_ours() -> None:
-    told = {name for row in (*WORKER_NUMBERS, *API_NUMBERS) for name in row.series} | {row.name for row in LAG_ROWS}
+    told = {name for row in (*WORKER_NUMBERS, *API_NUMBERS) for name in row.series} | {row.name for row in LAG_NUMBERS}
     told |= {"process_resident_memory_bytes"}
     alerts = [
         (f"alerts: {rule['alert']}", rule["expr"])
@@ -175,7 +174,7 @@ def test_every_number_that_is_asked_of_prometheus_is_told_by_a_process_of_ours()
     ]
     asked = [*targets("fqlstream-prometheus"), *alerts]
     assert len(asked) > 50
-    labels = {label for row in (*WORKER_NUMBERS, *API_NUMBERS, *LAG_ROWS) for label in row.labels} | {
+    labels = {label for row in (*WORKER_NUMBERS, *API_NUMBERS, *LAG_NUMBERS) for label in row.labels} | {
         "instance",
         "job",
         "le",
