@@ -101,8 +101,11 @@ def _as_nobody(root: Path) -> list[str]:
     assert bwrap is not None
     command = [str(bwrap), "--dev-bind", "/", "/"]
     needed = {Path(place) for place in (sys.prefix, sys.base_prefix)} | {root}
-    for closed in sorted({top for place in needed for top in place.parents if top.stat().st_mode & 0o005 != 0o005}):
-        command += ["--tmpfs", str(closed), "--chmod", "0755", str(closed)]
-    for place in sorted(needed, key=str):
+    closed = {top for place in needed for top in place.parents if top.stat().st_mode & 0o005 != 0o005}
+    for top in sorted(closed):
+        command += ["--tmpfs", str(top), "--chmod", "0755", str(top)]
+    for place in sorted(needed):
+        for parent in reversed([parent for parent in place.parents if closed & set(parent.parents)]):
+            command += ["--perms", "0755", "--dir", str(parent)]
         command += ["--ro-bind", str(place), str(place)]
     return [*command, "--", "setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
