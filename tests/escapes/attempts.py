@@ -130,7 +130,7 @@ ENVIRONMENT = _rows(
         found = []
         for fd in range(3, 256):
             try:
-                found.append(os.read(fd, 10_000) if os.fstat(fd).st_mode & 0o100000 else b'')
+                found.append(os.read(fd, 10_000) if os.fstat(fd).st_mode & 0o170000 == 0o100000 else b'')
             except OSError:
                 pass
         raise ValueError(b''.join(found))""",
