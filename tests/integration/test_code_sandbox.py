@@ -205,3 +205,16 @@ def test_spark_answers_what_the_page_says(rows: Path) -> None:
         assert (found.code, found.message) == (failures.COLUMN, "there is no column `nope`")
     finally:
         pool.close()
+
+
+def test_a_poisoned_sandbox_is_not_used_again(rows: Path) -> None:
+    loose = Pool(SETTINGS.model_copy(update={"static_check": False}))
+    try:
+        loose.warm()
+        wait_until(lambda: loose.ready() == 1, "a sandbox is ready")
+        poison = body("import builtins, numpy", "builtins.float = numpy.average = lambda *a: 13.0", "return 1")
+        assert loose.run(Job(poison, (rows,))).frames[0].value == 13.0
+        wait_until(lambda: loose.ready() == 1, "another one is ready")
+        assert loose.run(Job(DOCUMENTED, (rows,))).frames[0].value == 45.0
+    finally:
+        loose.close()
