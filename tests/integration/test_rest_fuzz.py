@@ -41,6 +41,9 @@ columns:
 KNOWN = """
 [parameters]
 model = "churn"
+model_id = "churn"
+"path.account" = "default"
+"path.workspace" = "default"
 metric = "mean age"
 execution = "known"
 "path.id" = 1

@@ -250,7 +250,9 @@ async def _apply(parts: Dependencies, model: str, name: str, given: dict[str, An
 
 def _wrong_fields(error: ValueError) -> ApiError:
     found: Any = getattr(error, "errors", list)()
-    fields = {".".join(["body", *map(str, each["loc"])]): [str(each["msg"])] for each in found}
+    fields = {
+        ".".join(["body", *map(str, each["loc"])]): [str(each["msg"]).removeprefix("Value error, ")] for each in found
+    }
     message = "; ".join(f"{place}: {messages[0]}" for place, messages in fields.items())
     return refuse(422, message or str(error), fields=fields)
 
