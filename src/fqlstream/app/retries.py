@@ -104,7 +104,13 @@ class Outside:
         waiting = ", ".join(sorted(set(outage.waiting.values())))
         if not outage.said:
             outage.said = True
-            log.warning("%s is in trouble (%s): %s; trying again until it works, nothing is lost", part, waiting, error)
+            log.warning(
+                "%s is in trouble (%s): %s; trying again until it works, nothing is lost",
+                part,
+                waiting,
+                error,
+                extra={"fields": {"part": part, "error": error, "waiting": waiting}},
+            )
         else:
             away_s = now_s - outage.since_s
             log.warning(
@@ -114,6 +120,7 @@ class Outside:
                 outage.failures,
                 waiting,
                 error,
+                extra={"fields": {"part": part, "error": error, "waiting": waiting, "away_s": round(away_s, 1)}},
             )
 
     def over(self, part: str, call: int) -> None:
@@ -124,7 +131,14 @@ class Outside:
         del self._outages[part]
         now_s = self._trouble_s = self._now_s()
         if outage.said:
-            log.warning("%s works again after %.1f s and %d failures", part, now_s - outage.since_s, outage.failures)
+            away_s = now_s - outage.since_s
+            log.warning(
+                "%s works again after %.1f s and %d failures",
+                part,
+                away_s,
+                outage.failures,
+                extra={"fields": {"part": part, "away_s": round(away_s, 1), "failures": outage.failures}},
+            )
 
 
 #: One for the process: messages are bounded for all of its parts together.

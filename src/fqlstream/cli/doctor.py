@@ -71,8 +71,15 @@ def _show(report: DoctorReport) -> None:
         print_text("")
     for finding in to_do:
         print_text(_advice(finding))
-    counts = [f"{sum(each.severity is severity for each in report.findings)} {word}" for severity, word in ((Severity.ERROR, "errors"), (Severity.WARN, "warnings"), (Severity.NOTE, "notes"))]  # fmt: skip
+    counts = [
+        _counted(sum(each.severity is severity for each in report.findings), word)
+        for severity, word in ((Severity.ERROR, "error"), (Severity.WARN, "warning"), (Severity.NOTE, "note"))
+    ]
     print_text(f"\n{', '.join(counts)}; looked for {report.took_s:.1f} s")
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _advice(finding: Finding) -> str:
