@@ -8,7 +8,7 @@ import secrets
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,7 +53,7 @@ def probe(settings: CodeMetricsSettings, slot: Slot, limits: Limits, parents: cg
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             complaints.append(_complaint(isolation, error))
             continue
-        return Probed(isolation, (*_static(settings), *_judge(report, slot, isolation, complaints), *_counted(parents)))
+        return Probed(isolation, (*_static(settings), *judge(report, slot, isolation, complaints), *_counted(parents)))
     nothing = Isolation(None, user_namespace=False, network=False)
     lost = [Layer("file_system", active=False, detail="no sandbox can be started: " + "; ".join(complaints))]
     lost += [Layer(name, active=False, detail="no sandbox can be started") for name in _INSIDE[1:]]
@@ -101,7 +101,8 @@ def _look(isolation: Isolation, slot: Slot, limits: Limits) -> dict[str, Any]:
     return answer
 
 
-def _judge(report: Mapping[str, Any], slot: Slot, isolation: Isolation, complaints: list[str]) -> list[Layer]:
+def judge(report: Mapping[str, Any], slot: Slot, isolation: Isolation, complaints: Sequence[str]) -> list[Layer]:
+    """Say which layers hold by what a probe saw; `complaints` are of closer ways that did not start."""
     earlier = f" (after: {'; '.join(complaints)})" if complaints else ""
     files = report["read"] != "read" and not report["wrote"]
     lonely = report["interfaces"] == ["lo"] and not report["reached"] and not report["vsock"]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fqlstream.code_metrics import layers
+from fqlstream.code_metrics.sandbox import Isolation, Slot
+
+SLOT = Slot(Path("/nowhere"), 0, 1_900_000_000)
+ISOLATION = Isolation(Path("/usr/bin/bwrap"), user_namespace=False, network=True)
+#: What a probe sees where everything holds.
+HELD: dict[str, Any] = {
+    "uid": 1_900_000_000,
+    "capabilities": ["0000000000000000"],
+    "no_new_privs": True,
+    "seccomp": True,
+    "read": "ENOENT",
+    "unlisted": "EACCES",
+    "wrote": [],
+    "interfaces": ["lo"],
+    "reached": False,
+    "vsock": False,
+    "processes": 3,
+}
+
+
+def inactive(report: dict[str, Any], isolation: Isolation = ISOLATION) -> set[str]:
+    return {layer.name for layer in layers.judge(report, SLOT, isolation, []) if not layer.active}
+
+
+def test_a_closed_sandbox_has_every_layer() -> None:
+    assert inactive(HELD) == set()
+
+
+@pytest.mark.parametrize(
+    ("seen", "lost"),
+    [
+        ({"read": "read"}, "file_system"),
+        ({"wrote": ["/etc"]}, "file_system"),
+        ({"interfaces": ["eth0", "lo"]}, "network"),
+        ({"reached": True}, "network"),
+        ({"vsock": True}, "network"),
+        ({"processes": 90}, "processes"),
+        ({"uid": 0}, "user"),
+        ({"capabilities": ["0000000000000000", "00000000000001c0"]}, "user"),
+        ({"unlisted": "read"}, "landlock"),
+        ({"seccomp": False}, "seccomp"),
+        ({"no_new_privs": False}, "limits"),
+    ],
+)
+def test_each_way_out_is_a_layer_that_does_not_hold(seen: dict[str, Any], lost: str) -> None:
+    assert inactive(HELD | seen) == {lost}
+
+
+def test_why_a_closer_way_did_not_start_is_told() -> None:
+    told = layers.judge(HELD | {"reached": True}, SLOT, ISOLATION, ["bubblewrap as root: no permission"])
+    assert {layer.detail for layer in told if layer.name == "network"} == {
+        "the machine's network can be reached (after: bubblewrap as root: no permission)"
+    }
