@@ -74,7 +74,7 @@ class _Course:
         settings = settings.model_copy(update={"local": local, "store": settings.store.model_copy(update={"port": 0})})
         self.ages, self.peak_bytes = [], 0
         with (
-            tempfile.TemporaryDirectory(prefix="fqlstream-code-metrics-") as name,
+            tempfile.TemporaryDirectory(prefix="fqlstream-bench-") as name,
             running_stack(settings, Path(name), workers=0, progress=SILENT) as stack,
             Store.connect(stack.settings.store) as store,
         ):
