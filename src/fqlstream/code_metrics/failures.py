@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -35,47 +36,35 @@ _TEXT_MAX: Final = 4_000  # characters of a message or a hint that are kept; a s
 _TRACEBACK_MAX: Final = 16_000
 
 
-def out_of_time(limits: Limits, doing: str) -> Failure:
-    """Say that the wall clock ran out while the run was `doing` something."""
-    return Failure(
-        TIME,
-        f"the run was stopped after {limits.wall_s:g} s while {doing}",
-        hint="compute on the data frame instead of collecting it, or ask for a larger FQLSTREAM_CODE_METRICS__WALL_S",
-    )
+#: Limits of a run: what is said where one is reached, and what to do. `doing` is what the run was at.
+_REACHED: Final[Mapping[str, tuple[str, str]]] = {
+    TIME: (
+        "the run was stopped after {limits.wall_s:g} s while {doing}",
+        "compute on the data frame instead of collecting it, or ask for a larger FQLSTREAM_CODE_METRICS__WALL_S",
+    ),
+    MEMORY: (
+        "the run used more than its {memory_mib} MiB of memory",
+        "aggregate on the data frame before collecting it, or ask for a larger FQLSTREAM_CODE_METRICS__MEMORY_MIB_MAX",
+    ),
+    OUTPUT: ("the run printed more than {limits.output_bytes} bytes", "print less: a metric returns its number"),
+    PROCESSES: (
+        "the run reached its limit of {limits.processes} processes and threads",
+        "a metric needs none of its own: Spark runs in parallel by itself",
+    ),
+    DISK: (
+        "the run filled its {disk_mib} MiB of disk",
+        "select fewer columns before sorting or joining, or ask for a larger FQLSTREAM_CODE_METRICS__DISK_MIB_MAX",
+    ),
+}
+#: Limits that a metric's own code may run into, and report itself.
+MET_INSIDE: Final = frozenset({MEMORY, PROCESSES, DISK})
 
 
-def out_of_memory(limits: Limits) -> Failure:
-    """Say that all processes of the run together held more than they may."""
-    return Failure(
-        MEMORY,
-        f"the run used more than its {limits.memory_bytes // 2**20} MiB of memory",
-        hint="aggregate on the data frame before collecting it, or ask for a larger FQLSTREAM_CODE_METRICS__MEMORY_MIB_MAX",
-    )
-
-
-def too_much_output(limits: Limits) -> Failure:
-    """Say that the run printed more than anybody reads."""
-    return Failure(
-        OUTPUT, f"the run printed more than {limits.output_bytes} bytes", hint="print less: a metric returns its number"
-    )
-
-
-def too_many_processes(limits: Limits) -> Failure:
-    """Say that the run had as many processes and threads as it may."""
-    return Failure(
-        PROCESSES,
-        f"the run reached its limit of {limits.processes} processes and threads",
-        hint="a metric needs none of its own: Spark runs in parallel by itself",
-    )
-
-
-def disk_full(limits: Limits) -> Failure:
-    """Say that the run wrote as much as it may."""
-    return Failure(
-        DISK,
-        f"the run filled its {limits.disk_bytes // 2**20} MiB of disk",
-        hint="select fewer columns before sorting or joining, or ask for a larger FQLSTREAM_CODE_METRICS__DISK_MIB_MAX",
-    )
+def reached(code: str, limits: Limits, doing: str = "") -> Failure:
+    """Say that a run came to one of its limits: TIME, MEMORY, OUTPUT, PROCESSES or DISK."""
+    message, hint = _REACHED[code]
+    sizes = {"memory_mib": limits.memory_bytes // 2**20, "disk_mib": limits.disk_bytes // 2**20}
+    return Failure(code, message.format(limits=limits, doing=doing, **sizes), hint=hint)
 
 
 def died(status: int | None) -> Failure:

@@ -9,7 +9,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fqlstream.code_metrics import failures
@@ -125,7 +125,7 @@ def watch(process: SandboxProcess, run: Run, limits: Limits, sample_s: float, st
         while not run.done and watched.failure is None:
             now = time.monotonic()
             if now >= deadline:
-                watched.failure = failures.out_of_time(limits, run.doing)
+                watched.failure = failures.reached(failures.TIME, limits, run.doing)
             elif now >= next_sample:
                 next_sample = now + sample_s
                 watched.failure = failures.closed() if stopped() else _over(process, watched, limits)
@@ -138,7 +138,7 @@ def watch(process: SandboxProcess, run: Run, limits: Limits, sample_s: float, st
                     if not piece:
                         ready.unregister(process.output)
                     elif printed > limits.output_bytes:
-                        watched.failure = watched.failure or failures.too_much_output(limits)
+                        watched.failure = watched.failure or failures.reached(failures.OUTPUT, limits)
                 elif piece:
                     partial = _take(run, partial + piece)
                 elif not run.done:
@@ -197,15 +197,15 @@ def _over(process: SandboxProcess, watched: Watched, limits: Limits) -> Failure 
     usage = process.usage()
     watched.memory_bytes_peak = max(watched.memory_bytes_peak, usage.memory_bytes)
     if usage.memory_bytes > limits.memory_bytes:
-        return failures.out_of_memory(limits)
+        return failures.reached(failures.MEMORY, limits)
     if usage.tasks >= limits.processes - _TASKS_SPARE:
-        return failures.too_many_processes(limits)
+        return failures.reached(failures.PROCESSES, limits)
     return None
 
 
 def _ended(process: SandboxProcess, limits: Limits) -> Failure:
     if process.group is not None and process.group.out_of_memory():
-        return failures.out_of_memory(limits)
+        return failures.reached(failures.MEMORY, limits)
     deadline = time.monotonic() + 1.0  # bubblewrap passes the status on a moment later
     while process.running and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -224,15 +224,9 @@ def _with_limits(watched: Watched, limits: Limits) -> Watched:
 
 
 def _named_limit(failure: Failure, limits: Limits) -> Failure:
-    told = {
-        failures.MEMORY: failures.out_of_memory,
-        failures.PROCESSES: failures.too_many_processes,
-        failures.DISK: failures.disk_full,
-    }
-    if failure.code not in told:
+    if failure.code not in failures.MET_INSIDE:
         return failure
-    ours = told[failure.code](limits)
-    return Failure(ours.code, ours.message, failure.traceback, ours.hint)
+    return replace(failures.reached(failure.code, limits), traceback=failure.traceback)
 
 
 def _tail(text: bytes) -> str:
