@@ -59,6 +59,9 @@ def line(commit: int, commit_step: int, end: int, end_step: int, count: int) -> 
         (history(*line(0, 5, 90, 5, 4), *line(15, 0, 110, 5, 7)), Status.STALL, "stands still for 70s"),
         # it commits once in 50 s: 80 s without a commit are not called a stall
         (history(*[(i // 5, 90) for i in range(18)]), Status.OK, "moves"),
+        # its last pause was 50 s long: 80 s are not called a stall, 110 s are
+        (history(*line(0, 0, 90, 0, 5), *line(1, 0, 90, 0, 9)), Status.OK, "moves"),
+        (history(*line(0, 0, 90, 0, 5), *line(1, 0, 90, 0, 12)), Status.STALL, "for 110s"),
         (history(*line(50, 10, 100, 10, 4), *line(10, 10, 140, 10, 5)), Status.REWIND, "from 80 to 10"),
         (history((50, 60), (10, 60), (60, 60), (60, 61), (60, 62)), Status.OK, "caught up"),
         # zero lag before a rewind excuses nothing
