@@ -14,9 +14,11 @@ from typing import Final
 
 from confluent_kafka.admin import AdminClient
 
+from fqlstream.clock import SystemClock
 from fqlstream.errors import FqlstreamError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.ops import topics
+from fqlstream.ops.code_metric_status import present_runners, statuses
 from fqlstream.ops.definition_log import DefinitionsReader
 from fqlstream.ops.doctor import judging
 from fqlstream.ops.doctor.findings import DoctorReport, Finding, Severity
@@ -190,6 +192,13 @@ def _requests(look_at: Look) -> Iterator[Finding]:
     yield from judging.of_requests("deletions of events", diagnosis.waiting_deletions(look_at.store), now_ms, limits)
 
 
+def _code_metrics(look_at: Look) -> Iterator[Finding]:
+    metrics = [each for model in look_at.catalogue.models.values() for each in model.code_metrics.values()]
+    if metrics:
+        found = statuses(look_at.store, metrics)
+        yield from judging.of_code_metrics(found, present_runners(look_at.store, SystemClock()))
+
+
 def _tables(look_at: Look) -> Iterator[Finding]:
     yield from judging.of_tables(
         diagnosis.fullest_partitions(look_at.store),
@@ -267,6 +276,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("rows", _CLICKHOUSE, _rows),
     Check("dead letters", _CLICKHOUSE, _letters),
     Check("requests", _CLICKHOUSE, _requests),
+    Check("code metrics", _KAFKA | _CLICKHOUSE, _code_metrics),
     Check("tables", _CLICKHOUSE, _tables),
     Check("disk", _CLICKHOUSE, _store_disks),
     Check("disk", frozenset(), _local_disk),

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.refusals import REFUSALS
+from fqlstream.ops.code_metric_status import Status as CodeMetric
 from fqlstream.ops.doctor.findings import Finding, Severity
 from fqlstream.ops.lag.judgement import Status
 from fqlstream.ops.lag.report import GroupLag
 from fqlstream.ops.topics import Action, LogRange, TopicHealth, TopicReport
 from fqlstream.settings import DoctorSettings
+from fqlstream.store.code_metric_rows import RunnerRow
 from fqlstream.store.diagnosis import Disk, PublishedModel, Refused, Waiting
 from fqlstream.stream.protocol import FlushRow
 
@@ -66,6 +68,12 @@ def of_logs(rows: Sequence[FlushRow], topic: TopicHealth, logs: Mapping[int, Log
         elif next_offset > log.end:
             fine = False
             yield Finding(check, ERROR, f"{where}: states contain offset {next_offset - 1}, but the log ends before {log.end}", "restore Kafka and ClickHouse from one moment (DLV003)")  # fmt: skip
+    taken = {row.partition for row in rows}
+    for partition in sorted(
+        partition for partition, log in logs.items() if partition not in taken and log.end > log.start
+    ):
+        fine = False
+        yield Finding(check, ERROR, f"{topic.topic}[{partition}] holds records, and no worker has ever taken it over", "was the topic grown? See Growing a source topic in deploy/README.md; or does no worker run?")  # fmt: skip
     behind = sum(max(0, logs[row.partition].end - row.fence - 1) for row in rows if row.partition in logs)
     if fine:
         yield Finding(check, OK, f"{topic.topic}: {behind} records are not durable in ClickHouse yet", facts={"behind_records": behind})  # fmt: skip
@@ -191,6 +199,26 @@ def of_requests(kind: str, waiting: Waiting, now_ms: int, limits: DoctorSettings
     severity = WARN if waits_ms > limits.request_ms_max else NOTE
     do = "owners carry them out while they run: see the group above, and the workers' logs" if severity is WARN else None  # fmt: skip
     yield Finding("requests", severity, f"{waiting.count} {kind} wait, the oldest since {_span(waits_ms)}", do, {"waiting": waiting.count})  # fmt: skip
+
+
+def of_code_metrics(metrics: Sequence[CodeMetric], runners: Sequence[RunnerRow]) -> Iterator[Finding]:
+    """Judge metrics written in Python: whether somebody runs them, contained, and what became of their last run."""
+    check = "code metrics"
+    if not metrics:
+        return
+    able = [runner for runner in runners if not runner.code]
+    for runner in runners:
+        if runner.code:
+            yield Finding(check, WARN, f"the runner on {runner.host} runs nothing: {runner.code} {runner.error}", "see its log, and what contains code there")  # fmt: skip
+        elif runner.missing:
+            yield Finding(check, WARN, f"the runner on {runner.host} contains code less than it could: {_some(runner.missing)}", "what is missing and why stands behind each name")  # fmt: skip
+    if not able:
+        yield Finding(check, ERROR, f"{len(metrics)} are defined, and nobody runs them", "start a runner: fqlstream code-metrics serve")  # fmt: skip
+    failed = [each for each in metrics if each.error]
+    for each in failed:
+        yield Finding(check, WARN, f"{each.model}/{each.name} failed: {each.code} {each.error}", each.hint or "see fqlstream code-metrics list")  # fmt: skip
+    if able and not failed:
+        yield Finding(check, OK, f"{len(metrics)} are defined, {len(able)} runners are there", facts={"runners": len(able)})  # fmt: skip
 
 
 def of_disks(disks: Sequence[Disk], limits: DoctorSettings) -> Iterator[Finding]:

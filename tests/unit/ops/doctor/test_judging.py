@@ -11,12 +11,14 @@ from tests.unit.stream.one_partition import model
 from fqlstream.events.catalogue import Catalogue, ModelEntry
 from fqlstream.events.definitions import ModelDefinition
 from fqlstream.fql.plan import Lane
+from fqlstream.ops.code_metric_status import Status as CodeMetric
 from fqlstream.ops.doctor import judging
 from fqlstream.ops.doctor.findings import Finding, Severity
 from fqlstream.ops.lag.judgement import Status
 from fqlstream.ops.lag.report import GroupLag, PartitionLag
 from fqlstream.ops.topics import Action, Difference, LogRange, TopicHealth, TopicReport
 from fqlstream.settings import DoctorSettings
+from fqlstream.store.code_metric_rows import RunnerRow
 from fqlstream.store.diagnosis import Disk, PublishedModel, Refused, Waiting
 from fqlstream.stream.protocol import FlushRow, Suspicion, Version
 
@@ -76,6 +78,12 @@ def test_a_log_that_does_not_fit_what_is_durable_is_found_before_a_takeover(
     (found,) = judging.of_logs([row], TOPIC, {0: log})
     assert found.severity is severity
     assert word in f"{found.what} {found.do}"
+
+
+def test_a_partition_that_nobody_ever_took_over_is_found_where_it_holds_something() -> None:
+    assert severities(judging.of_logs([flush()], TOPIC, {0: LogRange(0, 100), 1: LogRange(0, 0)})) == [OK]
+    (found,) = judging.of_logs([flush()], TOPIC, {0: LogRange(0, 100), 1: LogRange(0, 7)})
+    assert (found.severity, found.what.split()[0]) == (ERROR, "events[1]")
 
 
 def lagging(status: Status | None, members: int = 1) -> GroupLag:
@@ -173,6 +181,27 @@ def test_what_waits_for_long_is_trouble() -> None:
     assert severities(judging.of_requests("panes", Waiting(0, 0), NOW_MS, LIMITS)) == [OK]
     assert severities(judging.of_requests("panes", Waiting(3, NOW_MS - 1_000), NOW_MS, LIMITS)) == [NOTE]
     assert severities(judging.of_requests("panes", Waiting(3, NOW_MS - HOUR_MS), NOW_MS, LIMITS)) == [WARN]
+
+
+RUNNER = RunnerRow("me", "host", "spark", ("bubblewrap",), (), "", "", (0,), NOW_MS)
+METRIC = CodeMetric("m", "mine", "1", "success")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "runners", "expected"),
+    [
+        ([], [], []),
+        ([METRIC], [RUNNER], [OK]),
+        ([METRIC], [], [ERROR]),
+        ([METRIC], [replace(RUNNER, code="CMX001", error="no bwrap")], [WARN, ERROR]),
+        ([METRIC], [replace(RUNNER, missing=("cgroup: not writable",))], [WARN, OK]),
+        ([replace(METRIC, state="failed", code="CMX002", error="boom")], [RUNNER], [WARN]),
+    ],
+)
+def test_metrics_in_python_need_a_runner_that_contains_them(
+    metrics: list[CodeMetric], runners: list[RunnerRow], expected: list[Severity]
+) -> None:
+    assert severities(judging.of_code_metrics(metrics, runners)) == expected
 
 
 @pytest.mark.parametrize(
