@@ -24,6 +24,7 @@ from tests.waiting import wait_until
 
 from fqlstream.code_metrics import failures
 from fqlstream.code_metrics.pool import Pool
+from fqlstream.code_metrics.process import descendants
 from fqlstream.code_metrics.request import Frame, FrameOutcome, Job, Outcome
 from fqlstream.settings import CodeMetricsSettings
 
@@ -265,14 +266,18 @@ def _judged(
 
 
 def strays() -> list[str]:
-    """Processes of sandboxes that still run while none should: of the sandboxes' own users, or in another namespace of processes."""
-    first, own = UID_FIRST, Path("/proc/self/ns/pid").readlink()
+    """Processes of sandboxes that still run while none should.
+
+    As root: of the sandboxes' own users. Else: that come from this process and are in another namespace; the kernel lets none of a
+    namespace outlive its first process, which comes from here.
+    """
+    own = Path("/proc/self/ns/pid").readlink()
+    ours = set(descendants(os.getpid())) if os.getuid() != 0 else set()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            owner = process.stat().st_uid
-            outside = owner == os.getuid() and os.getuid() != 0 and (process / "ns/pid").readlink() != own
-            if first <= owner < first + 1_024 or outside:
+            held = UID_FIRST <= process.stat().st_uid < UID_FIRST + 1_024
+            if held or (int(process.name) in ours and (process / "ns/pid").readlink() != own):
                 found.append((process / "cmdline").read_text(errors="replace").replace("\0", " ")[:200])
     return found
 

@@ -111,7 +111,7 @@ class SandboxProcess:
     def usage(self) -> Usage:
         """Count the memory and tasks of everything that runs in it."""
         memory, tasks = 0, 0
-        for process in _descendants(self._process.pid):
+        for process in descendants(self._process.pid):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 status = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
                 for line in status.splitlines():
@@ -124,7 +124,7 @@ class SandboxProcess:
 
     def end(self) -> None:
         """End everything in it at once and wait until it is gone. May be called again."""
-        doomed = [] if self.contained else _descendants(self._process.pid)
+        doomed = [] if self.contained else descendants(self._process.pid)
         if self._first is not None:
             # The first process of a namespace takes all others with it.
             with contextlib.suppress(ProcessLookupError):
@@ -153,7 +153,7 @@ def _given(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     """Every process that comes from `root`, itself included. In a namespace orphans stay with its first process."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
