@@ -33,7 +33,7 @@ class Observed(Protocol):
         ...
 
     async def metrics(self) -> bytes:
-        """Give its numbers in Prometheus' text form; raises TimeoutError where its event loop does not answer in time."""
+        """Give its numbers in Prometheus' text form; raises TimeoutError where it starts, or its event loop does not answer in time."""
         ...
 
 
@@ -83,7 +83,7 @@ def application(settings: WorkerSettings, observed: Observed) -> Starlette:
         try:
             return Response(await observed.metrics(), media_type=CONTENT_TYPE_LATEST)
         except TimeoutError:
-            return Response("the event loop is busy\n", 503)
+            return Response("the worker starts, or its event loop is busy\n", 503)
 
     async def live(_: Request) -> Response:
         health = observed.health()

@@ -89,6 +89,7 @@ class Worker:
             DefinitionsReader(settings, keeps_registry=False), self.store, self.adapter, self.log
         )
         self.ready = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that this worker runs on, once it is ready
         self.aggregate = AggregateAgent(
             INFERENCE_EVENTS,
             self.owner_id,
@@ -156,10 +157,13 @@ class Worker:
         return health_of(partitions, OUTSIDE.troubles(), self.watchdog.slowest(), self.settings.stream.stuck_ms / 1000)
 
     async def metrics(self) -> bytes:
-        """Give this worker's numbers, from a thread that is not its own. Raises TimeoutError where its event loop is busy."""
+        """Give this worker's numbers, from a thread that is not its own. Raises TimeoutError where it starts, or its event loop is busy."""
+        loop = self._loop
+        if loop is None:  # not app.loop: that would be the asking thread's, for good
+            raise TimeoutError
         asked_s = time.monotonic()
         return await asked_in(
-            self.app.loop,
+            loop,
             self.settings.worker.answer_wait_s,
             lambda: self.numbers.text(self._readings(time.monotonic() - asked_s)),
         )
@@ -205,7 +209,7 @@ class Worker:
 
     def _loops(self) -> dict[str, asyncio.AbstractEventLoop]:
         """Name the event loops of this process, as far as they run."""
-        loops = {"the event loop": self.app.loop} if self.ready.is_set() else {}
+        loops = {"the event loop": self._loop} if self._loop is not None else {}
         thread = self.app._consumer._thread if self.app._consumer is not None else None
         if thread is not None and thread.thread_loop.is_running():
             loops["the Kafka thread's event loop"] = thread.thread_loop
@@ -214,6 +218,7 @@ class Worker:
     async def _start(self) -> None:
         await self.outbox.start()
         await self.aggregate.adopt(await self.definitions.refresh())
+        self._loop = asyncio.get_running_loop()
         self.ready.set()
         log.info("ready: %d models known", len(self.definitions.catalogue.models))
         self.app.add_future(self.aggregate.run())
