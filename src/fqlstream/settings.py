@@ -806,7 +806,17 @@ class DoctorSettings(_Group):
     publish_ms_max: int = Field(
         60_000,
         ge=1_000,
-        description="What was flushed and is not published after so long is stuck: publishing takes seconds.",
+        description="Values behind what is counted by so much, and written last so long ago, are stuck: publishing takes seconds.",
+    )
+    publish_again_ms: int = Field(
+        3_000,
+        ge=0,
+        description="What seems stuck is looked at again after so long: what was flushed this moment is published within it.",
+    )
+    lag_s_max: float = Field(
+        300.0,
+        gt=0,
+        description="A record that workers have not read for so long: they read within seconds, and a restart takes one minute.",
     )
     watermark_delay_ms_max: int = Field(
         3_600_000,

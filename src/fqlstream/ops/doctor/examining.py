@@ -31,6 +31,7 @@ from fqlstream.store import values as stored_values
 from fqlstream.store.client import Store
 from fqlstream.store.deletions import now_ms as store_now_ms
 from fqlstream.stream.protocol import FlushRow
+from fqlstream.stream.watermarks import model_watermark
 
 _SOURCES: Final = ("inference-events", "metric-events")
 _EVENTS: Final = "inference-events"
@@ -48,6 +49,7 @@ class Look:
     settings: Settings
     urls: Mapping[str, str] = field(default_factory=dict)
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    wait: Callable[[float], None] = time.sleep
 
     @cached_property
     def admin(self) -> AdminClient:
@@ -167,14 +169,31 @@ def _log(look_at: Look) -> Iterator[Finding]:
 def _group(look_at: Look) -> Iterator[Finding]:
     settings = look_at.settings
     for group in look(settings.kafka, settings.lag, [settings.kafka.group], with_rows=False).groups:
-        yield from judging.of_group(group)
+        yield from judging.of_group(group, settings.doctor)
 
 
-def _windows(look_at: Look) -> Iterator[Finding]:
+def _windows(look_at: Look) -> Iterable[Finding]:
+    found = _windows_now(look_at)
+    if any(finding.severity is Severity.ERROR for finding in found):
+        look_at.wait(look_at.settings.doctor.publish_again_ms / 1000)
+        return _windows_now(look_at)
+    return found
+
+
+def _windows_now(look_at: Look) -> list[Finding]:
+    settings = look_at.settings
     models = diagnosis.published_models(look_at.store)
     spans = {each.model: stored_values.open_windows(look_at.store, each.model) for each in models}
-    rows = look_at.flushed(_EVENTS)
-    yield from judging.of_windows(models, rows, spans, look_at.catalogue, look_at.now_ms(), look_at.settings.doctor)
+    rows, now_ms = look_at.flushed(_EVENTS), look_at.now_ms()
+    topic = look_at.topics.get(_EVENTS)
+    partitions_count = len(rows) if topic is None else topic.partitions
+    counted_ms = {
+        each.model: model_watermark(
+            each.model, rows, partitions_count, now_ms, settings.stream.idle_ms, each.watermark_ms
+        )
+        for each in models
+    }
+    return list(judging.of_windows(models, rows, counted_ms, spans, look_at.catalogue, now_ms, settings.doctor))
 
 
 def _rows(look_at: Look) -> Iterator[Finding]:

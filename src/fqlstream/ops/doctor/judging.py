@@ -79,8 +79,8 @@ def of_logs(rows: Sequence[FlushRow], topic: TopicHealth, logs: Mapping[int, Log
         yield Finding(check, OK, f"{topic.topic}: {behind} records are not durable in ClickHouse yet", facts={"behind_records": behind})  # fmt: skip
 
 
-def of_group(group: GroupLag) -> Iterator[Finding]:
-    """Judge the workers' consumer group by the rules of `fqlstream lag`."""
+def of_group(group: GroupLag, limits: DoctorSettings) -> Iterator[Finding]:
+    """Judge the workers' consumer group by the rules of `fqlstream lag`, and by age: one look sees no trend."""
     total = group.total
     facts = {"members": group.member_count, "lag_records": total.lag_records, "lag_seconds": total.lag_seconds}
     seconds = f", the oldest for {total.lag_seconds:.0f} s" if total.lag_seconds else ""
@@ -92,7 +92,9 @@ def of_group(group: GroupLag) -> Iterator[Finding]:
     for each in worse:
         severity = WARN if each.status is Status.WARN else ERROR
         yield Finding("group", severity, f"{each.topic}[{each.partition}] {each.status}: {each.why}", "see fqlstream lag --watch and the log of its worker")  # fmt: skip
-    if not worse:
+    if not worse and (total.lag_seconds or 0) > limits.lag_s_max:
+        yield Finding("group", WARN, words, "it catches up or falls behind: fqlstream lag --watch shows which; as many workers help as there are partitions", facts)  # fmt: skip
+    elif not worse:
         yield Finding("group", OK, words, facts=facts)
 
 
@@ -149,12 +151,16 @@ def of_rows(rows: Sequence[FlushRow]) -> Iterator[Finding]:
 def of_windows(
     models: Sequence[PublishedModel],
     rows: Sequence[FlushRow],
+    counted_ms: Mapping[str, int | None],
     open_windows: Mapping[str, Sequence[tuple[int, int]]],
     catalogue: Catalogue,
     now_ms: int,
     limits: DoctorSettings,
 ) -> Iterator[Finding]:
-    """Judge whether values keep up: flushes that nobody published, windows that should be final, time that stands still."""
+    """Judge whether values keep up: time that is counted and not published, windows that should be final, time that stands still.
+
+    `counted_ms` gives per model how far its time has come in the flush rows (Unix ms).
+    """
     check, fine = "windows", 0
     flushed = {row.partition: row.version.number for row in rows}
     newest_ms = max((row.written_at_ms for row in rows), default=0)
@@ -164,10 +170,15 @@ def of_windows(
             continue
         lateness_ms, watermark_ms = entry.newest.windows.lateness_ms, model.watermark_ms
         spans = open_windows.get(model.model, ())
-        overdue = [end for _, end in spans if watermark_ms is not None and end + lateness_ms <= watermark_ms]
-        unpublished = any(flushed.get(partition, 0) > version for partition, version in model.vector.items())
-        quiet_ms = min(now_ms - model.updated_at_ms, now_ms - newest_ms)
-        if (overdue or unpublished) and quiet_ms > limits.publish_ms_max:
+        mark_ms = counted_ms.get(model.model)
+        overdue = [end for _, end in spans if mark_ms is not None and end + lateness_ms <= mark_ms]
+        is_ahead = mark_ms is not None and (watermark_ms is None or mark_ms - watermark_ms > limits.publish_ms_max)
+        # others' flushes move no time of this model: only once they have ceased must they be published as well
+        has_ceased = now_ms - newest_ms > limits.publish_ms_max
+        unpublished = has_ceased and any(
+            flushed.get(partition, 0) > version for partition, version in model.vector.items()
+        )
+        if now_ms - model.updated_at_ms > limits.publish_ms_max and (overdue or is_ahead or unpublished):
             what = f"{model.model}: flushed {_ago(now_ms - newest_ms)}, but last published {_ago(now_ms - model.updated_at_ms)}"
             yield Finding(check, ERROR, what, "does a worker hold pane-updates, and is it in trouble? See its /health and log", {"overdue_windows": len(overdue)})  # fmt: skip
         elif watermark_ms is not None and spans and now_ms - watermark_ms > limits.watermark_delay_ms_max + lateness_ms:

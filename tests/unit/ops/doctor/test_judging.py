@@ -92,13 +92,20 @@ def lagging(status: Status | None, members: int = 1) -> GroupLag:
 
 
 def test_a_group_is_judged_as_lag_judges_it() -> None:
-    assert severities(judging.of_group(lagging(Status.OK))) == [OK]
-    assert severities(judging.of_group(lagging(None))) == [OK]
-    assert severities(judging.of_group(lagging(Status.WARN))) == [WARN]
-    (found,) = judging.of_group(lagging(Status.STALL))
+    assert severities(judging.of_group(lagging(Status.OK), LIMITS)) == [OK]
+    assert severities(judging.of_group(lagging(None), LIMITS)) == [OK]
+    assert severities(judging.of_group(lagging(Status.WARN), LIMITS)) == [WARN]
+    (found,) = judging.of_group(lagging(Status.STALL), LIMITS)
     assert (found.severity, "because" in found.what) == (ERROR, True)
-    (found,) = judging.of_group(lagging(Status.STOP, members=0))
+    (found,) = judging.of_group(lagging(Status.STOP, members=0), LIMITS)
     assert "no worker runs" in found.what
+
+
+def test_a_record_that_waits_for_long_is_told_though_one_look_sees_no_trend() -> None:
+    group = lagging(Status.OK)
+    (late,) = judging.of_group(group, LIMITS.model_copy(update={"lag_s_max": 11.0}))
+    assert (late.severity, "the oldest for 12 s" in late.what, "lag --watch" in str(late.do)) == (WARN, True, True)
+    assert severities(judging.of_group(group, LIMITS.model_copy(update={"lag_s_max": 12.0}))) == [OK]
 
 
 def test_tables_that_wait_for_a_migration_are_trouble() -> None:
@@ -148,24 +155,46 @@ MODEL = ModelDefinition.model_validate(model())
 LATENESS_MS = MODEL.windows.lateness_ms
 
 
-def windows(published: PublishedModel, row: FlushRow, spans: list[tuple[int, int]]) -> Finding:
+def windows(
+    published: PublishedModel, row: FlushRow, spans: list[tuple[int, int]], counted_ms: int | None = None
+) -> Finding:
     catalogue = Catalogue(models={"m": ModelEntry("m", {MODEL.version: MODEL})})
-    (found,) = judging.of_windows([published], [row], {"m": spans}, catalogue, NOW_MS, LIMITS)
+    counted = {"m": published.watermark_ms if counted_ms is None else counted_ms}
+    (found,) = judging.of_windows([published], [row], counted, {"m": spans}, catalogue, NOW_MS, LIMITS)
     return found
 
 
+LATELY_MS, LONG_AGO_MS = NOW_MS - 1_000, NOW_MS - 10 * 60_000
+VERSION = Version(1, 5).number
+
+
 def test_values_that_are_not_published_though_counted_are_trouble() -> None:
-    version = Version(1, 5).number
-    lately, long_ago = NOW_MS - 1_000, NOW_MS - 10 * 60_000
-    kept_up = PublishedModel("m", {0: version}, NOW_MS, lately)
+    kept_up = PublishedModel("m", {0: VERSION}, NOW_MS, LATELY_MS)
     assert windows(kept_up, flush(), []).severity is OK
-    behind = PublishedModel("m", {0: version - 1}, NOW_MS, long_ago)
-    assert windows(behind, flush(written_at_ms=lately), []).severity is OK, "it may be publishing this very moment"
-    stuck = windows(behind, flush(written_at_ms=long_ago), [])
+    behind = PublishedModel("m", {0: VERSION - 1}, NOW_MS, LONG_AGO_MS)
+    assert windows(behind, flush(written_at_ms=LATELY_MS), []).severity is OK, "others' events: nothing of its own"
+    stuck = windows(behind, flush(written_at_ms=LONG_AGO_MS), [])
     assert (stuck.severity, "10 min ago" in stuck.what) == (ERROR, True)
-    past = NOW_MS - LATENESS_MS - 1
-    overdue = replace(kept_up, updated_at_ms=long_ago)
-    assert windows(overdue, flush(written_at_ms=long_ago), [(past - HOUR_MS, past)]).severity is ERROR
+
+
+@pytest.mark.parametrize("flushed_ms", [LATELY_MS, LONG_AGO_MS])
+def test_publishing_that_stands_still_is_seen_while_events_come(flushed_ms: int) -> None:
+    row = flush(written_at_ms=flushed_ms)
+    stuck = PublishedModel("m", {0: VERSION - 9}, LONG_AGO_MS, LONG_AGO_MS)
+    assert windows(stuck, row, [], counted_ms=LATELY_MS).severity is ERROR
+    assert windows(replace(stuck, watermark_ms=None), row, [], counted_ms=LATELY_MS).severity is ERROR, "never any"
+    just_now = replace(stuck, updated_at_ms=LATELY_MS)
+    assert windows(just_now, row, [], counted_ms=LATELY_MS).severity is OK, "it catches up"
+
+
+@pytest.mark.parametrize("flushed_ms", [LATELY_MS, LONG_AGO_MS])
+def test_a_window_that_should_be_final_is_trouble_whether_events_come_or_not(flushed_ms: int) -> None:
+    past = LATELY_MS - LATENESS_MS
+    published = PublishedModel("m", {0: VERSION}, LATELY_MS - 1_000, LONG_AGO_MS)
+    overdue = windows(published, flush(written_at_ms=flushed_ms), [(past - HOUR_MS, past)], counted_ms=LATELY_MS)
+    assert (overdue.severity, overdue.facts) == (ERROR, {"overdue_windows": 1})
+    early = windows(published, flush(written_at_ms=flushed_ms), [(past - HOUR_MS, past + 1)], counted_ms=LATELY_MS)
+    assert early.severity is OK
 
 
 def test_time_that_stands_still_is_told_with_the_partition_that_holds_it() -> None:
