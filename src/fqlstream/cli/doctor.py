@@ -49,7 +49,10 @@ def _urls_here(settings: Settings) -> dict[str, str]:
     stack = read_stack(settings.data)
     if stack.bootstrap != settings.kafka.bootstrap:
         return {}
-    ports = json_text.loads((settings.data / "ports.json").read_text())
+    try:
+        ports = json_text.loads((settings.data / "ports.json").read_text())
+    except (OSError, ValueError):
+        ports = {}  # somebody tidied up: the workers run all the same, and say nothing here
     running = [f"worker-{number}" for number, _ in enumerate(stack.pids.workers, start=1)]
     workers = {name: f"http://127.0.0.1:{ports[name]}/health" for name in running if name in ports}
     return workers if stack.api_url is None else {**workers, "API": f"{stack.api_url}/health"}

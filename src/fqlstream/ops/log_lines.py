@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
@@ -23,4 +24,9 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except (
+            UnicodeEncodeError
+        ):  # half a surrogate pair, as in names of files and in what a client sent: written as an escape
+            return json.dumps(line, ensure_ascii=False, default=str).encode(errors="backslashreplace").decode()
