@@ -101,6 +101,8 @@ class FinaliseAgent:
         if now_s - self._looked_at_s >= _LOOK_EVERY_S:
             self._looked_at_s = now_s
             noticed |= engines.catalogue.models.keys()
+            for model in self._finalisers.keys() - engines.catalogue.models.keys():
+                del self._finalisers[model]  # deleted: nobody asks how far its values are
         partitions = {
             model: await self.partition_of(model) for model in sorted(noticed & engines.catalogue.models.keys())
         }

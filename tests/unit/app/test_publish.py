@@ -154,6 +154,20 @@ async def test_what_cannot_go_on_ends_the_worker() -> None:
 
 
 @in_a_loop
+async def test_a_deleted_model_is_forgotten_at_the_next_look_at_all() -> None:
+    mine = await publisher()
+    agent: Any = mine.agent
+    agent.take([3])
+    running = asyncio.create_task(agent.run())
+    await mine.write(0, event("a", x=1))
+    await wait_in_loop(lambda: "m" in agent.finalisers, "the first look")
+    agent.engines_of = lambda: SimpleNamespace(catalogue=SimpleNamespace(models={}))
+    await wait_in_loop(lambda: not agent.finalisers, "a look without the model")
+    agent.stop()
+    await asyncio.wait_for(running, 5)
+
+
+@in_a_loop
 async def test_flush_rows_are_read_once_for_all_models_and_anew_by_who_has_just_claimed_one() -> None:
     mine = await publisher()
     engines = mine.there.engines
