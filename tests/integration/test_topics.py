@@ -182,6 +182,9 @@ def test_the_command_plans_applies_and_checks(
     refused = invoke(app, "plan", "--topics", directory)
     assert refused.exit_code == 1
     assert "--repartition" in refused.stderr
+    assert invoke(app, "apply", "--topics", directory).exit_code == 1
+    left = invoke(app, "apply", "--topics", directory, "--leave-refused")
+    assert (left.exit_code, "--repartition" in left.stderr) == (0, True), "a deployment goes on, and says what it left"
     assert invoke(app, "apply", "--topics", directory, "--repartition").exit_code == 0
     assert invoke(app, "check", "--topics", directory).exit_code == 0
 

@@ -32,6 +32,13 @@ PartitionsOption = Annotated[
         "--partitions", metavar="TOPIC=N", help="Partitions of a topic instead of those declared; several times."
     ),
 ]
+LeaveOption = Annotated[
+    bool,
+    typer.Option(
+        "--leave-refused",
+        help="End with 0 where only differences for a person are left, for deployments; they are printed.",
+    ),
+]
 
 
 @app.command()
@@ -55,6 +62,7 @@ def apply(
     replication: ReplicationOption = None,
     partitions: PartitionsOption = None,
     repartition: RepartitionOption = False,
+    leave_refused: LeaveOption = False,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -62,7 +70,7 @@ def apply(
     admin, planned = _plan(directory, replication, partitions, repartition, data)
     report = ops.apply(admin, planned)
     _show(report, json)
-    raise typer.Exit(1 if report.refused else 0)
+    raise typer.Exit(1 if report.refused and not leave_refused else 0)
 
 
 @app.command()
