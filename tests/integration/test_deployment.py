@@ -189,6 +189,23 @@ def test_every_number_that_is_asked_of_prometheus_is_told_by_a_process_of_ours()
         assert used <= labels, f"{where}: {sorted(used - labels)}"
 
 
+def test_alerts_see_what_is_away_and_page_for_nothing_of_others() -> None:
+    """In situations they are tested by promtool, by hand: it is in no package that tests can install."""
+    (alerts,) = documents(DEPLOY / "prometheus" / "alerts.yaml")
+    rules = {rule["alert"]: rule for group in alerts["groups"] for rule in group["rules"]}
+    assert {f"Fqlstream{name}" for name in ("NoWorker", "LagUnknown", "TimeStandsBehind")} <= rules.keys()
+    for name, rule in rules.items():
+        counted = re.findall(r"count by \([^)]*\) \((\w+)", rule["expr"])
+        assert set(counted) <= {"group"}, f"{name} counts what two exporters tell twice"
+        if "fqlstream_lag_group_status" in rule["expr"] and rule["labels"]["severity"] == "critical":
+            assert '{group="fqlstream"}' in rule["expr"], name
+    nobodys = rules["FqlstreamPartitionOfNobody"]["expr"]
+    assert " unless on (topic) (" in nobodys, "also where no worker tells of a partition"
+    (tested,) = documents(DEPLOY / "prometheus" / "alerts.test.yaml")
+    asked = {each["alertname"] for test in tested["tests"] for each in test["alert_rule_test"]}
+    assert asked <= rules.keys()
+
+
 def test_every_number_of_a_worker_is_on_a_dashboard_or_in_an_alert() -> None:
     text = "\n".join(path.read_text() for path in [*DASHBOARDS, DEPLOY / "prometheus" / "alerts.yaml"])
     unseen = {row.name for row in WORKER_NUMBERS if row.name not in text}
