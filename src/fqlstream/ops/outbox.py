@@ -33,6 +33,7 @@ TOO_LARGE: Final = "KFK113"
 _SIZES: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 #: What a producer says of records that it had when it was ended.
 _ENDED: Final = frozenset({KafkaError._FATAL, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+_ENDED_HINT: Final = "a fatal error has ended this producer, which the log names: start the process anew"
 #: How long librdkafka may wait for events in one call of its polling thread: bounds how long stopping takes.
 _POLL_S: Final = 0.1
 #: One question: a worker that stops waits no longer for a broker that is away.
@@ -62,7 +63,7 @@ class _Running:
     def end(self) -> None:
         """Fail what it still holds, telling who waits for it, and stop asking. Blocks for a moment."""
         self.producer.purge()
-        self.producer.flush(_POLL_S)
+        _flush(self.producer, _POLL_S)
         self.over.set()
         self.poller.join()
 
@@ -72,7 +73,8 @@ class OutboxProducer:
 
     Retries within `kafka.delivery_timeout_ms` are the library's; the error of a record that has failed then says whether
     sending it again may help. After a fatal error, as of a sequence of records that Kafka does not know, a producer sends nothing
-    any more: whoever cannot leave that to a restart, as the API, lets it be made anew with `renews`.
+    any more: whoever cannot leave that to a restart, as the API, lets it be made anew with `renews`. Without, what it still had
+    fails, so that nobody waits for it, and whatever is sent later is refused.
     """
 
     def __init__(self, settings: KafkaSettings, *, linger_ms: int = _LINGER_MS, renews: bool = False) -> None:
@@ -101,16 +103,29 @@ class OutboxProducer:
             topic_metadata_propagation_max_ms=_NEW_TOPIC_MS,
             queue_buffering_max_kbytes=self._settings.send_queue_bytes_max // 2**10,
         )
-        producer = Producer({**options, "error_cb": lambda error: self._note(over, error)})
-        poller = threading.Thread(target=_poll, args=(producer, over), name="outbox-poll", daemon=True)
+        producer = Producer(options)
+        poller = threading.Thread(target=self._poll, args=(producer, over), name="outbox-poll", daemon=True)
         poller.start()
         return _Running(producer, over, poller)
 
-    def _note(self, over: threading.Event, error: KafkaError) -> None:
-        """Take in an error of a producer, named by the event that ends its thread. Called in that thread."""
-        if self._renews and error.fatal():
+    def _poll(self, producer: Producer, over: threading.Event) -> None:
+        """Ask what became of records, until it is over; `over` also names the producer."""
+        while not over.is_set():
+            try:
+                producer.poll(_POLL_S)
+            except KafkaException as error:  # how a fatal error is told; deliveries are told to whoever goes on asking
+                self._note(producer, over, error.args[0])
+
+    def _note(self, producer: Producer, over: threading.Event, error: KafkaError) -> None:
+        """Take in an error of a producer. Called in its thread."""
+        if not error.fatal():
+            LOG.warning("the producer says: %s", error.str())
+        elif self._renews:
             with suppress(RuntimeError):  # the loop is closed: nobody sends any more
                 self._loop.call_soon_threadsafe(self._renew, over, error)
+        else:
+            LOG.error("a fatal error has ended the producer: %s", error.str())
+            producer.purge()  # it would hold its records for ever, and neither deliver nor fail them
 
     def _renew(self, over: threading.Event, error: KafkaError) -> None:
         """Go on with a new producer. What the old one had is failed: its senders know best whether to send it again."""
@@ -128,7 +143,7 @@ class OutboxProducer:
         running, self._running = self._running, None
         if running is None:
             return
-        left = await asyncio.to_thread(running.producer.flush, self._settings.leave_wait_ms / 1000)
+        left = await asyncio.to_thread(_flush, running.producer, self._settings.leave_wait_ms / 1000)
         if left:
             LOG.warning("%d records were not delivered before the producer stopped", left)
         await asyncio.to_thread(running.end)
@@ -224,7 +239,8 @@ class OutboxProducer:
         except KafkaException as error:
             # a topic that is known to be missing is refused here, one that is not known yet fails later: the same to who sends
             is_missing = error.args[0].code() in NO_SUCH_TOPIC | NOT_KNOWN_HERE
-            raise (_undelivered if is_missing else _refused)(topic, error.args[0]) from error
+            told = _undelivered if is_missing else _refused
+            raise told(topic, error.args[0], is_renewed=self._renews) from error
 
     async def flush(self) -> None:
         """Wait until everything sent so far has arrived.
@@ -269,29 +285,42 @@ def _uncounted(topic: str, error: Any) -> BrokerError:
     )  # fmt: skip
 
 
-def _poll(producer: Producer, over: threading.Event) -> None:
-    while not over.is_set():
-        producer.poll(_POLL_S)
+def _flush(producer: Producer, wait_s: float) -> int:
+    """Wait for what a producer still has; gives how many records are left. One that a fatal error has ended delivers none."""
+    try:
+        return producer.flush(wait_s)
+    except KafkaException:  # a fatal error that its thread has not seen yet
+        return len(producer)
 
 
 def _undelivered(topic: str, error: Any, *, is_renewed: bool = False) -> BrokerError:
     if error.code() in _SIZES:
         return _too_large(topic, error.str())
     missing = error.code() in NO_SUCH_TOPIC | NOT_KNOWN_HERE
+    ended = _has_ended(error)
+    hint = "make the topic: fqlstream topics apply" if missing else "is Kafka up, and may this user Write to the topic?"
     return BrokerError(
         "KFK110",
         f"a record for {topic} was not delivered: {error.str()}",
-        "make the topic: fqlstream topics apply" if missing else "is Kafka up, and may this user Write to the topic?",
-        retryable=missing or may_pass(error) or (is_renewed and (error.fatal() or error.code() in _ENDED)),
+        _ENDED_HINT if ended and not is_renewed else hint,
+        retryable=missing or may_pass(error) or (is_renewed and ended),
     )
 
 
-def _refused(topic: str, error: Any) -> BrokerError:
+def _refused(topic: str, error: Any, *, is_renewed: bool = False) -> BrokerError:
     if error.code() in _SIZES:
         return _too_large(topic, error.str())
+    ended = _has_ended(error)
     return BrokerError(
-        "KFK111", f"a record for {topic} was refused: {error.str()}", "does the topic have that partition?"
+        "KFK111",
+        f"a record for {topic} was refused: {error.str()}",
+        ("send it again" if is_renewed else _ENDED_HINT) if ended else "does the topic have that partition?",
+        retryable=is_renewed and ended,
     )
+
+
+def _has_ended(error: Any) -> bool:
+    return bool(error.fatal()) or error.code() in _ENDED
 
 
 def _too_large(topic: str, why: str) -> BrokerError:
