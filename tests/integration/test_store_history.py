@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.stored_history import MINUTE, T0, rows, written
 
 from fqlstream.events.definitions import ModelDefinition
 from fqlstream.store.client import Store
+from fqlstream.store.deletions import now_ms
 from fqlstream.store.history import (
     events_by_id,
     forget_record,
@@ -345,7 +345,7 @@ def test_on_replicas_rows_are_written_with_the_quorum_and_read_where_all_of_them
     events_by_id(store, [first], 0, ["a"], 9)
     labels_by_id(store, [first], 0, ["a"], 9)
     waiting_labels(store, [first], 0, 9, 9)
-    labelled_elsewhere(store, [first], 0, 9)
+    labelled_elsewhere(store, [first], 0, 0)
     known_dead_letters(store, "inference-events")
     assert {name: set(seen) for name, seen in sent.items()} == {
         "raw_insert": {"auto"}, "raw_query": {"1"}, "raw_stream": {"1"}, "query": {"1"},
@@ -370,18 +370,19 @@ def test_labels_of_other_partitions_events_are_found_whichever_was_written_first
     of_a = RepairNeed(1, PaneKey("churn", "v1", T0), 3)
     of_c = RepairNeed(2, PaneKey("churn", "v2", T0 + MINUTE), 8)
     versions = [first, second]
-    hour_ms = 3_600_000
+    lately_ms = now_ms(store) - 3_600_000
 
-    assert labelled_elsewhere(store, versions, 0, hour_ms) == [of_a, of_c]
-    assert labelled_elsewhere(store, versions, 0, 2 * int(time.time() * 1000)) == [of_a, of_c], "since ever"
-    assert labelled_elsewhere(store, versions, 1, hour_ms) == []
+    assert labelled_elsewhere(store, versions, 0, lately_ms) == [of_a, of_c]
+    assert labelled_elsewhere(store, versions, 0, -1) == [of_a, of_c], "since ever"
+    assert labelled_elsewhere(store, versions, 1, lately_ms) == []
+    assert labelled_elsewhere(store, versions, 0, now_ms(store) + 3_600_000) == [], "nothing is written later than now"
     # as if the label, or the event, had been written long before: the other one is news
     for table in (label_table("churn"), event_table("churn")):
         store.command(
             f"ALTER TABLE {identifier(table)} UPDATE written_at = now() - INTERVAL 2 DAY WHERE 1",
             settings={"mutations_sync": 2},
         )
-        found = labelled_elsewhere(store, versions, 0, hour_ms)
+        found = labelled_elsewhere(store, versions, 0, lately_ms)
         assert found == ([of_a, of_c] if table == label_table("churn") else [])
 
 

@@ -40,6 +40,10 @@ class Actor(Protocol):
     dead: bool
 
 
+#: The store's clock is behind that of the workers by so much: whoever takes one for the other misses rows.
+STORE_BEHIND_MS = 3_600_000
+
+
 class Clock:
     """The loop's time as a wall clock."""
 
@@ -112,6 +116,10 @@ class World:
     _kept: dict[int, Prefix] = field(default_factory=lambda: defaultdict(Prefix))
     _rows: dict[int, Prefix] = field(default_factory=lambda: defaultdict(Prefix))
     outdated: set[tuple[int, int, int, str]] = field(default_factory=set)  # flush rows written under somebody's claim
+
+    def store_now_ms(self) -> int:
+        """Say what rows are stamped with now."""
+        return self.clock.now_ms() - STORE_BEHIND_MS
 
     def append(self, partition: int, **fields: Any) -> None:
         self.append_bytes(partition, json.dumps({"model": MODEL, **fields}).encode())
@@ -223,13 +231,13 @@ class MemoryStore:
         for row in table.to_pylist():
             row["version"] = model.version
             self.world.keep_row(partition, row["offset"])
-            row["written_at"] = self.world.clock.now_ms()
+            row["written_at"] = self.world.store_now_ms()
             self.world.events[model.name, partition, row["offset"], row["row"]] = row
 
     async def write_labels(self, model: ModelDefinition, partition: int, table: pa.Table) -> None:
         await self._step("write labels")
         for row in table.to_pylist():
-            row["written_at"] = self.world.clock.now_ms()
+            row["written_at"] = self.world.store_now_ms()
             self.world.keep_row(partition, row["offset"])
             self.world.labels[model.name, partition, row["offset"], row["row"]] = row
 
@@ -335,9 +343,12 @@ class MemoryStore:
             offsets[key] = max(row["offset"], offsets.get(key, -1))
         return [RepairNeed(p, pane, offset) for (p, pane), offset in sorted(offsets.items())]
 
-    async def labelled_elsewhere(self, model: str, partition: int, age_ms: int) -> Sequence[RepairNeed]:
+    async def store_now_ms(self) -> int:
+        await self._step("read the store's time")
+        return self.world.store_now_ms()
+
+    async def labelled_elsewhere(self, model: str, partition: int, since_ms: int) -> Sequence[RepairNeed]:
         await self._step("read labels of other partitions' events")
-        since_ms = self.world.clock.now_ms() - age_ms
         labels = {
             label["event_id"]: label["written_at"]
             for (name, p, _, _), label in self.world.labels.items()

@@ -98,12 +98,12 @@ class StoreAdapter:
             "events of labels", lambda: history.events_by_id(self.store, versions, partition, ids, upto)
         )
 
-    async def labelled_elsewhere(self, model: str, partition: int, age_ms: int) -> Sequence[RepairNeed]:
-        """Name panes of other partitions' events that have a label in this one, if either was written within so long before now."""
+    async def labelled_elsewhere(self, model: str, partition: int, since_ms: int) -> Sequence[RepairNeed]:
+        """Name panes of other partitions' events that have a label in this one, if either was written since a time."""
         versions = list(self.catalogue().models[model].versions.values())
         return await patiently(
             "labels of other partitions' events",
-            lambda: history.labelled_elsewhere(self.store, versions, partition, age_ms),
+            lambda: history.labelled_elsewhere(self.store, versions, partition, since_ms),
         )
 
     async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:

@@ -208,18 +208,17 @@ def events_by_id(
 
 
 def labelled_elsewhere(
-    store: Store, versions: Sequence[ModelDefinition], partition: int, age_ms: int
+    store: Store, versions: Sequence[ModelDefinition], partition: int, since_ms: int
 ) -> list[RepairNeed]:
-    """Name panes of other partitions' events that have a label in this one, if either was written within so long before now.
+    """Name panes of other partitions' events that have a label in this one, if either was written since a time (Unix ms).
 
-    ClickHouse stamps what is written, so its clock also says when now is: ours may be another. Costs by what was written since:
-    events of that time are looked up among all labels, labels of that time among all events.
+    ClickHouse stamps what is written: the time is one of its clock. Costs by what was written since: events of that time are
+    looked up among all labels, labels of that time among all events.
     """
     events, labels = identifier(event_table(versions[0].name)), identifier(label_table(versions[0].name))
     ours, theirs = f"partition = {int(partition)}", f"partition != {int(partition)} AND NOT duplicate"
-    age_s = -(-max(0, int(age_ms)) // 1000)
-    # no interval is taken off now(): a long one would end before 1970, and so in the year 2106
-    lately = f"written_at >= toDateTime(greatest(0, toInt64(toUnixTimestamp(now())) - {age_s}), 'UTC')"
+    # stamps are whole seconds; before 1970 there is none, and what is smaller would mean the year 2106
+    lately = f"written_at >= toDateTime({max(0, int(since_ms) // 1000)}, 'UTC')"
     new_events = f"SELECT event_id FROM {events} WHERE {theirs} AND {lately}"
     known_labels = f"SELECT event_id FROM {labels} WHERE {ours} AND event_id IN ({new_events})"
     new_labels = f"SELECT event_id FROM {labels} WHERE {ours} AND {lately}"

@@ -119,8 +119,12 @@ class StorePort(Protocol):
         """Give counted events as they are at an offset, and where other partitions hold such events."""
         ...
 
-    async def labelled_elsewhere(self, model: str, partition: int, age_ms: int) -> Sequence[RepairNeed]:
-        """Name panes of other partitions' events that have a label in this one, if either was written within so long before now."""
+    async def store_now_ms(self) -> int:
+        """Give the store's time (Unix ms): its rows are stamped with it."""
+        ...
+
+    async def labelled_elsewhere(self, model: str, partition: int, since_ms: int) -> Sequence[RepairNeed]:
+        """Name panes of other partitions' events that have a label in this one, if either was written since a time of the store."""
         ...
 
     async def labels_by_id(self, model: str, partition: int, ids: Sequence[str], upto: int) -> pa.Table:
@@ -293,8 +297,9 @@ class Owner:
         self.leaving = False  # the partition may be given up after the next flush
         self.caution: Caution | None = None  # how the next records are to be applied, where one may kill the process
         self.labels_flushed_at_ms = ports.clock.now_ms()
-        # from when on a label that memory has let go of may not have been looked for in other partitions, by model
-        self._sought_ms: dict[str, int] = {}
+        # until when labels that memory has let go of were looked for in other partitions: by model, by our clock and the store's
+        self._sought_ms: dict[str, tuple[int, int]] = {}
+        # from when on that was not done, where it never was; by our clock
         self.sought_from_ms = ports.clock.now_ms() - ports.settings.label_search_ms_max
         self.panes_bytes_max = ports.settings.panes_bytes_max  # our share of what a worker may hold
         self._loading = Pace(ports.settings.load_bytes_max, _LOADED_PANES_MAX)
@@ -558,15 +563,18 @@ class Owner:
         for model, room in list(self.state.waiting.items()):
             if not room.overflowed or model not in self.state.catalogue.models or not self.ports.settings.history:
                 continue
-            since_ms = self._sought_ms.get(model)
-            if since_ms is not None and now_ms < since_ms + every_ms:
+            ours_ms, theirs_ms = self._sought_ms.get(model, (None, None))
+            if ours_ms is not None and now_ms < ours_ms + every_ms:
                 continue
-            since_ms = self.sought_from_ms if since_ms is None else since_ms
-            needs = await self.ports.store.labelled_elsewhere(model, self.partition, now_ms - since_ms + _SLACK_MS)
+            # by the clock that stamps rows, and from a time on that stays what it is however long the answer is waited for
+            there_ms = await self.ports.store.store_now_ms()
+            if theirs_ms is None:  # our clock is read last: time that passes between makes the search longer
+                theirs_ms = there_ms - (self.ports.clock.now_ms() - self.sought_from_ms)
+            needs = await self.ports.store.labelled_elsewhere(model, self.partition, theirs_ms - _SLACK_MS)
             if needs:
                 async with self.lock:
                     await self._repair_elsewhere(needs)
-            self._sought_ms[model] = now_ms
+            self._sought_ms[model] = now_ms, there_ms
 
     # -- definitions -----------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.simulation.world import TOPIC
+from tests.simulation.world import TOPIC, MemoryStore
 from tests.unit.stream.one_partition import (
+    HOUR_MS,
     MINUTE_MS,
     RECORD_MS,
     START_MS,
@@ -780,6 +781,30 @@ async def test_a_label_that_was_ahead_of_its_event_is_looked_for_elsewhere_later
     assert [need.pane for need in there.world.repairs.values()] == [pane(3)]
     assert len(owners[1].state.waiting["m"]) == 0
     assert not await looks(10_000)
+
+
+@in_a_loop
+async def test_an_outage_during_a_search_leaves_out_none_of_the_events_that_were_written_before_it() -> None:
+    """The question is asked again until it is answered, hours later perhaps, and means the same time as at first."""
+    there = place(waiting_labels_max=1, label_search_ms=10**12, label_search_ms_max=1_000)
+    owners = [await there.take(partition=partition) for partition in (0, 1)]
+    await there.apply(owners[1], 0, label("a", 0), label("b", 0))
+    await there.flush(*owners)
+    await owners[1].search()
+    assert not there.world.repairs, "its event has not come"
+    await there.apply(owners[0], 0, event("a", 3, s=0.9))
+    await there.flush(*owners)
+    there.clock.advance(1_000)
+    answer = MemoryStore.labelled_elsewhere
+
+    async def after_an_outage(self: MemoryStore, model: str, partition: int, *when: int) -> Any:
+        there.clock.advance(HOUR_MS)
+        return await answer(self, model, partition, *when)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStore, "labelled_elsewhere", after_an_outage)
+        await owners[1].search()
+    assert [need.pane for need in there.world.repairs.values()] == [pane(3)]
 
 
 # -- definitions ---------------------------------------------------------------------------------------------------------
