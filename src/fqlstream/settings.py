@@ -533,6 +533,19 @@ class ApiSettings(_Group):
         ge=2**10,
         description="Largest file of a baseline, or of data that an expression is evaluated over.",
     )
+    upload_table_bytes_max: int = Field(
+        512 * 2**20,
+        ge=2**10,
+        description="What such a file may hold unpacked: a Parquet file of some kilobytes may stand for gigabytes.",
+    )
+    uploads_max: int = Field(
+        3,
+        ge=1,
+        description="Such files that are taken in and worked on at once, by threads of their own; more are refused with 503 at once.",
+    )
+    body_whole_wait_s: float = Field(
+        300.0, gt=0, description="A body that is not whole after so long is given up: 256 MiB at 1 MB/s take less."
+    )
     body_wait_s: float = Field(
         30.0, gt=0, description="A client that sends nothing of a body for so long is let go: it holds a connection."
     )

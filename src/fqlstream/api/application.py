@@ -31,6 +31,7 @@ from fqlstream.api import (
     registry,
     values,
 )
+from fqlstream.api.auth import admit
 from fqlstream.api.edge import Edge
 from fqlstream.api.observed import Numbers
 from fqlstream.api.problems import ApiError, problem_of, render_own
@@ -38,6 +39,7 @@ from fqlstream.api.services import Dependencies
 from fqlstream.api.shapes import COMMON_REFUSALS, ProblemBody
 from fqlstream.api.wires import Wire
 from fqlstream.errors import FqlstreamError
+from fqlstream.ops.access import Permission
 
 PREFIX: Final = "/api/fqlstream/v1"
 _ABOUT: Final = """
@@ -63,6 +65,13 @@ OWN_ROUTERS: Final[tuple[APIRouter, ...]] = (
 )
 #: Other vendors' forms, which live below `/api/v1`.
 WIRES: Final[tuple[Wire, ...]] = (craft_ai.WIRE, dioptra.WIRE, aporia.WIRE)
+#: Paths that take whole files, and what their callers must be allowed: that is found out before any of a file is read.
+UPLOADS: Final = {
+    f"{PREFIX}/events/file": Permission.MANAGE,
+    f"{PREFIX}/baselines/file": Permission.MANAGE,
+    f"{PREFIX}/models/infer/file": Permission.READ,
+    f"{PREFIX}/fql/eval": Permission.READ,
+}
 
 
 def create_app(dependencies: Dependencies, *, wires: Sequence[Wire] = WIRES) -> FastAPI:
@@ -99,9 +108,20 @@ def create_app(dependencies: Dependencies, *, wires: Sequence[Wire] = WIRES) -> 
     async def handle(request: Request, error: Exception) -> Any:
         return answer(request.scope, error)
 
+    async def admit_upload(scope: AsgiScope) -> None:
+        if scope["method"] == "POST":  # no other is routed to what reads a body
+            await admit(Request(scope), dependencies, UPLOADS[scope["path"]])
+
     for kind in (ApiError, FqlstreamError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, handle)
-    app.add_middleware(Edge, settings=dependencies.settings.api, numbers=numbers, answer=answer, uploads=_takes_uploads)
+    app.add_middleware(
+        Edge,
+        settings=dependencies.settings.api,
+        numbers=numbers,
+        answer=answer,
+        uploads=UPLOADS.__contains__,
+        admit=admit_upload,
+    )
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]  # how FastAPI's own manual extends it
     return app
 
@@ -128,8 +148,3 @@ def _described(app: FastAPI) -> dict[str, Any]:
 def _name_of(route: APIRoute) -> str:
     """Name an operation for generated clients: its tag and function, which stay when paths change."""
     return f"{'_'.join(str(tag).replace(' ', '_') for tag in route.tags[:1])}_{route.name}"
-
-
-def _takes_uploads(path: str) -> bool:
-    """Say whether a path is one that takes whole files."""
-    return path.startswith(PREFIX) and path.endswith(("/file", "/eval"))

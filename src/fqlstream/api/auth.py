@@ -66,16 +66,25 @@ def allow(permission: Permission) -> Any:
 
     # one dependency that calls the others: each that FastAPI has to resolve costs a request tens of microseconds
     async def check(request: Request, parts: Parts, bearer: _Bearer, session: _Session) -> Caller:
-        caller = await _require_caller(request, parts, bearer, session)
-        if not caller.may(permission):
-            raise refuse(
-                403,
-                f"the scope {' '.join(sorted(caller.scopes)) or 'none'} does not allow this",
-                hint=f"it takes a key that may {permission.replace('_', ' ')}: see fqlstream keys create --help",
-            )
-        return caller
+        return _permitted(await _require_caller(request, parts, bearer, session), permission)
 
     return Depends(check)
+
+
+async def admit(request: Request, parts: Dependencies, permission: Permission) -> Caller:
+    """Demand a caller who may do this, before any of the request's body is read. Raises ApiError 401 or 403."""
+    caller = await _require_caller(request, parts, await _BEARER(request), await _COOKIE(request))
+    return _permitted(caller, permission)
+
+
+def _permitted(caller: Caller, permission: Permission) -> Caller:
+    if not caller.may(permission):
+        raise refuse(
+            403,
+            f"the scope {' '.join(sorted(caller.scopes)) or 'none'} does not allow this",
+            hint=f"it takes a key that may {permission.replace('_', ' ')}: see fqlstream keys create --help",
+        )
+    return caller
 
 
 def set_session(response: Response, request: Request, cookie: str, parts: Dependencies) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
@@ -31,6 +33,8 @@ _SECURITY: Final = (
 
 #: Answers an exception in the form of the request's client: (scope, exception) -> an ASGI application.
 Answer = Callable[[Scope, Exception], ASGIApp]
+#: Raises ApiError for a caller who may not send the file of a request.
+Admit = Callable[[Scope], Awaitable[None]]
 
 
 class Edge:
@@ -43,12 +47,15 @@ class Edge:
         numbers: Numbers,
         answer: Answer,
         uploads: Callable[[str], bool],
+        admit: Admit,
     ) -> None:
         self._app = app
         self._settings = settings
         self._numbers = numbers
         self._answer = answer
         self._uploads = uploads
+        self._admit = admit
+        self._uploading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -57,15 +64,17 @@ class Edge:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        limit = self._settings.upload_bytes_max if self._uploads(scope["path"]) else self._settings.body_bytes_max
-        body = _Body(receive, limit, self._settings.body_wait_s)
+        is_upload = self._uploads(scope["path"])
+        limit = self._settings.upload_bytes_max if is_upload else self._settings.body_bytes_max
+        body = _Body(receive, limit, self._settings)
         reply = _Reply(send, request_id)
         started_s = time.perf_counter()
         self._numbers.running.inc()
         try:
             try:
                 _require_announced(scope, limit)
-                await self._app(scope, body.receive, reply.send)
+                async with self._place(scope) if is_upload else contextlib.nullcontext():
+                    await self._app(scope, body.receive, reply.send)
             except ClientDisconnect:
                 reply.status = reply.status or 499  # nobody is left to answer; the number is nginx's for it
             except Exception as error:
@@ -77,6 +86,26 @@ class Edge:
         finally:
             self._numbers.running.dec()
             self._tell(scope, reply, body, request_id, time.perf_counter() - started_s)
+
+    @contextlib.asynccontextmanager
+    async def _place(self, scope: Scope) -> AsyncIterator[None]:
+        """Take a place of an upload before any of it is read: FastAPI reads a form before it asks who sends it."""
+        try:
+            await self._admit(scope)
+        except ApiError as error:
+            raise _closing(error) from None
+        if self._uploading >= self._settings.uploads_max:
+            raise refuse(
+                503,
+                f"{self._uploading} files are being worked on",
+                hint="send it again in some seconds; FQLSTREAM_API__UPLOADS_MAX sets how many may be",
+                headers={"retry-after": "5", "connection": "close"},
+            )
+        self._uploading += 1
+        try:
+            yield
+        finally:
+            self._uploading -= 1
 
     def _tell(self, scope: Scope, reply: _Reply, body: _Body, request_id: str, took_s: float) -> None:
         route = getattr(scope.get("route"), "path", None)
@@ -98,25 +127,33 @@ class Edge:
 
 
 class _Body:
-    """A request's body as it comes: bounded in bytes, and in how long it may stand still."""
+    """A request's body as it comes: bounded in bytes, in how long it may stand still, and in how long it may take."""
 
-    def __init__(self, receive: Receive, bytes_max: int, wait_s: float) -> None:
+    def __init__(self, receive: Receive, bytes_max: int, settings: ApiSettings) -> None:
         self._receive = receive
         self._bytes_max = bytes_max
-        self._wait_s = wait_s
+        self._wait_s = settings.body_wait_s
+        self._whole_wait_s = settings.body_whole_wait_s
+        self._end_s: float | None = None  # on the loop's clock
         self.bytes = 0
         self._ended = False
 
     async def receive(self) -> Message:
         if self._ended:
             return await self._receive()  # the client going away, whenever that is
+        now_s = asyncio.get_running_loop().time()
+        self._end_s = now_s + self._whole_wait_s if self._end_s is None else self._end_s
         try:
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout_at(min(now_s + self._wait_s, self._end_s)):
                 message = await self._receive()
         except TimeoutError:
-            raise refuse(
-                408, f"nothing of the body came for {self._wait_s:g} s", headers={"connection": "close"}
-            ) from None
+            is_slow = now_s + self._wait_s > self._end_s
+            why = (
+                f"the body was not whole after {self._whole_wait_s:g} s"
+                if is_slow
+                else f"nothing of the body came for {self._wait_s:g} s"
+            )
+            raise refuse(408, why, headers={"connection": "close"}) from None
         if message["type"] == "http.request":
             self.bytes += len(message.get("body", b""))
             self._ended = not message.get("more_body", False)
@@ -157,6 +194,12 @@ def _require_announced(scope: Scope, bytes_max: int) -> None:
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     if length.isdigit() and int(length[:20]) > bytes_max:
         raise _too_large(bytes_max)
+
+
+def _closing(error: ApiError) -> ApiError:
+    """Let a refusal end the connection: what its client still sends is read by nobody."""
+    headers = {**error.problem.headers, "connection": "close"}
+    return ApiError(replace(error.problem, headers=headers))
 
 
 def _too_large(bytes_max: int) -> ApiError:

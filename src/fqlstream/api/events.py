@@ -55,7 +55,7 @@ async def publish_file(
         plan = publishing.PublishPlan(
             path, version_of(entry, version), version, labels, form, event_id_column, event_at_column
         )
-        report = await parts.thread(_publish, parts, plan, finish=finish)
+        report = await parts.upload_thread(_publish, parts, plan, finish=finish)
     return Published(rows=report.rows, form=report.form, notes=list(report.notes))
 
 
@@ -81,6 +81,9 @@ async def infer_from_file(
     task: Annotated[Task | None, Form(description="Its task; guessed otherwise.")] = None,
 ) -> Response:
     """Write a model definition that the rows of a file fit; what is a guess says so. `definitions/yaml` takes the answer."""
-    async with sent_data(parts, file) as path:
-        text = await parts.thread(lambda: inferred_yaml(infer_model(path, name, task), path))
+    bytes_max = parts.settings.api.upload_table_bytes_max
+    async with sent_data(parts, file, is_whole=False) as path:
+        text = await parts.upload_thread(
+            lambda: inferred_yaml(infer_model(path, name, task, bytes_max=bytes_max), path)
+        )
     return Response(text, media_type="application/yaml")

@@ -172,9 +172,9 @@ async def evaluate(
     size = None if window is None else window_of(window if every is None else {"size": window, "every": every})
     await parts.thread(require_fql, entry, reading, expression, segment, parts.settings.fql)
     async with sent_data(parts, file) as path:
-        data = await parts.thread(read_data, path, reading, event_at=event_at)
+        data = await parts.upload_thread(read_data, path, reading, event_at=event_at)
     periods = {item.name: item for item in entry.baselines.values() if item.file is None}
     question = Question(expression, segment, size, data.event_at_ms, {}, periods)
     compute = evaluate_in_clickhouse if engine == "clickhouse" else evaluate_table
-    found: list[Evaluation] = await parts.thread(compute, data.table, reading, question, parts.settings.fql)
+    found: list[Evaluation] = await parts.upload_thread(compute, data.table, reading, question, parts.settings.fql)
     return Answers(values=[Answer.model_validate(value) for value in found], notes=list(data.notes))

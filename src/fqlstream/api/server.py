@@ -52,6 +52,7 @@ async def open_dependencies(settings: Settings) -> AsyncIterator[Dependencies]:
     with (
         Store.connect(settings.store) as store,
         ThreadPoolExecutor(settings.api.threads_max, "request") as threads,
+        ThreadPoolExecutor(settings.api.uploads_max, "upload") as upload_threads,
         # who is calling is found out beside slow answers, not behind them
         Store.connect(settings.store) as access_store,
         ThreadPoolExecutor(2 * settings.api.hashes_at_once + _LOOKS_AT_ONCE, "access") as access_threads,
@@ -67,7 +68,7 @@ async def open_dependencies(settings: Settings) -> AsyncIterator[Dependencies]:
             recorder = await opened.enter_async_context(Recorder(settings, store))
             gate = Gate(settings.api, access_store, secret, clock, access_threads)
             requests = CodeMetricRequests(store, TaskSender(settings.kafka), settings.runner, clock)
-            yield Dependencies(settings, clock, store, gate, definitions, recorder, requests, threads)
+            yield Dependencies(settings, clock, store, gate, definitions, recorder, requests, threads, upload_threads)
 
 
 def serve(
@@ -108,7 +109,8 @@ async def _serve(
         await server.serve(sockets=[listener])
         deadline.start()
         # nobody is left whom an answer could reach: what waits for a thread is not begun
-        parts.threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (parts.threads, parts.upload_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _end_process_after(wait_s: float) -> threading.Timer:

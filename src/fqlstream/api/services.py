@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dependencies:
-    """The parts of an API process. `threads` are where calls wait that block."""
+    """The parts of an API process. `threads` are where calls wait that block, `upload_threads` those of whole files."""
 
     settings: Settings
     clock: Clock
@@ -34,17 +34,25 @@ class Dependencies:
     recorder: Recorder
     code_metrics: CodeMetricRequests
     threads: Executor
+    upload_threads: Executor
     sharing: Sharing = field(default_factory=Sharing)
 
     async def thread(self, function: Callable[..., T], *args: object, **keywords: object) -> T:
         """Run a blocking call in a thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.threads, lambda: function(*args, **keywords))
+        return await _call(self.threads, function, *args, **keywords)
+
+    async def upload_thread(self, function: Callable[..., T], *args: object, **keywords: object) -> T:
+        """Run a blocking call that works on a whole file in a thread: reads do not wait behind it."""
+        return await _call(self.upload_threads, function, *args, **keywords)
 
     async def shared(self, function: Callable[..., T], *args: Hashable, **keywords: Hashable) -> T:
         """Run a blocking read in a thread, once for all who ask for the same meanwhile. Nobody may change what it gives."""
         key = function, args, tuple(sorted(keywords.items()))
         return await self.sharing.ask(key, lambda: self.thread(function, *args, **keywords))
+
+
+async def _call(threads: Executor, function: Callable[..., T], *args: object, **keywords: object) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, lambda: function(*args, **keywords))
 
 
 async def dependencies_of(request: Request) -> Dependencies:

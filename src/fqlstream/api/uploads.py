@@ -14,6 +14,7 @@ from fastapi import UploadFile
 from fqlstream.api.problems import refuse
 from fqlstream.api.services import Dependencies
 from fqlstream.errors import FqlstreamError
+from fqlstream.ops.data_files import require_bounded
 
 #: Endings say how a data file is read.
 _DATA_FILE: Final = re.compile(r"[A-Za-z0-9._-]{1,120}\.(?:jsonl|csv|parquet)")
@@ -34,8 +35,11 @@ def sent_files() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def sent_data(parts: Dependencies, file: UploadFile) -> AsyncIterator[Path]:
-    """Give a data file of a request (.jsonl, .csv or .parquet) under its own name. Raises ApiError 422 for another name."""
+async def sent_data(parts: Dependencies, file: UploadFile, *, is_whole: bool = True) -> AsyncIterator[Path]:
+    """Give a data file of a request (.jsonl, .csv or .parquet) under its own name.
+
+    Raises ApiError 422 for another name, and, where all of it will be read, for one that unpacks to too much.
+    """
     name = Path(file.filename or "").name
     if not _DATA_FILE.fullmatch(name):
         raise refuse(
@@ -43,7 +47,9 @@ async def sent_data(parts: Dependencies, file: UploadFile) -> AsyncIterator[Path
         )
     with sent_files() as folder:
         path = folder / name
-        await parts.thread(_save, file, path)
+        await parts.upload_thread(_save, file, path)
+        if is_whole:
+            await parts.upload_thread(require_bounded, path, parts.settings.api.upload_table_bytes_max)
         yield path
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +52,26 @@ _TIME: Final = Column(name=EVENT_AT, type=ColumnType.TIMESTAMP)
 _ANY_TIME: Final = StreamSettings(past_ms_max=2**53, future_ms_max=2**53)
 
 
+#: Cells of a Parquet file that are unpacked at once, and rows at most.
+_BATCH_CELLS: Final = 2**20
+_BATCH_ROWS_MAX: Final = 8_192
+#: Places that rows leave empty, 8 bytes each: names of its own in every row would make billions of a small file.
+_FILLED_MAX: Final = 2**27
+#: What a cell of a column takes at most that is of one size, and the place in a list of any value.
+_CELL_BYTES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much of a file is read: its first rows, and how many bytes they may take unpacked (None: whatever it holds)."""
+
+    rows_max: int | None = None
+    bytes_max: int | None = None
+
+
+_ALL: Final = Bounds()
+
+
 @dataclass(frozen=True, slots=True)
 class Data:
     """Rows of one model: `table` as `coerce_table` gives it, times in Unix milliseconds where the file has them.
@@ -73,25 +94,80 @@ def read_data(path: Path, model: ModelDefinition, *, event_at: str = EVENT_AT, c
             lines = path.read_bytes().splitlines()
             if _holds_events(lines):
                 return _read_events(path, lines, model, clock if clock is not None else SystemClock())
-            return _typed(_columns_of_rows(_parsed(path, lines)), model, event_at)
+            return _typed(_columns_of_rows(_parsed(path, lines), path), model, event_at)
         return _typed(read_columns(path, model), model, event_at)
 
 
-def read_columns(path: Path, model: ModelDefinition | None) -> Columns:
+def read_columns(path: Path, model: ModelDefinition | None, bounds: Bounds = _ALL) -> Columns:
     """Read a file of flat rows column by column, every value as it is in the file.
 
     A CSV has texts only: a field is read as its column's type in the model, and stays a text where there is no model. Raises
-    UsageError for a file that cannot be read.
+    UsageError for a file that cannot be read, or unpacks to more than `bounds` allow.
     """
     with _telling(path):
         if path.suffix == ".jsonl":
-            return _columns_of_rows(_parsed(path, path.read_bytes().splitlines()))
+            with path.open("rb") as lines:
+                return _columns_of_rows(islice(_parsed(path, lines), bounds.rows_max), path)
         if path.suffix == ".csv":
-            return _read_csv(path, model)
+            return _read_csv(path, model, bounds)
         if path.suffix == ".parquet":
-            table = pa.parquet.read_table(path)
+            table = pa.parquet.read_table(path) if bounds == _ALL else _read_parquet(path, bounds)
             return {name: table.column(name) for name in table.column_names}
     raise UsageError("DAT003", f"{path}: the ending {path.suffix or 'none'} is unknown", f"known: {', '.join(FORMATS)}")
+
+
+def _read_parquet(path: Path, bounds: Bounds) -> pa.Table:
+    """Read a file piece by piece: few bytes of it may stand for very many."""
+    with pa.parquet.ParquetFile(path) as file:
+        batches = (pa.Table.from_batches([batch]) for batch in _batches(path, file, bounds))
+        return _first_tables(path, batches, file.schema_arrow, bounds)
+
+
+def require_bounded(path: Path, bytes_max: int) -> None:
+    """Unpack a file once, keeping nothing. Raises UsageError DAT006 where it takes more than `bytes_max`; only Parquet can."""
+    if path.suffix != ".parquet":
+        return
+    size = 0
+    with _telling(path), pa.parquet.ParquetFile(path) as file:
+        for batch in _batches(path, file, Bounds(None, bytes_max)):
+            size += batch.nbytes
+            if size > bytes_max:
+                raise _unpacks_to_more(path, bytes_max)
+
+
+def _batches(path: Path, file: pa.parquet.ParquetFile, bounds: Bounds) -> Iterator[pa.RecordBatch]:
+    _require_small_chunks(path, file, bounds)
+    yield from file.iter_batches(max(1, min(_BATCH_ROWS_MAX, _BATCH_CELLS // max(1, len(file.schema)))))
+
+
+def _first_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, bounds: Bounds) -> pa.Table:
+    """Give the first rows of a file, read no further than they take."""
+    kept, rows, size = [], 0, 0
+    for table in tables:
+        part = table if bounds.rows_max is None else table[: bounds.rows_max - rows]
+        kept.append(part)
+        rows, size = rows + part.num_rows, size + part.nbytes
+        if bounds.bytes_max is not None and size > bounds.bytes_max:
+            raise _unpacks_to_more(path, bounds.bytes_max)
+        if rows == bounds.rows_max:
+            break
+    return pa.concat_tables(kept) if kept else schema.empty_table()
+
+
+def _require_small_chunks(path: Path, file: pa.parquet.ParquetFile, bounds: Bounds) -> None:
+    """Refuse by what the file says of itself: a page is unpacked whole, and so are all values of a row."""
+    if bounds.bytes_max is None:
+        return
+    for group in range(file.metadata.num_row_groups):
+        for place in range(file.metadata.num_columns):
+            chunk = file.metadata.row_group(group).column(place)
+            of_lists = file.schema.column(place).max_repetition_level * chunk.num_values * _CELL_BYTES
+            if max(chunk.total_uncompressed_size, of_lists) > bounds.bytes_max:
+                raise _unpacks_to_more(path, bounds.bytes_max)
+
+
+def _unpacks_to_more(path: Path, bytes_max: int) -> UsageError:
+    return UsageError("DAT006", f"{path} unpacks to more than {bytes_max:,} bytes", "send it in parts")
 
 
 def holds_events(path: Path) -> bool:
@@ -253,7 +329,7 @@ def _first_rows(columns: Columns) -> Times | None:
     return None if len(kept) == len(ids) else np.array(kept, dtype=np.int64)
 
 
-def _parsed(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+def _parsed(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -266,15 +342,22 @@ def _parsed(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _columns_of_rows(rows: Iterator[dict[str, Any]]) -> dict[str, list[Any]]:
+def _columns_of_rows(rows: Iterable[dict[str, Any]], path: Path) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
-    count = 0
+    count = filled = 0
     for row in rows:
         for name, value in row.items():
             values = columns.setdefault(name, [])
+            filled += count - len(values)
+            if filled > _FILLED_MAX:
+                raise UsageError("DAT006", f"{path} has {len(columns)} columns, and hardly any row has several of them")
             values.extend([None] * (count - len(values)))
             values.append(value)
         count += 1
+    for values in columns.values():
+        filled += count - len(values)
+    if filled > _FILLED_MAX:
+        raise UsageError("DAT006", f"{path} has {len(columns)} columns, and hardly any row has several of them")
     for values in columns.values():
         values.extend([None] * (count - len(values)))
     return columns
@@ -283,7 +366,7 @@ def _columns_of_rows(rows: Iterator[dict[str, Any]]) -> dict[str, list[Any]]:
 # ------------------------------------------------------------------------------------------------ CSV has no types
 
 
-def _read_csv(path: Path, model: ModelDefinition | None) -> dict[str, Any]:
+def _read_csv(path: Path, model: ModelDefinition | None, bounds: Bounds) -> dict[str, Any]:
     """Read every field as text, then as its column's type; a text that is no such value stays a text."""
     with path.open("rb") as file:
         header = pa.csv.open_csv(file).schema.names
@@ -296,7 +379,12 @@ def _read_csv(path: Path, model: ModelDefinition | None) -> dict[str, Any]:
         quoted_strings_can_be_null=False,
         null_values=[""],
     )
-    table = pa.csv.read_csv(path, convert_options=options)
+    if bounds == _ALL:
+        table = pa.csv.read_csv(path, convert_options=options)
+    else:
+        with path.open("rb") as file, pa.csv.open_csv(file, convert_options=options) as reader:
+            batches = (pa.Table.from_batches([batch]) for batch in reader)
+            table = _first_tables(path, batches, reader.schema, bounds)
     result: dict[str, Any] = {}
     for name in table.column_names:
         column = None if model is None else model.column(name)

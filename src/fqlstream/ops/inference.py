@@ -17,7 +17,7 @@ from fqlstream.errors import UsageError
 from fqlstream.events.columns import parse_rfc3339_ms
 from fqlstream.events.definitions import RESERVED_COLUMNS, ColumnType, ModelDefinition, Role, Task
 from fqlstream.events.documents import dump_inline, parse_definition, read_documents
-from fqlstream.ops.data_files import holds_events, read_columns
+from fqlstream.ops.data_files import Bounds, holds_events, read_columns
 
 #: Rows that are looked at: types and ranges settle long before.
 ROWS_MAX: Final = 100_000
@@ -83,12 +83,14 @@ class _Seen:
         return [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[A-Z])", self.name.lower()) if word]
 
 
-def infer_model(path: Path, name: str | None = None, task: Task | None = None) -> Inferred:
-    """Look at a data file (events or flat rows) and give a model that its rows fit.
+def infer_model(
+    path: Path, name: str | None = None, task: Task | None = None, *, bytes_max: int | None = None
+) -> Inferred:
+    """Look at the first rows of a data file (events or flat rows) and give a model that they fit.
 
-    Raises UsageError for a file that cannot be read, or holds nothing to go by.
+    Raises UsageError for a file that cannot be read, whose first rows take more than `bytes_max`, or that holds nothing to go by.
     """
-    rows, columns, labels = _read(path)
+    rows, columns, labels = _read(path, Bounds(ROWS_MAX, bytes_max))
     event_id = _find_id(columns, rows)
     event_at = _find_time(columns)
     seen = []
@@ -175,10 +177,10 @@ def _publish_command(inferred: Inferred, path: Path) -> str:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def _read(path: Path) -> tuple[int, dict[str, list[Any]], frozenset[str]]:
+def _read(path: Path, bounds: Bounds) -> tuple[int, dict[str, list[Any]], frozenset[str]]:
     """Give rows, columns, and the columns that only labels carry."""
     if not holds_events(path):
-        found = {name: _head(values) for name, values in read_columns(path, None).items()}
+        found = {name: _listed(values) for name, values in read_columns(path, None, bounds).items()}
         rows = len(next(iter(found.values()), []))
         return rows, found, frozenset()
     rows = 0
@@ -207,10 +209,8 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and isinstance(event.get("columns"), dict) else None
 
 
-def _head(values: Any) -> list[Any]:
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return list(values[:ROWS_MAX].to_pylist())
-    return list(values[:ROWS_MAX])
+def _listed(values: Any) -> list[Any]:
+    return list(values.to_pylist()) if isinstance(values, pa.Array | pa.ChunkedArray) else values
 
 
 def _is_null(value: Any) -> bool:

@@ -288,7 +288,7 @@ def _uncounted(topic: str, error: Any) -> BrokerError:
 def _flush(producer: Producer, wait_s: float) -> int:
     """Wait for what a producer still has; gives how many records are left. One that a fatal error has ended delivers none."""
     try:
-        return producer.flush(wait_s)
+        return int(producer.flush(wait_s))
     except KafkaException:  # a fatal error that its thread has not seen yet
         return len(producer)
 

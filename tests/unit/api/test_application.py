@@ -13,7 +13,7 @@ from tests.memory_access import MemoryAccess
 from tests.unit.api.asgi import ask
 
 from fqlstream.api import dioptra
-from fqlstream.api.application import OWN_ROUTERS, PREFIX, create_app
+from fqlstream.api.application import OWN_ROUTERS, PREFIX, UPLOADS, create_app
 from fqlstream.api.auth import SESSION_COOKIE, allow
 from fqlstream.api.gate import Gate
 from fqlstream.api.problems import Told
@@ -39,7 +39,7 @@ class Made:
         clock = ManualClock(1_800_000_000_000)
         gate = Gate(self.settings.api, memory.store, SECRET, clock, threads)
         nothing = cast("Any", None)
-        self.parts = Dependencies(self.settings, clock, memory.store, gate, nothing, nothing, nothing, threads)
+        self.parts = Dependencies(self.settings, clock, memory.store, gate, nothing, nothing, nothing, threads, threads)
 
     def app(self, *wires: Wire) -> FastAPI:
         return create_app(self.parts, wires=wires)
@@ -90,6 +90,27 @@ def test_every_route_asks_for_a_key_but_those_that_are_open(made: Made) -> None:
             assert refused.headers["www-authenticate"] == "Bearer"
             called += 1
     assert called > 40
+
+
+def test_routes_that_take_files_find_out_who_sends_them_first(made: Made) -> None:
+    """FastAPI reads a form before it asks a route's dependencies."""
+    app = made.app()
+    read: list[int] = []
+
+    async def body() -> Any:
+        read.append(1)
+        yield b"x"
+
+    taking = {path for path, _, operation in operations(app) if "multipart/form-data" in str(operation)}
+    assert taking == set(UPLOADS)
+    write, reader = made.key(Scope.WRITE), made.key(Scope.READ)
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    for path, permission in UPLOADS.items():
+        for key in ({}, write, reader):
+            refused = ask(app, "POST", path, headers={**form, **key}, content=body())
+            may = key is reader and permission is Permission.READ
+            assert (refused.status_code, bool(read)) == ((400 if may else 403 if key else 401), may), path
+            read.clear()
 
 
 def test_a_key_without_the_scope_is_refused_and_told_why(made: Made) -> None:

@@ -17,7 +17,7 @@ from tests.unit.api.asgi import ask, call
 
 from fqlstream.api.edge import Edge
 from fqlstream.api.observed import JsonLines, Numbers
-from fqlstream.api.problems import ApiError, problem_of
+from fqlstream.api.problems import ApiError, problem_of, refuse
 from fqlstream.settings import ApiSettings
 
 LIMITS = ApiSettings(body_bytes_max=1_024, upload_bytes_max=4_096, body_wait_s=0.05)
@@ -57,7 +57,11 @@ def application(settings: ApiSettings = LIMITS) -> tuple[FastAPI, Numbers]:
 
     def answer(_: Any, error: Exception) -> Any:
         problem = problem_of(error)
-        return JSONResponse({"code": problem.code}, problem.status)
+        return JSONResponse({"code": problem.code}, problem.status, headers=dict(problem.headers))
+
+    async def admit(scope: Any) -> None:
+        if (b"x-no-key", b"1") in scope["headers"]:
+            raise refuse(401, "no key is given")
 
     async def handle(request: Request, error: Exception) -> Any:
         return answer(request.scope, error)
@@ -65,7 +69,12 @@ def application(settings: ApiSettings = LIMITS) -> tuple[FastAPI, Numbers]:
     for kind in (ApiError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, handle)
     app.add_middleware(
-        Edge, settings=settings, numbers=numbers, answer=answer, uploads=lambda path: path.endswith("/file")
+        Edge,
+        settings=settings,
+        numbers=numbers,
+        answer=answer,
+        uploads=lambda path: path.endswith("/file"),
+        admit=admit,
     )
     return app, numbers
 
@@ -93,6 +102,55 @@ def test_a_body_that_is_too_large_is_refused_by_its_head_and_by_its_bytes() -> N
     assert ask(app, "POST", "/whole/file", content=b"x" * 4_096).json() == {"bytes": 4_096}
     assert ask(app, "POST", "/whole/file", content=b"x" * 4_097).status_code == 413
     assert ask(app, "POST", "/echo/a", headers={"content-length": "9" * 5_000}).status_code == 413
+
+
+def test_who_may_not_send_a_file_is_refused_before_any_of_it_is_read() -> None:
+    app, _ = application()
+    read: list[int] = []
+
+    async def pieces() -> Any:
+        read.append(1)
+        yield b"x" * 100
+
+    refused = ask(app, "POST", "/whole/file", content=pieces(), headers={"x-no-key": "1"})
+    assert (refused.status_code, refused.headers["connection"], read) == (401, "close", [])
+
+
+def test_more_files_than_may_be_at_once_are_refused_at_once_and_other_requests_go_on() -> None:
+    app, _ = application(LIMITS.model_copy(update={"uploads_max": 2, "body_wait_s": 30}))
+
+    async def play(client: httpx.AsyncClient) -> list[int]:
+        both, over = asyncio.Barrier(3), asyncio.Event()
+
+        async def slow() -> Any:
+            yield b"x"
+            await both.wait()
+            await over.wait()
+            yield b"x"
+
+        running = [asyncio.create_task(client.post("/whole/file", content=slow())) for _ in range(2)]
+        await both.wait()
+        refused = await client.post("/whole/file", content=b"x")
+        assert refused.headers["retry-after"] == "5"
+        other = await client.post("/echo/a", content=b"x")
+        over.set()
+        sent = [(await task).status_code for task in running]
+        later = await client.post("/whole/file", content=b"x")
+        return [refused.status_code, other.status_code, *sent, later.status_code]
+
+    assert call(app, play) == [503, 200, 200, 200, 200]
+
+
+def test_a_body_that_comes_by_drops_is_not_taken_for_ever() -> None:
+    app, _ = application(LIMITS.model_copy(update={"body_whole_wait_s": 0.05, "body_wait_s": 30}))
+
+    async def drops() -> Any:
+        while True:
+            yield b""
+            await asyncio.sleep(0.01)
+
+    refused = ask(app, "POST", "/echo/a", content=drops())
+    assert (refused.status_code, refused.json()["code"]) == (408, "API007")
 
 
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:

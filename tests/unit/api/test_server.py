@@ -65,7 +65,7 @@ def test_closing_has_a_deadline_and_begins_nothing_new(monkeypatch: pytest.Monke
         with ThreadPoolExecutor(1) as threads:
             threads.submit(ended.wait, 10)
             waiting.append(threads.submit(ended.wait, 10))
-            yield SimpleNamespace(threads=threads)
+            yield SimpleNamespace(threads=threads, upload_threads=threads)
             await asyncio.to_thread(ended.wait, 10)
 
     def end(code: int) -> None:

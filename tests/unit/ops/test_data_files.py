@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from fqlstream.clock import ManualClock
 from fqlstream.errors import UsageError
 from fqlstream.events.columns import RANGE_VIOLATIONS, TYPE_VIOLATIONS, arrow_schema
 from fqlstream.events.definitions import ModelDefinition
-from fqlstream.ops.data_files import Data, read_data
+from fqlstream.ops.data_files import Bounds, Data, read_columns, read_data, require_bounded
+from fqlstream.ops.inference import ROWS_MAX, infer_model
 
 MODEL = ModelDefinition.model_validate(
     {
@@ -175,3 +178,72 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, text: str, code: s
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_data(tmp_path / "none.csv", MODEL)
+
+
+# -- files that stand for more than they are ---------------------------------------------------------------------------
+
+
+def bomb(folder: Path, rows: int = 1_000_000) -> Path:
+    path = folder / "bomb.parquet"
+    zeros = pa.nulls(rows, pa.float64()).fill_null(0.0)
+    pa.parquet.write_table(pa.table(dict.fromkeys("abcd", zeros)), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    return path
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
+def test_the_first_rows_of_a_file_are_those_of_all_of_it(tmp_path: Path, ending: str) -> None:
+    frame = pd.DataFrame({"a": [str(row) for row in range(30_000)], "b": ["x"] * 30_000})
+    path = tmp_path / f"f{ending}"
+    write = {
+        ".parquet": frame.to_parquet,
+        ".csv": lambda to: frame.to_csv(to, index=False),
+        ".jsonl": lambda to: frame.to_json(to, orient="records", lines=True),
+    }
+    write[ending](path)
+    whole = {
+        name: pa.chunked_array([values]) if isinstance(values, list) else values
+        for name, values in read_columns(path, None).items()
+    }
+    for rows in (1, 8_192, 10_000, 29_999, 30_000, 40_000):
+        head = read_columns(path, None, Bounds(rows, 2**30))
+        for name, values in whole.items():
+            found = head[name]
+            assert (found if isinstance(found, list) else found.to_pylist()) == values.to_pylist()[:rows]
+
+
+def test_a_small_file_of_very_many_rows_is_looked_at_without_unpacking_it(tmp_path: Path) -> None:
+    path = bomb(tmp_path)
+    usual = pa.default_memory_pool()
+    watched = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(watched)
+    try:
+        assert infer_model(path, bytes_max=2**24).rows == ROWS_MAX
+        assert (watched.max_memory() or 0) < 16 * 2**20, "of 32 MB"
+        with pytest.raises(UsageError, match="unpacks to more") as refused:
+            require_bounded(path, 2**24)
+        assert refused.value.code == "DAT006"
+        assert (watched.max_memory() or 0) < 16 * 2**20
+    finally:
+        pa.set_memory_pool(usual)
+    require_bounded(path, 2**26)
+
+
+def test_a_row_of_very_many_values_and_a_page_of_one_are_refused_by_what_the_file_says(tmp_path: Path) -> None:
+    lists = tmp_path / "lists.parquet"
+    pa.parquet.write_table(pa.table({"v": [[0.0] * 1_000_000]}), lists)
+    text = tmp_path / "text.parquet"
+    pa.parquet.write_table(pa.table({"t": ["x" * 2_000_000]}), text, compression="zstd")
+    for path in (lists, text):
+        with pytest.raises(UsageError, match="unpacks to more"):
+            read_columns(path, None, Bounds(1, 2**20))
+
+
+def test_rows_with_names_of_their_own_are_refused_before_they_fill_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fqlstream.ops.data_files._FILLED_MAX", 10_000)
+    path = tmp_path / "f.jsonl"
+    path.write_text("".join(f'{{"c{row}": 1}}\n' for row in range(200)))
+    with pytest.raises(UsageError, match="hardly any row"):
+        read_columns(path, None)
