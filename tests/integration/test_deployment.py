@@ -145,6 +145,40 @@ def test_everything_of_ours_runs_as_nobody_in_particular_with_nothing_to_write_o
                 assert container["resources"]["limits"].keys() == {"memory"}, "throttling a worker delays every value"
 
 
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give every pod of the manifests with the component that it is."""
+    for path in MANIFESTS:
+        for document in documents(path):
+            template = document.get("spec", {}).get("template")
+            if template is not None:
+                labels = document["metadata"]["labels"]
+                yield labels["app.kubernetes.io/component"], template["spec"]
+
+
+def test_each_component_has_a_secret_of_its_own_with_nothing_that_it_does_not_need() -> None:
+    secrets = {
+        document["metadata"]["name"]: document["stringData"].keys()
+        for path in MANIFESTS
+        if path.name == "secrets.example.yaml"
+        for document in documents(path)
+    }
+    read: set[str] = set()
+    for component, pod in pods():
+        for container in pod["containers"]:
+            given = [source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source]
+            assert given == [f"fqlstream-{component}"]
+            read.update(given)
+        mounted = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+        assert mounted == {"fqlstream-kafka-ca"}
+    assert secrets.keys() == read | {"fqlstream-kafka-ca"}
+    kafka, store = "FQLSTREAM_KAFKA__SASL_PASSWORD", "FQLSTREAM_STORE__PASSWORD"
+    assert secrets["fqlstream-lag"] == {kafka, "FQLSTREAM_LAG__KEY"}
+    holders = {
+        name: {each for each, keys in secrets.items() if name in keys} for name in (store, "FQLSTREAM_API__SECRET")
+    }
+    assert holders == {store: read - {"fqlstream-lag"}, "FQLSTREAM_API__SECRET": {"fqlstream-api"}}
+
+
 def test_the_image_is_built_of_what_is_there_and_runs_without_root() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
     bases = [line.split()[1] for line in lines if line.startswith("FROM ")]
