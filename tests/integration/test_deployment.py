@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from fqlstream.store.values import write_values
 from fqlstream.stream.protocol import MetricValue
 
 DEPLOY = packaged("deploy")
-MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+KUSTOMIZATIONS = sorted((DEPLOY / "kubernetes").rglob("kustomization.yaml"))
+MANIFESTS = sorted(set((DEPLOY / "kubernetes").rglob("*.yaml")) - set(KUSTOMIZATIONS))
 COMPOSE = (DEPLOY / "compose.yaml", DEPLOY / "compose.three-brokers.yaml")
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 YAML_FILES = sorted(DEPLOY.rglob("*.yaml"))
@@ -36,7 +38,7 @@ LINT = YamlLintConfig(
     "extends: default\nrules: {line-length: disable, document-start: disable, comments: disable, truthy: {check-keys: false}}"
 )
 SETTINGS = {line.split("`")[1] for line in settings_table().splitlines()[2:]}
-OWN_SERVICES = {"topics", "schema", "worker", "api", "lag"}
+OWN_SERVICES = {"topics", "schema", "worker", "api", "lag", "runner"}
 HOUR_MS = 3_600_000
 NOW_MS = 1_800_000_000_000 // HOUR_MS * HOUR_MS
 
@@ -78,9 +80,7 @@ def test_yaml_is_in_order(path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-@pytest.mark.parametrize(
-    "path", [path for path in MANIFESTS if path.stem != "kustomization"], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: str(path.relative_to(DEPLOY / "kubernetes")))
 def test_a_manifest_is_what_kubernetes_takes(path: Path, version: str) -> None:
     found = documents(path)
     assert found
@@ -88,10 +88,22 @@ def test_a_manifest_is_what_kubernetes_takes(path: Path, version: str) -> None:
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_the_kustomization_names_every_manifest_but_the_secrets() -> None:
-    (kustomization,) = documents(DEPLOY / "kubernetes" / "kustomization.yaml")
-    others = {path.name for path in MANIFESTS} - {"kustomization.yaml", "secrets.example.yaml"}
-    assert set(kustomization["resources"]) == others
+@pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda path: path.parent.name)
+def test_a_kustomization_names_every_manifest_beside_it_but_the_secrets_and_what_is_for_all(path: Path) -> None:
+    (kustomization,) = documents(path)
+    beside = {each.name for each in MANIFESTS if each.parent == path.parent} - {"secrets.example.yaml"}
+    shared = set(kustomization["resources"]) - beside
+    assert beside <= set(kustomization["resources"])
+    assert {(path.parent / each).resolve().name for each in shared} == ({"settings"} - {path.parent.name})
+    named = {image["name"] for image in kustomization.get("images", ())}
+    used = {
+        container["image"]
+        for each in MANIFESTS
+        if each.parent == path.parent
+        for document in documents(each)
+        for container in document.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
+    }
+    assert named == used
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
@@ -114,7 +126,7 @@ def test_the_second_compose_file_only_adds_to_the_first() -> None:
 def test_every_setting_that_is_given_is_one_and_every_command_too() -> None:
     names = {name for row in COMMANDS for name in [row.name]}
     text = "\n".join(path.read_text() for path in [*YAML_FILES, DEPLOY / "Dockerfile", DEPLOY / "README.md"])
-    assert set(re.findall(r"FQLSTREAM_[A-Z]+(?:__[A-Z_]+)?", text)) <= SETTINGS
+    assert set(re.findall(r"FQLSTREAM_[A-Z]+(?:_[A-Z]+)*(?:__[A-Z_]+)?", text)) <= SETTINGS
     commands = [composed(COMPOSE[0])["services"][name]["command"] for name in OWN_SERVICES]
     for path in MANIFESTS:
         for document in documents(path):
@@ -122,7 +134,7 @@ def test_every_setting_that_is_given_is_one_and_every_command_too() -> None:
             commands += [
                 container["args"] for container in [*pod.get("initContainers", ()), *pod.get("containers", ())]
             ]
-    assert len(commands) == 10
+    assert len(commands) == 12
     assert {command[0] for command in commands} <= names
 
 
@@ -179,12 +191,89 @@ def test_each_component_has_a_secret_of_its_own_with_nothing_that_it_does_not_ne
     assert holders == {store: read - {"fqlstream-lag"}, "FQLSTREAM_API__SECRET": {"fqlstream-api"}}
 
 
+def stages_of_the_image() -> dict[str, list[str]]:
+    """Give the stages of the Dockerfile by their names, each with its instructions, lines joined."""
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+    stages: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("FROM "):
+            stages[line.split(" AS ")[1]] = []
+        if stages and line and not line.startswith("#"):
+            stages[list(stages)[-1]].append(line)
+    return stages
+
+
+def test_the_runners_image_has_java_bubblewrap_and_the_extra_for_spark_and_the_other_has_not() -> None:
+    stages = stages_of_the_image()
+    (packages,) = (line for line in stages["runner"] if "apt-get install" in line)
+    assert {"bubblewrap", "openjdk-17-jre-headless", "--no-install-recommends"} <= set(packages.split())
+    assert packages.rstrip().endswith("rm -rf /var/lib/apt/lists/*")
+    extras = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (installed,) = (line for line in stages["build-runner"] if "pip install" in line)
+    assert set(re.findall(r"\[(\w+)\]", installed)) == {"spark"} <= extras.keys()
+    assert "COPY --from=build-runner /opt/fqlstream /opt/fqlstream" in stages["runner"]
+    assert not any("apt-get" in line or "build-runner" in line for line in stages["fqlstream"] + stages["base"])
+    entry, command = (next(line for line in stages[name] if line.startswith(word)) for name, word in (("base", "ENTRYPOINT "), ("runner", "CMD ")))  # fmt: skip
+    assert ast.literal_eval(entry.removeprefix("ENTRYPOINT ")) == ["fqlstream"]
+    assert ast.literal_eval(command.removeprefix("CMD ")) == ["code-metrics", "serve"]
+    services = composed(COMPOSE[0])["services"]
+    assert services["runner"]["build"]["target"] == "runner"
+    assert services["runner"]["profiles"] == ["code-metrics"], "nobody who asks for none has it"
+    targets_built = {name: services[name]["build"]["target"] for name in OWN_SERVICES}
+    assert targets_built == dict.fromkeys(OWN_SERVICES, "fqlstream") | {"runner": "runner"}
+
+
+#: What bubblewrap asks of the kernel to make a sandbox, and what a sandbox gives up with.
+OF_A_SANDBOX = {"clone", "clone3", "unshare", "mount", "umount2", "pivot_root", "sethostname", "chroot", "prctl", "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}  # fmt: skip
+
+
+def test_the_runner_may_make_namespaces_and_nothing_else_that_the_others_may_not() -> None:
+    profile = json.loads((DEPLOY / "seccomp" / "runner.json").read_text())
+    assert profile["defaultAction"] == "SCMP_ACT_ALLOW"
+    (refused,) = profile["syscalls"]
+    assert refused["action"] == "SCMP_ACT_ERRNO"
+    assert not OF_A_SANDBOX & set(refused["names"])
+    assert {"bpf", "kexec_load", "init_module", "keyctl", "open_by_handle_at", "ptrace", "setns"} <= set(
+        refused["names"]
+    )
+    options = composed(COMPOSE[0])["services"]["runner"]["security_opt"]
+    assert set(options) == {"no-new-privileges:true", "seccomp:seccomp/runner.json", "apparmor:unconfined", "systempaths=unconfined"}  # fmt: skip
+    assert (COMPOSE[0].parent / "seccomp" / "runner.json").exists()
+    found = dict(pods())
+    runner = found.pop("runner")
+    (container,) = runner["containers"]
+    assert runner["hostUsers"] is False, "a /proc without masks is for pods with users of their own"
+    assert container["securityContext"]["procMount"] == "Unmasked"
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    profile_of_pod = runner["securityContext"]["seccompProfile"]
+    assert profile_of_pod == {"type": "Localhost", "localhostProfile": "fqlstream/runner.json"}
+    assert f"/var/lib/kubelet/seccomp/{profile_of_pod['localhostProfile']}" in (DEPLOY / "README.md").read_text()
+    for component, pod in found.items():
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, component
+        assert "hostUsers" not in pod
+    assert composed(COMPOSE[0])["services"]["runner"]["environment"]["TMPDIR"] == "/var/lib/fqlstream"
+    assert {"name": "TMPDIR", "value": "/var/lib/fqlstream"} in container["env"], "rows are linked there, not copied"
+    levels = {
+        document["metadata"]["name"]: document["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+        for path in MANIFESTS
+        for document in documents(path)
+        if document["kind"] == "Namespace"
+    }
+    assert levels == {"fqlstream": "restricted", "fqlstream-runner": "privileged"}
+
+
 def test_the_image_is_built_of_what_is_there_and_runs_without_root() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
-    bases = [line.split()[1] for line in lines if line.startswith("FROM ")]
-    assert len(bases) == 2
-    assert all(re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", base) for base in bases), "a tag that says a version"
-    assert [line for line in lines if line.startswith("USER ")] == ["USER 10001:10001"]
+    stages = stages_of_the_image()
+    bases = [stage[0].split()[1] for stage in stages.values()]
+    foreign = [base for base in bases if base not in stages]
+    assert len(foreign) == 2
+    assert all(re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", base) for base in foreign), "a tag that says a version"
+    assert list(stages)[-1] == "fqlstream", "what a build without a target makes"
+    for target in ("fqlstream", "runner"):
+        assert [line for line in stages[target] if line.startswith("USER ")] == ["USER 10001:10001"]
+        assert stages[target][-2:][0] == "USER 10001:10001", "nothing is done to it as somebody else afterwards"
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
     sources = [source for sources in copied for source in sources]
     root = DEPLOY.parent
