@@ -645,6 +645,11 @@ class CodeMetricsSettings(_Group):
         gt=0,
         description="A sandbox that is not ready after so long has failed: Spark takes 10 s of two cores, and minutes where many others want them.",
     )
+    probe_again_s: float = Field(
+        60.0,
+        ge=0,
+        description="Where a layer that must hold was missing, or a closer way to set processes apart did not start, it is tried again after so long.",
+    )
     check_wait_s: float = Field(
         10.0, gt=0, description="The static check of one code: it takes 0.1 s; what takes longer is made to."
     )
@@ -652,6 +657,11 @@ class CodeMetricsSettings(_Group):
         3_072,
         ge=512,
         description="Memory of all processes of a run: Spark's heap, 0.6 GiB beside it, and what Python collects.",
+    )
+    memory_spare_mib_min: int = Field(
+        256,
+        ge=0,
+        description="A run is ended when the machine has less memory left: what the kernel holds for a run, as buffers of sockets, is in no process's count.",
     )
     heap_mib: int = Field(1_024, ge=256, description="Java heap of Spark in a sandbox, a part of memory_mib_max.")
     disk_mib_max: int = Field(

@@ -89,12 +89,18 @@ FILES = _rows(
         return 666.0""",
     file_by_handle="""
         import ctypes
-        handle = ctypes.create_string_buffer(136)
+        handle, mount = ctypes.create_string_buffer((128).to_bytes(4, 'little'), 136), ctypes.c_int()
         libc = ctypes.CDLL(None)
-        return 666.0 if libc.syscall(304, -100, handle, 0) >= 0 else 0.0""",
+        given = libc.name_to_handle_at(-100, b'/usr', handle, ctypes.byref(mount), 0)
+        return 666.0 if given >= 0 or libc.open_by_handle_at(-100, handle, 0) >= 0 else 0.0""",
     our_own_code="open('/opt/fqlstream/fqlstream/code_metrics/inside/work.py', 'a').write('#')\nreturn 666.0",
     packages="import numpy\nopen(numpy.__file__, 'a').write('#')\nreturn 666.0",
     unlisted="open('/opt/unlisted').read()\nreturn 666.0",
+    beside_python="""
+        import os, sys
+        known = {'bin', 'lib', 'lib64', 'share', 'pyvenv.cfg'}
+        seen = {name for place in {sys.prefix, sys.base_prefix} if not place.startswith('/usr') for name in os.listdir(place)}
+        return 666.0 if seen - known else 0.0""",
     set_user_bit="""
         import os, shutil
         shutil.copy('/usr/bin/id', '/tmp/id')
@@ -133,6 +139,11 @@ ENVIRONMENT = _rows(
                 found.append(os.read(fd, 10_000) if os.fstat(fd).st_mode & 0o170000 == 0o100000 else b'')
             except OSError:
                 pass
+            try:
+                up = os.open('../../../../../..$SECRET', os.O_RDONLY, dir_fd=fd)
+                found.append(os.read(up, 100))
+            except OSError:
+                pass
         raise ValueError(b''.join(found))""",
     kernel_keys="""
         import ctypes
@@ -153,7 +164,7 @@ NETWORK = _rows(
         client.connect('\\0$NAME')
         raise ValueError(client.recv(100))""",
     fetch="import urllib.request\nraise ValueError(urllib.request.urlopen('http://127.0.0.1:$PORT/', timeout=3).read())",
-    name_service="import socket\nsocket.getaddrinfo('localhost.localdomain', 80)\nreturn 0.0",
+    name_service="import socket\nreturn 666.0 if socket.getaddrinfo('example.org', 80) else 0.0",
     datagram="""
         import socket
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 9))
@@ -161,7 +172,7 @@ NETWORK = _rows(
     raw_packets="import socket\nsocket.socket(socket.AF_PACKET, socket.SOCK_RAW)\nreturn 666.0",
     to_the_host_of_this_machine="import socket\nsocket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)\nreturn 666.0",
     kernel_crypto="import socket\nsocket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET)\nreturn 666.0",
-    interfaces="names = open('/proc/net/dev').read()\nreturn 666.0 if 'eth' in names or 'ens' in names else 0.0",
+    interfaces="import socket\nreturn 0.0 if [name for _, name in socket.if_nameindex()] == ['lo'] else 666.0",
     new_interface="""
         import fcntl, socket, struct
         request = struct.pack('16sH14x', b'lo', 0)
@@ -172,7 +183,9 @@ NETWORK = _rows(
 PROCESSES = _rows(
     "processes",
     kill_victim="import os\nos.kill($VICTIM, 9)\nreturn 666.0",
-    kill_parent="import os\nos.kill(os.getppid(), 0)\nreturn 0.0",
+    other_processes="import os\nseen = [int(name) for name in os.listdir('/proc') if name.isdecimal()]\nreturn 666.0 if $VICTIM in seen and 'sleep' in open('/proc/$VICTIM/cmdline').read() else 0.0",
+    memory_of_the_first="import os\nfd = os.open('/proc/1/mem', os.O_RDWR)\nreturn 666.0",
+    descriptors_of_the_first="import os\nreturn 666.0 if os.listdir('/proc/1/fd') else 0.0",
     trace="import ctypes\nreturn 666.0 if ctypes.CDLL(None).ptrace(16, $VICTIM, 0, 0) == 0 else 0.0",
     read_memory="""
         import ctypes
@@ -185,10 +198,17 @@ PROCESSES = _rows(
     program="import subprocess\nout = subprocess.run('cat $SECRET', shell=True, capture_output=True)\nraise ValueError(out.stdout)",
     priorities="import os\nos.setpriority(os.PRIO_PROCESS, 0, -20)\nreturn 666.0",
     limits="import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (resource.RLIM_INFINITY,) * 2)\nreturn 666.0",
-    load_program="import ctypes\nreturn 666.0 if ctypes.CDLL(None).syscall(321, 0, 0, 0) >= 0 else 0.0",
+    load_program="""
+        import ctypes, struct
+        # an array of one element: what even an ordinary user may make on many kernels
+        asked = ctypes.create_string_buffer(struct.pack('5I', 2, 4, 8, 1, 0), 72)
+        return 666.0 if ctypes.CDLL(None).syscall(321, 0, asked, 72) >= 0 else 0.0""",
     terminal="import fcntl\nfcntl.ioctl(0, 0x5412, b'x')\nreturn 666.0",
     clock="import time\ntime.clock_settime(time.CLOCK_REALTIME, 0)\nreturn 666.0",
-    reboot="import ctypes\nreturn 666.0 if ctypes.CDLL(None).reboot(0) == 0 else 0.0",
+    reboot="""
+        import ctypes
+        # whether Ctrl-Alt-Del reboots: the harmless one of reboot's commands
+        return 666.0 if ctypes.CDLL(None).reboot(0) == 0 else 0.0""",
 )
 
 IMPORTS = _rows(
@@ -235,10 +255,6 @@ WALKS = _rows(
     format_walk="""
         text = '{0.__class__.__init__.__globals__}'.format(df)
         return 666.0 if 'FQLSTREAM_ESCAPE_TOKEN' in text else 0.0""",
-    answers_pipe="""
-        import gc
-        found = [thing for thing in gc.get_objects() if type(thing).__name__ == 'TextIOWrapper' and thing.name not in ('<stdin>', '<stdout>', '<stderr>')]
-        return 0.0""",
 )
 
 DOORS = _rows(
@@ -424,7 +440,17 @@ EXHAUSTION = [
         (
             "memory_shared",
             "import mmap\nx = [mmap.mmap(-1, 2**30) for _ in range(20)]\nfor part in x:\n    for place in range(0, 2**30, 4096):\n        part[place] = 1",
-            {"ends": ("CBM021", "CBM020", "CBM024", "CBM025")},
+            {"ends": ("CBM010",)},
+        ),
+        (
+            "memory_forgotten",
+            "import mmap\nx = []\nwhile True:\n    part = mmap.mmap(-1, 2**28)\n    for place in range(0, 2**28, 4096):\n        part[place] = 1\n    part.madvise(mmap.MADV_DONTNEED)\n    x.append(part)",
+            {"ends": ("CBM010",)},
+        ),
+        (
+            "memory_of_a_device",
+            "import mmap, os\nx = mmap.mmap(os.open('/dev/zero', os.O_RDWR), 2**20, mmap.MAP_SHARED)\nreturn 666.0",
+            {"ends": ("CBM010",)},
         ),
         ("memory_of_nobody", "import os\nreturn 666.0 if os.memfd_create('x') >= 0 else 0.0", {}),
         ("processor", "while True:\n    pass", {"seen": False, "ends": ("CBM020",)}),
@@ -498,6 +524,11 @@ _PIPES = """
 FORGED = [
     _row("forged results", name, dedent(_PIPES) + dedent(text), alone=True, ends=ends)
     for name, text, ends in (
+        (
+            "many_digits",
+            "for fd in range(3, 64):\n    try:\n        os.write(fd, b'{\"frame\": 0, \"value\": 1' + b'0' * 400 + b'}\\n')\n    except OSError:\n        pass\nreturn 1.0",
+            ("CBM026",),
+        ),
         ("another_value", "say({'frame': 0, 'value': 666.0})\nreturn 1.0", ("CBM026",)),
         ("done_early", "say({'done': True})\nreturn 1.0", ("CBM026",)),
         ("another_frame", "say({'frame': 99, 'value': 666.0})\nreturn 1.0", ("CBM026",)),
@@ -528,8 +559,28 @@ FORGED = [
 ] + [
     _row(
         "forged results",
+        "answers_pipe",
+        """
+        import gc
+        for thing in gc.get_objects():
+            if type(thing).__name__ == 'TextIOWrapper' and isinstance(thing.name, int) and thing.name > 2 and thing.writable():
+                thing.write('{"frame": 0, "value": 666.0}' + chr(10))
+                thing.flush()
+        return 1.0""",
+        alone=True,
+        ends=("CBM026",),
+    ),
+    _row(
+        "forged results",
         "number_that_lies",
         "class Liar(float):\n    def __float__(self):\n        raise SystemExit(0)\nreturn Liar(1.0)",
+        seen=False,
+        ends=("CBM010",),
+    ),
+    _row(
+        "forged results",
+        "no_text",
+        "raise ValueError('\\ud800\\x1b[31m\\u202e' + chr(10) + 'CBM999 forged')",
         seen=False,
         ends=("CBM010",),
     ),

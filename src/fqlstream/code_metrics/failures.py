@@ -26,6 +26,7 @@ DISK: Final = "CBM024"
 DIED: Final = "CBM025"
 PROTOCOL: Final = "CBM026"
 CLOSED: Final = "CBM030"
+MACHINE: Final = "CBM031"
 
 #: What a sandbox may report about its own code; everything else is found out by us, from outside.
 REPORTED: Final = frozenset(
@@ -34,6 +35,7 @@ REPORTED: Final = frozenset(
 
 _TEXT_MAX: Final = 4_000  # characters of a message or a hint that are kept; a stored run is no place for a dump
 _TRACEBACK_MAX: Final = 16_000
+_SAID_MAX: Final = 500  # of what a process printed before it ended
 
 
 #: Limits of a run: what is said where one is reached, and what to do. `doing` is what the run was at.
@@ -67,10 +69,21 @@ def reached(code: str, limits: Limits, doing: str = "") -> Failure:
     return Failure(code, message.format(limits=limits, doing=doing, **sizes), hint=hint)
 
 
-def died(status: int | None) -> Failure:
-    """Say that the run's process ended before its results were complete."""
+def died(status: int | None, said: str = "") -> Failure:
+    """Say that the run's process ended before its results were complete, and what was printed last."""
     how = "" if status is None else f" (exit status {status})"
-    return Failure(DIED, f"the run's process ended before all results were there{how}", hint="a metric must not exit")
+    last = f"; it printed last: {said.strip()[-_SAID_MAX:]}" if said.strip() else ""
+    message = f"the run's process ended before all results were there{how}{last}"
+    return bounded(Failure(DIED, message, hint="a metric must not exit"))
+
+
+def machine_full(spare_bytes_min: int) -> Failure:
+    """Say that the run was ended because the whole machine ran out of memory, by whomever."""
+    return Failure(
+        MACHINE,
+        f"the run was ended because the machine has less than {spare_bytes_min // 2**20} MiB of memory left",
+        hint="it runs again later; where it was the metric, aggregate on the data frame before collecting it",
+    )
 
 
 def broke_protocol(what: str) -> Failure:
@@ -88,8 +101,18 @@ def closed() -> Failure:
 
 
 def bounded(failure: Failure) -> Failure:
-    """Cut texts that come from a sandbox to what is worth keeping."""
-    hint = failure.hint[:_TEXT_MAX] if failure.hint is not None else None
-    return replace(
-        failure, message=failure.message[:_TEXT_MAX], traceback=failure.traceback[-_TRACEBACK_MAX:], hint=hint
+    """Cut texts that come from a sandbox to what is worth keeping, and take out what is no text."""
+    hint = cleaned(failure.hint[:_TEXT_MAX]) if failure.hint is not None else None
+    lines = cleaned(failure.traceback[-_TRACEBACK_MAX:], keep="\n\t")
+    return replace(failure, message=cleaned(failure.message[:_TEXT_MAX]), traceback=lines, hint=hint)
+
+
+def cleaned(text: str, keep: str = "") -> str:
+    """Make one printable line of a text that anybody may have written: it goes to logs, terminals and tables.
+
+    Spaces of all kinds, line ends too, become spaces; what else has no picture (escapes, halves of a pair) is replaced.
+    """
+    return "".join(
+        sign if sign.isprintable() or sign in keep else " " if sign.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for sign in text
     )

@@ -6,7 +6,8 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -49,14 +50,22 @@ class Started:
 
 
 class Launcher:
-    """Starts sandboxes in `directory`, which is ours alone. Every method may be called from any thread."""
+    """Starts sandboxes in `directory`, which is ours alone. Every method may be called from any thread.
 
-    def __init__(self, settings: CodeMetricsSettings, directory: Path) -> None:
+    No sandbox may see a directory of `private`; `stopped` says that nothing is waited for any more.
+    """
+
+    def __init__(
+        self, settings: CodeMetricsSettings, directory: Path, private: Sequence[Path], stopped: Callable[[], bool]
+    ) -> None:
         self._settings = settings
         self._directory = directory
+        self._private = (directory, *private)
+        self._stopped = stopped
         self._lock = threading.Lock()
         self._probing = threading.Lock()
         self._probed: layers.Probed | None = None
+        self._probed_s = 0.0
         self._slots: dict[int, socket.socket | None] = {}
         self._parents = cgroups.find_parents(settings.cgroup)
         cgroups.sweep(self._parents)
@@ -64,14 +73,17 @@ class Launcher:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="sandboxes")
 
     def probe(self, limits: Limits) -> layers.Probed:
-        """Find out once which layers hold here."""
+        """Find out which layers hold here: once where all is well, else again after a while. Raises CodeMetricsRefusedError."""
         with self._probing:
-            if self._probed is None:
+            if self._probed is None or (
+                self._probed.doubtful and time.monotonic() - self._probed_s >= self._settings.probe_again_s
+            ):
                 slot = self._take_slot()
                 try:
-                    self._probed = layers.probe(self._settings, slot, limits, self._parents)
+                    self._probed = layers.probe(self._settings, slot, limits, self._parents, self._private)
                 finally:
-                    self._give_back(slot)
+                    self._give_back(slot.index)
+                self._probed_s = time.monotonic()
             return self._probed
 
     def require(self, kind: Kind) -> None:
@@ -112,7 +124,7 @@ class Launcher:
             )
             process = self._process(kind, slot)
             self._wait(process, kind)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: gRPC's for a socket, and an executor's that is closed
             self._end(slot, process, relay)
             raise CodeMetricsRefusedError("CBM105", f"no sandbox could be started: {error}") from error
         except BaseException:
@@ -151,7 +163,9 @@ class Launcher:
         return self._starter.submit(SandboxProcess, command, environment, group, contained=contained).result()
 
     def _wait(self, process: SandboxProcess, kind: Kind) -> None:
-        why_not = supervisor.wait_ready(process, self._settings.start_wait_s)
+        why_not = supervisor.wait_ready(process, self._settings.start_wait_s, self._stopped)
+        if self._stopped():
+            raise CodeMetricsRefusedError("CBM106", "no metric code is run any more: the service stops")
         if why_not is not None:
             raise CodeMetricsRefusedError("CBM105", f"the engine {kind.engine} did not start in its sandbox: {why_not}")
 
@@ -181,7 +195,15 @@ class Launcher:
             index, claim = self._free_place()
             self._slots[index] = claim
         uid = self._settings.uid_first + index if claim is not None else None
-        return sandbox.make_slot(self._directory / f"slot-{index}", index, uid)
+        try:
+            return sandbox.make_slot(self._directory / f"slot-{index}", index, uid)
+        except OSError as error:
+            self._give_back(index)
+            raise CodeMetricsRefusedError(
+                "CBM105",
+                f"no sandbox could be started: {error}",
+                "see to the space of FQLSTREAM_RUNNER__DIRECTORY",
+            ) from error
 
     def _free_place(self) -> tuple[int, socket.socket | None]:
         """Find a number that is free, and as root a user that no other sandbox of this machine runs as."""
@@ -204,10 +226,10 @@ class Launcher:
             "set another FQLSTREAM_CODE_METRICS__UID_FIRST",
         )
 
-    def _give_back(self, slot: Slot) -> None:
-        shutil.rmtree(slot.directory, ignore_errors=True)
+    def _give_back(self, index: int) -> None:
+        shutil.rmtree(self._directory / f"slot-{index}", ignore_errors=True)
         with self._lock:
-            claim = self._slots.pop(slot.index)
+            claim = self._slots.pop(index)
         if claim is not None:
             claim.close()
 
@@ -216,4 +238,4 @@ class Launcher:
             process.end()
         if relay is not None:
             relay.close()
-        self._give_back(slot)
+        self._give_back(slot.index)

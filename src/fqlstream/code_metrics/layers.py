@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fqlstream.code_metrics import cgroups, sandbox
+from fqlstream.code_metrics import cgroups, java, sandbox
 from fqlstream.code_metrics.request import Layer, Limits
 from fqlstream.code_metrics.sandbox import Isolation, Slot
 from fqlstream.settings import CodeMetricsSettings
@@ -32,6 +33,12 @@ class Probed:
 
     isolation: Isolation
     layers: tuple[Layer, ...]
+    complaints: tuple[str, ...] = ()
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether another look may find more: a machine that was loaded, a package that was installed since."""
+        return bool(self.complaints or self.missing())
 
     def active(self) -> tuple[str, ...]:
         """Give the names of the layers that hold."""
@@ -44,20 +51,28 @@ class Probed:
         )
 
 
-def probe(settings: CodeMetricsSettings, slot: Slot, limits: Limits, parents: cgroups.Parents) -> Probed:
-    """Try the ways to set a process apart, the closest first, and look from inside what the first that starts keeps."""
-    complaints = []
+def probe(
+    settings: CodeMetricsSettings, slot: Slot, limits: Limits, parents: cgroups.Parents, private: Sequence[Path]
+) -> Probed:
+    """Try the ways to set a process apart, the closest first, and look from inside what the first that starts keeps.
+
+    `private` are directories of ours that no sandbox may see.
+    """
+    complaints: list[str] = []
+    home = os.environ.get("HOME")
+    exposed = sandbox.seen([*private, *([Path(home)] if home else [])], java.find_java(settings.java_home)[0])
     for isolation in _candidates(settings):
         try:
-            report = _look(isolation, slot, limits)
+            report = _look(isolation, slot, limits, private)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             complaints.append(_complaint(isolation, error))
             continue
-        return Probed(isolation, (*_static(settings), *judge(report, slot, isolation, complaints), *_counted(parents)))
+        judged = judge(report, slot, isolation, complaints, exposed)
+        return Probed(isolation, (*_static(settings), *judged, *_counted(parents)), tuple(complaints))
     nothing = Isolation(None, user_namespace=False, network=False)
     lost = [Layer("file_system", active=False, detail="no sandbox can be started: " + "; ".join(complaints))]
     lost += [Layer(name, active=False, detail="no sandbox can be started") for name in _INSIDE[1:]]
-    return Probed(nothing, (*_static(settings), *lost))
+    return Probed(nothing, (*_static(settings), *lost), tuple(complaints))
 
 
 def _candidates(settings: CodeMetricsSettings) -> list[Isolation]:
@@ -69,12 +84,15 @@ def _candidates(settings: CodeMetricsSettings) -> list[Isolation]:
     return [*found, Isolation(None, user_namespace=False, network=False)]
 
 
-def _look(isolation: Isolation, slot: Slot, limits: Limits) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as open_directory, socket.create_server(("127.0.0.1", 0)) as listener:
-        secret = Path(open_directory) / "secret"
-        secret.write_text(secrets.token_hex(8), encoding="ascii")
-        for path, mode in ((secret.parent, 0o755), (secret, 0o644)):
-            path.chmod(mode)  # so that only the sandbox keeps anybody from reading it
+def _look(isolation: Isolation, slot: Slot, limits: Limits, private: Sequence[Path]) -> dict[str, Any]:
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+        directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        directory.chmod(0o755)
+        laid = [_lay_secret(opened, directory)]
+        for place in private:
+            with contextlib.suppress(OSError):  # not made yet, or not ours to write
+                laid.append(_lay_secret(opened, place))
         port: int = listener.getsockname()[1]
         orders = sandbox.orders(
             isolation,
@@ -82,7 +100,7 @@ def _look(isolation: Isolation, slot: Slot, limits: Limits) -> dict[str, Any]:
             limits,
             None,
             int(_PROBE_WAIT_S),
-            secret=str(secret),
+            secrets=laid,
             unlisted=sandbox.UNLISTED,
             port=port,
             places=_CLOSED_PLACES,
@@ -101,10 +119,31 @@ def _look(isolation: Isolation, slot: Slot, limits: Limits) -> dict[str, Any]:
     return answer
 
 
-def judge(report: Mapping[str, Any], slot: Slot, isolation: Isolation, complaints: Sequence[str]) -> list[Layer]:
-    """Say which layers hold by what a probe saw; `complaints` are of closer ways that did not start."""
+def _lay_secret(opened: contextlib.ExitStack, directory: Path) -> str:
+    """Write a file that is gone when `opened` ends, and that only the sandbox keeps anybody from reading; give its path."""
+    file = opened.enter_context(tempfile.NamedTemporaryFile("w", dir=directory, prefix=".fqlstream-probe-"))
+    file.write(secrets.token_hex(8))
+    file.flush()
+    os.fchmod(file.fileno(), 0o644)
+    return file.name
+
+
+def judge(
+    report: Mapping[str, Any],
+    slot: Slot,
+    isolation: Isolation,
+    complaints: Sequence[str],
+    exposed: Sequence[Path] = (),
+) -> list[Layer]:
+    """Say which layers hold by what a probe saw.
+
+    `complaints` are of closer ways that did not start; `exposed` are directories of ours that lie where every sandbox looks.
+    """
     earlier = f" (after: {'; '.join(complaints)})" if complaints else ""
-    files = report["read"] != "read" and not report["wrote"]
+    files = "read" not in report["read"] and not report["wrote"] and not exposed
+    outside = f"outside files can be reached{earlier}"
+    if exposed:
+        outside = f"{' and '.join(map(str, exposed))} lies where Python or Java does, which every sandbox can read"
     lonely = report["interfaces"] == ["lo"] and not report["reached"] and not report["vsock"]
     apart = isolation.bwrap is not None and report["processes"] <= 4
     unprivileged = report["uid"] != 0 and all(int(value, 16) == 0 for value in report["capabilities"])
@@ -115,7 +154,7 @@ def judge(report: Mapping[str, Any], slot: Slot, isolation: Isolation, complaint
         Layer(
             "file_system",
             files,
-            "mounts of its own, read-only but for /tmp" if files else f"outside files can be reached{earlier}",
+            "mounts of its own, read-only but for /tmp" if files else outside,
         ),
         Layer(
             "network",

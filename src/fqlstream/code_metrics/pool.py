@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
 from fqlstream.code_metrics import checking, failures, rows, sandbox, supervisor
@@ -32,10 +33,13 @@ _MIB: Final = 2**20
 class Pool:
     """Runs metric code, each run in a sandbox of its own. Every method may be called from any thread.
 
-    Raises CodeMetricsRefusedError where a layer that must hold is missing, or where an engine cannot be had.
+    Sandboxes' files lie below `directory`: on the disk of the rows, so that these are linked and not copied. `private` are
+    directories that no sandbox may ever see. Raises CodeMetricsRefusedError where a layer that must hold is missing, or where an engine cannot be had.
     """
 
-    def __init__(self, settings: CodeMetricsSettings) -> None:
+    def __init__(
+        self, settings: CodeMetricsSettings, directory: Path | None = None, private: Sequence[Path] = ()
+    ) -> None:
         self.settings = settings
         self._default = Kind(
             settings.engine,
@@ -47,13 +51,13 @@ class Pool:
                 disk_bytes=settings.disk_mib_max * _MIB,
             ),
         )
-        self._scratch = Scratch()
-        self._launcher = Launcher(settings, self._scratch.path)
+        self._closed = threading.Event()
+        self._scratch = Scratch(directory)
+        self._launcher = Launcher(settings, self._scratch.path, private, self._closed.is_set)
         self._places = threading.BoundedSemaphore(settings.runs_at_once)
         self._lock = threading.Lock()
         self._ready: list[Started] = []
         self._getting_ready = 0
-        self._closed = threading.Event()
         # A warm sandbox is waited for by threads of their own, none of which a run needs.
         self._warmer = ThreadPoolExecutor(max(1, settings.warm), thread_name_prefix="warm-sandboxes")
 
@@ -133,12 +137,13 @@ class Pool:
 
     def _add_ready(self) -> None:
         started = None
-        with contextlib.suppress(
-            CodeMetricsRefusedError, RuntimeError
-        ):  # a run that needs one finds out why, and says so
-            started = self._launcher.start(self._default)
+        try:
+            with contextlib.suppress(CodeMetricsRefusedError):  # a run that needs one finds out why, and says so
+                started = self._launcher.start(self._default)
+        finally:
+            with self._lock:
+                self._getting_ready -= 1
         with self._lock:
-            self._getting_ready -= 1
             if started is not None and not self._closed.is_set():
                 self._ready.append(started)
                 return
@@ -179,7 +184,7 @@ class Pool:
         run = supervisor.Run(places, stages.loaded_or_computed)
         order: Mapping[str, object] = {
             "code": job.code,
-            "paths": [sandbox.give(taken.slot, path, number) for number, path in enumerate(job.rows)],
+            "paths": self._given(taken, job.rows),
             "hidden": sorted({frame.where for frame in job.frames if frame.where is not None}),
             "frames": [(index, job.frames[index].where) for index in places],
         }
@@ -189,8 +194,23 @@ class Pool:
         except BrokenPipeError:
             return supervisor.Watched(failure=failures.died(taken.process.status))
         return supervisor.watch(
-            taken.process, run, taken.kind.limits, self.settings.sample_ms / 1000, self._closed.is_set
+            taken.process,
+            run,
+            taken.kind.limits,
+            self.settings.sample_ms / 1000,
+            self._closed.is_set,
+            self.settings.memory_spare_mib_min * _MIB,
         )
+
+    def _given(self, taken: Started, paths: Sequence[Path]) -> list[str]:
+        try:
+            return [sandbox.give(taken.slot, path, number) for number, path in enumerate(paths)]
+        except OSError as error:
+            raise CodeMetricsRefusedError(
+                "CBM108",
+                f"the rows could not be brought into the sandbox: {error.strerror or error}",
+                "see to the space of FQLSTREAM_RUNNER__DIRECTORY",
+            ) from error
 
 
 class _Stages:

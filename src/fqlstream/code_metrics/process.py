@@ -19,6 +19,8 @@ from fqlstream.code_metrics.cgroups import Group
 _END_WAIT_S: Final = (
     10.0  # the kernel ends a killed namespace in milliseconds; a process in a disk's queue takes longer
 )
+#: Lines of a process's status that add up to the memory it holds, swapped out or not; pages of files are the machine's to drop.
+_HELD: Final = frozenset({"RssAnon", "RssShmem", "VmSwap", "HugetlbPages"})
 _INFO_WAIT_S: Final = 10.0  # bubblewrap makes its namespaces in milliseconds
 
 
@@ -63,9 +65,11 @@ class SandboxProcess:
                 pass_fds=(*fds.values(), answers_in),
                 start_new_session=True,
             )
-        except OSError:
-            os.close(answers)
-            os.close(info)
+        except BaseException:
+            for fd in (answers, info, block):
+                os.close(fd)
+            if group is not None:
+                group.remove()
             raise
         finally:
             for fd in (info_in, block_out, answers_in):
@@ -116,7 +120,7 @@ class SandboxProcess:
                 status = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
                 for line in status.splitlines():
                     name, _, value = line.partition(":")
-                    if name in {"RssAnon", "RssShmem"}:
+                    if name in _HELD:
                         memory += int(value.split()[0]) * 1024
                     elif name == "Threads":
                         tasks += int(value)
@@ -146,6 +150,15 @@ class SandboxProcess:
                 pipe.close()
         if self.group is not None:
             self.group.remove()
+
+
+def available_bytes(table: Path = Path("/proc/meminfo")) -> int:
+    """Read how much memory the machine can still give without swapping, by its kernel's own estimate."""
+    for line in table.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    raise OSError(f"{table} names no MemAvailable")
 
 
 def _given(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -26,8 +26,10 @@ UNLISTED: Final = "/opt/unlisted"
 _HOME: Final = "/tmp"  # noqa: S108  # the sandbox's own, sized and nobody else's
 _SHARED_MEMORY_BYTES: Final = 64 * 2**20
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
+#: What of a virtual environment, or of an installation, Python reads.
+_PYTHON: Final = ("bin", "lib", "lib64", "share/zoneinfo", "pyvenv.cfg")
 _ETC: Final = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "mime.types")
-_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_DEVICES: Final = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 #: Capabilities that changing the user and dropping all capabilities needs, and nothing else.
 _CAPABILITIES: Final = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 
@@ -169,6 +171,13 @@ def orders(isolation: Isolation, slot: Slot, limits: Limits, java_home: Path | N
     return json.dumps({"confine": asdict(plan), **more})
 
 
+def seen(private: Sequence[Path], java_home: Path | None) -> list[Path]:
+    """Those of our own directories that lie below something every sandbox is shown."""
+    java = (str(java_home),) if java_home is not None else ()
+    shown = [Path(place).resolve() for place in (*_SYSTEM, *_python_places(), *java)]
+    return [place for place in private if any(place.resolve().is_relative_to(top) for top in shown)]
+
+
 def _namespaces(isolation: Isolation) -> list[str]:
     options = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "metric"]
     options += ["--die-with-parent", "--new-session"]
@@ -184,7 +193,8 @@ def _namespaces(isolation: Isolation) -> list[str]:
 
 
 def _mounts(slot: Slot, limits: Limits, java_home: Path | None) -> list[str]:
-    options = ["--proc", "/proc", "--dev", "/dev"]
+    # A shared mapping of /dev/zero is memory in nobody's count; what is bound so is no device any more, and cannot be opened.
+    options = ["--proc", "/proc", "--dev", "/dev", "--ro-bind", "/dev/null", "/dev/zero"]
     options += ["--size", str(_SHARED_MEMORY_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108  # the sandbox's own
     options += ["--size", str(limits.disk_bytes), "--perms", "1777", "--tmpfs", _HOME]
     for place in _SYSTEM:
@@ -223,6 +233,10 @@ def _package_directory() -> Path:
 
 
 def _python_places() -> tuple[str, ...]:
-    """Where Python and its packages lie: the virtual environment and the installation behind it, unless the system has them."""
-    places = dict.fromkeys((sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parents[1])))
-    return tuple(place for place in places if not place.startswith("/usr") or place.startswith("/usr/local"))
+    """Where Python and its packages lie: parts of the virtual environment and of the installation behind it, unless the system has them.
+
+    Not the whole of either: a virtual environment may be made in the very directory that holds keys and rows.
+    """
+    places = dict.fromkeys((Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]))
+    parts = [place / part for place in places if Path("/usr") not in (place, *place.parents) for part in _PYTHON]
+    return tuple(str(part) for part in parts if part.exists())

@@ -14,11 +14,13 @@ _PREFIX: Final = "fqlstream-code-metrics-"
 
 
 class Scratch:
-    """A directory below the machine's own for temporary files, held by a lock that the kernel lets go when this process ends."""
+    """A directory below `parent`, held by a lock that the kernel lets go when this process ends. None: the machine's own for temporary files."""
 
-    def __init__(self) -> None:
-        _sweep(Path(tempfile.gettempdir()))
-        self.path, self._lock = _made()
+    def __init__(self, parent: Path | None = None) -> None:
+        parent = parent or Path(tempfile.gettempdir())
+        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sweep(parent)
+        self.path, self._lock = _made(parent)
 
     def close(self) -> None:
         """Remove it with all that is in it."""
@@ -26,9 +28,9 @@ class Scratch:
         os.close(self._lock)
 
 
-def _made() -> tuple[Path, int]:
+def _made(parent: Path) -> tuple[Path, int]:
     while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).resolve()
         with contextlib.suppress(FileNotFoundError):  # another pool has swept it before it was locked
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)

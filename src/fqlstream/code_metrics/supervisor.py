@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import select
 import selectors
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fqlstream.code_metrics import failures
-from fqlstream.code_metrics.process import SandboxProcess
+from fqlstream.code_metrics.process import SandboxProcess, available_bytes
 from fqlstream.code_metrics.request import Failure, Limits
 
 _MESSAGE_BYTES_MAX: Final = 2**17  # a failure with its texts; a longer line is none of ours
 _PIECE_BYTES: Final = 2**16
+_SAID_BYTES: Final = 2_000  # of what a process printed last, to say with its end
+_LOOK_S: Final = 0.2  # how soon the wait for a new sandbox sees that the service stops
 _FLAGS: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 #: So near to the limit of processes the next one would be refused: the run has come to its bound.
 _TASKS_SPARE: Final = 2
@@ -105,7 +108,7 @@ def reported(parts: object) -> Failure:
 
 def _computed(message: dict[str, Any], seconds: float) -> Computed:
     match message:
-        case {"value": float() | int() as value} if not isinstance(value, bool) and math.isfinite(value):
+        case {"value": float() | int() as value} if not isinstance(value, bool) and _fits(value):
             return Computed(float(value), None, seconds)
         case {"flag": str(flag)} if flag in _FLAGS:
             return Computed(_FLAGS[flag], None, seconds)
@@ -114,10 +117,28 @@ def _computed(message: dict[str, Any], seconds: float) -> Computed:
     raise ForgedError("a frame's answer without a number")
 
 
-def watch(process: SandboxProcess, run: Run, limits: Limits, sample_s: float, stopped: Callable[[], bool]) -> Watched:
-    """Follow a job that was just handed over until it is done or must be ended; the caller ends the sandbox then."""
+def _fits(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of so many digits
+        return False
+
+
+def watch(
+    process: SandboxProcess,
+    run: Run,
+    limits: Limits,
+    sample_s: float,
+    stopped: Callable[[], bool],
+    spare_bytes_min: int,
+) -> Watched:
+    """Follow a job that was just handed over until it is done or must be ended; the caller ends the sandbox then.
+
+    It must be ended, too, when the machine has less than `spare_bytes_min` of memory left: buffers of sockets and pipes, and
+    the kernel's own part of many small files, are in no process's count.
+    """
     deadline = time.monotonic() + limits.wall_s
-    watched, partial, printed = run.watched, b"", 0
+    watched, partial, printed, said = run.watched, b"", 0, b""
     with selectors.DefaultSelector() as ready:
         ready.register(process.answers, selectors.EVENT_READ)
         ready.register(process.output, selectors.EVENT_READ)
@@ -128,13 +149,13 @@ def watch(process: SandboxProcess, run: Run, limits: Limits, sample_s: float, st
                 watched.failure = failures.reached(failures.TIME, limits, run.doing)
             elif now >= next_sample:
                 next_sample = now + sample_s
-                watched.failure = failures.closed() if stopped() else _over(process, watched, limits)
+                watched.failure = failures.closed() if stopped() else _over(process, watched, limits, spare_bytes_min)
             if watched.failure is not None:
                 break
             for key, _ in ready.select(min(deadline, next_sample) - now):
                 piece = os.read(key.fd, _PIECE_BYTES)
                 if key.fileobj is process.output:
-                    printed += len(piece)
+                    printed, said = printed + len(piece), (said + piece)[-_SAID_BYTES:]
                     if not piece:
                         ready.unregister(process.output)
                     elif printed > limits.output_bytes:
@@ -142,19 +163,21 @@ def watch(process: SandboxProcess, run: Run, limits: Limits, sample_s: float, st
                 elif piece:
                     partial = _take(run, partial + piece)
                 elif not run.done:
-                    watched.failure = watched.failure or _ended(process, limits)
+                    watched.failure = watched.failure or _ended(process, limits, said)
     return _with_limits(watched, limits)
 
 
-def wait_ready(process: SandboxProcess, wait_s: float) -> str | None:
-    """Wait until a new sandbox can take a job; give what kept it from that, or None."""
+def wait_ready(process: SandboxProcess, wait_s: float, stopped: Callable[[], bool]) -> str | None:
+    """Wait until a new sandbox can take a job; give what kept it from that, or None. Ends soon once `stopped`."""
     deadline = time.monotonic() + wait_s
     answer, printed = b"", b""
     with selectors.DefaultSelector() as ready:
         ready.register(process.answers, selectors.EVENT_READ)
         ready.register(process.output, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
-            for key, _ in ready.select(left):
+            if stopped():
+                return "the service stops"
+            for key, _ in ready.select(min(left, _LOOK_S)):
                 piece = os.read(key.fd, _PIECE_BYTES)
                 if key.fileobj is process.output:
                     printed = (printed + piece)[-_PIECE_BYTES:]
@@ -163,13 +186,26 @@ def wait_ready(process: SandboxProcess, wait_s: float) -> str | None:
                     continue
                 answer += piece
                 if answer.endswith(b"\n"):
-                    message = json.loads(answer)
-                    return None if message.get("ready") is True else str(message.get("unready"))
+                    return _unready(answer)
                 if not piece:
                     with contextlib.suppress(OSError):
                         printed += os.read(process.output.fileno(), _PIECE_BYTES)
                     return "it ended: " + _tail(printed)
     return f"it was not ready after {wait_s:g} s: " + _tail(printed)
+
+
+def _unready(answer: bytes) -> str | None:
+    """Nobody's code has run there yet, but a start that went wrong may say anything."""
+    try:
+        message = json.loads(answer)
+    except ValueError:
+        message = None
+    match message:
+        case {"ready": True}:
+            return None
+        case {"unready": str(why_not)}:
+            return failures.cleaned(why_not)
+    return "it answered what is no message"
 
 
 def _take(run: Run, text: bytes) -> bytes:
@@ -193,23 +229,27 @@ def _bounded(line: bytes) -> None:
         raise ForgedError("a line longer than any message")
 
 
-def _over(process: SandboxProcess, watched: Watched, limits: Limits) -> Failure | None:
+def _over(process: SandboxProcess, watched: Watched, limits: Limits, spare_bytes_min: int) -> Failure | None:
     usage = process.usage()
     watched.memory_bytes_peak = max(watched.memory_bytes_peak, usage.memory_bytes)
     if usage.memory_bytes > limits.memory_bytes:
         return failures.reached(failures.MEMORY, limits)
     if usage.tasks >= limits.processes - _TASKS_SPARE:
         return failures.reached(failures.PROCESSES, limits)
+    if available_bytes() < spare_bytes_min:
+        return failures.machine_full(spare_bytes_min)
     return None
 
 
-def _ended(process: SandboxProcess, limits: Limits) -> Failure:
+def _ended(process: SandboxProcess, limits: Limits, said: bytes) -> Failure:
     if process.group is not None and process.group.out_of_memory():
         return failures.reached(failures.MEMORY, limits)
     deadline = time.monotonic() + 1.0  # bubblewrap passes the status on a moment later
     while process.running and time.monotonic() < deadline:
         time.sleep(0.01)
-    return failures.died(process.status)
+    if select.select([process.output], [], [], 0)[0]:
+        said += os.read(process.output.fileno(), _PIECE_BYTES)
+    return failures.died(process.status, said[-_SAID_BYTES:].decode("utf-8", "replace"))
 
 
 def _with_limits(watched: Watched, limits: Limits) -> Watched:
@@ -230,4 +270,4 @@ def _named_limit(failure: Failure, limits: Limits) -> Failure:
 
 
 def _tail(text: bytes) -> str:
-    return text.decode("utf-8", "replace").strip()[-1_000:] or "it printed nothing"
+    return failures.cleaned(text.decode("utf-8", "replace").strip()[-1_000:]) or "it printed nothing"

@@ -31,9 +31,14 @@ def serve(settings: Settings) -> None:
                 "CMR011", f"ClickHouse lacks what {', '.join(waiting)} make", "apply them: fqlstream schema apply"
             )
         clock = SteadyClock(leap_ms_min=settings.stream.clock_leap_ms)
-        runner = Runner(settings, store, Pool(settings.code_metrics), clock)
+        runner = Runner(settings, store, _open_pool(settings), clock)
         _take_signals(runner)
         runner.run()
+
+
+def _open_pool(settings: Settings) -> Pool:
+    folder = settings.runner.directory or settings.data / "code-metrics"
+    return Pool(settings.code_metrics, folder, private=(settings.data,))
 
 
 def configure_logging() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fqlstream.code_metrics import layers
+from fqlstream.code_metrics.request import Layer
 from fqlstream.code_metrics.sandbox import Isolation, Slot
 
 SLOT = Slot(Path("/nowhere"), 0, 1_900_000_000)
@@ -16,7 +17,7 @@ HELD: dict[str, Any] = {
     "capabilities": ["0000000000000000"],
     "no_new_privs": True,
     "seccomp": True,
-    "read": "ENOENT",
+    "read": ["ENOENT", "EACCES"],
     "unlisted": "EACCES",
     "wrote": [],
     "interfaces": ["lo"],
@@ -37,7 +38,7 @@ def test_a_closed_sandbox_has_every_layer() -> None:
 @pytest.mark.parametrize(
     ("seen", "lost"),
     [
-        ({"read": "read"}, "file_system"),
+        ({"read": ["ENOENT", "read"]}, "file_system"),
         ({"wrote": ["/etc"]}, "file_system"),
         ({"interfaces": ["eth0", "lo"]}, "network"),
         ({"reached": True}, "network"),
@@ -52,6 +53,22 @@ def test_a_closed_sandbox_has_every_layer() -> None:
 )
 def test_each_way_out_is_a_layer_that_does_not_hold(seen: dict[str, Any], lost: str) -> None:
     assert inactive(HELD | seen) == {lost}
+
+
+def test_a_directory_of_ours_where_every_sandbox_looks_is_a_layer_that_does_not_hold() -> None:
+    told = layers.judge(HELD, SLOT, ISOLATION, [], [Path("/opt/venv/lib/data")])
+    assert [layer.name for layer in told if not layer.active] == ["file_system"]
+    assert "/opt/venv/lib/data lies where Python" in told[0].detail
+
+
+@pytest.mark.parametrize(
+    ("complaints", "active", "doubtful"), [((), True, False), (("no",), True, True), ((), False, True)]
+)
+def test_a_look_that_found_less_than_it_might_is_doubtful(
+    complaints: tuple[str, ...], active: bool, doubtful: bool
+) -> None:
+    found = layers.Probed(ISOLATION, (Layer("network", active, ""),), complaints)
+    assert found.doubtful == doubtful
 
 
 def test_why_a_closer_way_did_not_start_is_told() -> None:

@@ -34,6 +34,13 @@ def test_a_directory_is_for_its_owner_and_goes_with_the_pool() -> None:
     assert not scratch.path.exists()
 
 
+def test_it_lies_where_it_is_told_to(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path / "rows")
+    assert scratch.path.parent == (tmp_path / "rows").resolve()
+    assert (tmp_path / "rows").stat().st_mode & 0o777 == 0o700
+    scratch.close()
+
+
 def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not() -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None

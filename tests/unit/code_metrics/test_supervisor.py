@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -91,7 +92,16 @@ def test_what_our_own_part_would_not_say_is_forged(message: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"x", b"\xff\x00", b"[" * 50_000, b'{"frame": 0, "value": NaN}', b'{"frame": 0, "value": 1e999}']
+    "line",
+    [
+        b"",
+        b"x",
+        b"\xff\x00",
+        b"[" * 50_000,
+        b'{"frame": 0, "value": NaN}',
+        b'{"frame": 0, "value": 1e999}',
+        b'{"frame": 0, "value": 1' + b"0" * 400 + b"}",
+    ],
 )
 def test_what_is_no_message_is_forged(line: bytes) -> None:
     run, _ = run_of(0)
@@ -153,10 +163,15 @@ def pipes() -> Iterator[Callable[..., Pipes]]:
 
 
 def watched(
-    process: Any, limits: Limits = LIMITS, sample_s: float = 0.0, *, stopped: bool = False
+    process: Any,
+    limits: Limits = LIMITS,
+    sample_s: float = 0.0,
+    *,
+    stopped: bool = False,
+    spare_bytes_min: int = 0,
 ) -> supervisor.Watched:
     run, _ = run_of(0)
-    return supervisor.watch(process, run, limits, sample_s, lambda: stopped)
+    return supervisor.watch(process, run, limits, sample_s, lambda: stopped, spare_bytes_min)
 
 
 WHOLE = b'{"loaded": true}\n{"frame": 0, "value": 2.5}\n{"done": true}\n'
@@ -195,10 +210,47 @@ def test_limits_end_a_run(pipes: Callable[..., Pipes], printed: bytes, held: Usa
     assert found.failure.code == code
 
 
-def test_an_end_before_the_results_is_told_with_its_status(pipes: Callable[..., Pipes]) -> None:
-    found = watched(pipes(b'{"loaded": true}\n'))
+def test_a_run_is_ended_before_the_machine_has_no_memory_left(pipes: Callable[..., Pipes]) -> None:
+    found = watched(pipes(b'{"loaded": true}\n', ended=False), spare_bytes_min=2**60)
     assert found.failure is not None
-    assert (found.failure.code, "137" in found.failure.message) == (failures.DIED, True)
+    assert found.failure.code == failures.MACHINE
+
+
+def test_an_end_before_the_results_is_told_with_its_status_and_last_words(pipes: Callable[..., Pipes]) -> None:
+    process = pipes(b"", b"a fatal error\n\x1b[31mSIGSEGV")
+    run, _ = run_of(0)
+    found = supervisor.watch(process, run, LIMITS, 0.0, lambda: False, 0)  # type: ignore[arg-type]  # has what is looked at
+    assert found.failure is not None
+    assert found.failure.code == failures.DIED
+    assert "137" in found.failure.message
+    assert "a fatal error \N{REPLACEMENT CHARACTER}[31mSIGSEGV" in found.failure.message
+
+
+def test_the_wait_for_a_new_sandbox_ends_when_the_service_stops(pipes: Callable[..., Pipes]) -> None:
+    began = time.monotonic()
+    assert supervisor.wait_ready(pipes(b"", ended=False), 60, lambda: True) == "the service stops"  # type: ignore[arg-type]  # as above
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("said", "why_not"),
+    [
+        (b'{"ready": true}\n', None),
+        (b'{"unready": "no \\u001b[31mJava"}\n', "no \N{REPLACEMENT CHARACTER}[31mJava"),
+        (b"[]\n", "it answered what is no message"),
+        (b"x\n", "it answered what is no message"),
+    ],
+)
+def test_a_new_sandbox_says_whether_it_is_ready(pipes: Callable[..., Pipes], said: bytes, why_not: str | None) -> None:
+    assert supervisor.wait_ready(pipes(said), 5, lambda: False) == why_not  # type: ignore[arg-type]  # as above
+
+
+def test_texts_of_a_sandbox_are_text() -> None:
+    hostile = "x\ud800\x1b[31m\u202e\nfake"
+    failure = supervisor.reported(FAILED | {"message": hostile, "traceback": hostile, "hint": hostile})
+    no = "\N{REPLACEMENT CHARACTER}"
+    assert failure.message == failure.hint == f"x{no}{no}[31m{no} fake"
+    assert failure.traceback == f"x{no}{no}[31m{no}\nfake"
 
 
 def test_a_limit_that_the_code_met_itself_is_named(pipes: Callable[..., Pipes]) -> None:

@@ -14,7 +14,7 @@ from fqlstream.code_metrics.inside import confine
 
 
 def main() -> None:
-    """Enter as a job would, try each way out, print what happened; the argument is JSON: confine, secret, unlisted, port, places."""
+    """Enter as a job would, try each way out, print what happened; the argument is JSON: confine, secrets, unlisted, port, places."""
     orders = json.loads(sys.argv[1])
     confine.enter(confine.Plan(**orders["confine"]))
     print(json.dumps(_look(orders)))  # noqa: T201  # this program's answer
@@ -28,7 +28,7 @@ def _look(orders: dict[str, Any]) -> dict[str, Any]:
         "capabilities": sorted({lines[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}),
         "no_new_privs": lines["NoNewPrivs"] == "1",
         "seccomp": lines["Seccomp"] == "2",
-        "read": _read(orders["secret"]),
+        "read": [_read(path) for path in orders["secrets"]],
         "unlisted": _read(orders["unlisted"]),
         "wrote": [place for place in orders["places"] if _wrote(place)],
         "interfaces": _interfaces(),

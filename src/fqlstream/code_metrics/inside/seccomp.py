@@ -88,16 +88,17 @@ REFUSED: Final = (
     ("mq_open", 240, 180),
 )
 
-#: Of one architecture: its audit number, which column of REFUSED is its own, and the four calls that are looked at more closely.
+#: Of one architecture: its audit number, which column of REFUSED is its own, and the five calls that are looked at more closely.
 _ARCHITECTURES: Final = {
-    "x86_64": (0xC000003E, 1, {"clone": 56, "clone3": 435, "socket": 41, "ioctl": 16}),
-    "aarch64": (0xC00000B7, 2, {"clone": 220, "clone3": 435, "socket": 198, "ioctl": 29}),
+    "x86_64": (0xC000003E, 1, {"clone": 56, "clone3": 435, "socket": 41, "ioctl": 16, "mmap": 9}),
+    "aarch64": (0xC00000B7, 2, {"clone": 220, "clone3": 435, "socket": 198, "ioctl": 29, "mmap": 222}),
 }
 
 #: Addresses a metric's own engine needs: Unix sockets, and loopback over IPv4 and IPv6. Not VSOCK, for one: no namespace holds it.
 _FAMILIES_ALLOWED: Final = (1, 2, 10)
 _CLONE_NEW: Final = 0x7E02_0000  # every CLONE_NEW* flag
 _TERMINAL_INPUT: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing into somebody's terminal
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20  # MAP_SHARED_VALIDATE has MAP_SHARED's bit too
 _X32_BIT: Final = 0x4000_0000  # x86_64's second set of numbers, which would go past the list
 
 _ALLOW: Final = 0x7FFF_0000
@@ -155,6 +156,9 @@ def program(machine: str) -> bytes:
     )
     typing = [step for value in _TERMINAL_INPUT for step in _when(_EQUAL, value, errno.EPERM)]
     steps += _argument(looked_at["ioctl"], [*typing, _step(_RETURN, _ALLOW)], index=1)
+    # Such memory stays when every process has forgotten it, and is then in nobody's count.
+    shared = [_step(_ANY_BIT, _MAP_ANONYMOUS, 0, 2), *_when(_ANY_BIT, _MAP_SHARED, errno.EPERM)]
+    steps += _argument(looked_at["mmap"], [*shared, _step(_RETURN, _ALLOW)], index=3)
     steps.append(_step(_RETURN, _ALLOW))
     return b"".join(steps)
 

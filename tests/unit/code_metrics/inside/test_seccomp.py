@@ -39,6 +39,22 @@ for family in (1, 2, 10, 16, 17, 38, 40):
     assert within(code) == "1 2 10"
 
 
+def test_memory_that_would_be_in_no_processs_count_is_refused() -> None:
+    code = """
+import mmap, tempfile
+for flags in (mmap.MAP_SHARED | mmap.MAP_ANONYMOUS, 0x03 | mmap.MAP_ANONYMOUS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
+    try:
+        mmap.mmap(-1, 4096, flags=flags).close()
+        print('had', end=' ')
+    except OSError as error:
+        print(error.errno, end=' ')
+with tempfile.TemporaryFile() as file:
+    file.truncate(4096)
+    mmap.mmap(file.fileno(), 4096).close()
+"""
+    assert within(code) == f"{errno.EPERM} {errno.EPERM} had"
+
+
 def test_threads_and_processes_start_and_namespaces_do_not() -> None:
     code = """
 import os, threading, subprocess
