@@ -121,11 +121,12 @@ def _look(isolation: Isolation, slot: Slot, limits: Limits, private: Sequence[Pa
 
 def _lay_secret(opened: contextlib.ExitStack, directory: Path) -> str:
     """Write a file that is gone when `opened` ends, and that only the sandbox keeps anybody from reading; give its path."""
-    file = opened.enter_context(tempfile.NamedTemporaryFile("w", dir=directory, prefix=".fqlstream-probe-"))
-    file.write(secrets.token_hex(8))
-    file.flush()
-    os.fchmod(file.fileno(), 0o644)
-    return file.name
+    path = directory / f".fqlstream-probe-{secrets.token_hex(8)}"
+    path.touch()
+    opened.callback(path.unlink, missing_ok=True)
+    path.write_text(secrets.token_hex(8), encoding="ascii")
+    path.chmod(0o644)
+    return str(path)
 
 
 def judge(
