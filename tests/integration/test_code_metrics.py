@@ -183,8 +183,12 @@ def test_a_runner_that_is_killed_leaves_nothing_and_its_successor_goes_on(
 ) -> None:
     path = stack.data / "stack.json"
     before = json.loads(path.read_text())["pids"]["runner"]
+    left = stack.data / "code-metrics" / "rows-left"  # as a run that was under way would have
+    left.mkdir(parents=True)
+    (left / "0.parquet").touch()
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: json.loads(path.read_text())["pids"]["runner"] not in (None, before), "a runner in its place")
+    wait_until(lambda: not left.exists(), "its rows are removed", SPARK_S)
     told = json.loads(stack.run_for(SPARK_S, "code-metrics", "run", "churn", "my cool metric", "--json").stdout)
     assert (told["status"], told["segments"]["children"]) == ("success", None)
     owners = store.query_rows(

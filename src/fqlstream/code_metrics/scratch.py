@@ -1,4 +1,4 @@
-"""A pool's directory: for it alone, and removed by the next pool where its own process was killed, because it holds rows."""
+"""A directory for one owner alone that holds rows: where its process is killed, the next owner removes it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PREFIX: Final = "fqlstream-code-metrics-"
 class Scratch:
     """A directory below `parent`, held by a lock that the kernel lets go when this process ends. None: the machine's own for temporary files."""
 
-    def __init__(self, parent: Path | None = None) -> None:
+    def __init__(self, parent: Path | None = None, prefix: str = _PREFIX) -> None:
         parent = parent or Path(tempfile.gettempdir())
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _sweep(parent)
-        self.path, self._lock = _made(parent)
+        sweep(parent, prefix)
+        self.path, self._lock = _made(parent, prefix)
 
     def close(self) -> None:
         """Remove it with all that is in it."""
@@ -28,10 +28,10 @@ class Scratch:
         os.close(self._lock)
 
 
-def _made(parent: Path) -> tuple[Path, int]:
+def _made(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).resolve()
-        with contextlib.suppress(FileNotFoundError):  # another pool has swept it before it was locked
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
+        with contextlib.suppress(FileNotFoundError):  # another owner has swept it before it was locked
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
@@ -39,9 +39,9 @@ def _made(parent: Path) -> tuple[Path, int]:
             os.close(lock)
 
 
-def _sweep(parent: Path) -> None:
-    """Remove directories of pools whose process is gone."""
-    for path in parent.glob(f"{_PREFIX}*"):
+def sweep(parent: Path, prefix: str) -> None:
+    """Remove directories of owners whose process is gone."""
+    for path in parent.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):  # somebody else's, in use, or just removed
             if path.lstat().st_uid != os.getuid():
                 continue

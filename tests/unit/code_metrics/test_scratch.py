@@ -54,3 +54,16 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not() -> No
         assert first.path.exists()
         first.close()
         second.close()
+
+
+def test_directories_of_another_name_or_place_are_left_alone(tmp_path: Path) -> None:
+    place = tmp_path / "mine"
+    place.mkdir()
+    for name in ("rows-left", "other-left"):
+        (place / name).mkdir()
+    (tmp_path / "rows-elsewhere").mkdir()
+    scratch = Scratch(place, "rows-")
+    assert scratch.path.parent == place
+    assert sorted(path.name for path in place.iterdir() if path != scratch.path) == ["other-left"]
+    assert (tmp_path / "rows-elsewhere").exists()
+    scratch.close()
