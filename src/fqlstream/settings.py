@@ -725,7 +725,12 @@ class RunnerSettings(_Group):
     retry_wait_ms: int = Field(
         30_000,
         ge=100,
-        description="A run that ClickHouse, Kafka or the machine kept from its end is begun again after so long, then later and later, up to an hour. One that its code kept from it waits for the next period.",
+        description="A run that ClickHouse, Kafka or the machine kept from its end is begun again after so long, then later and later, up to an hour. One that its code or its number of rows kept from it waits for the next period.",
+    )
+    tries_max: int = Field(
+        5,
+        ge=1,
+        description="A run that was given up so often holds newer periods back no longer, and one whose code could not be checked in time has failed: what lasts so long is no passing trouble.",
     )
     rows_max: int = Field(
         100_000_000, ge=1, description="Rows of one run; more would not fit the disk and the time that it has."

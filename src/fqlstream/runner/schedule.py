@@ -94,7 +94,8 @@ def outlook(
     """Say which period of a metric is to be computed now; rows that came late are `late_runs`'s business.
 
     `runs` are those of the newest periods, the newest first. A run of another owner that still gives signs of life is waited for,
-    so that no period is computed twice at once.
+    so that no period is computed twice at once. Asked only while the owner itself runs nothing of this metric: what stands as
+    running under its own name then was never begun, or its end could not be written.
     """
     for run in runs:
         if run.state == RUNNING and run.owner != owner and now_ms - run.updated_at_ms < settings.lost_ms:
@@ -103,21 +104,32 @@ def outlook(
         return Outlook()
     if not runs:
         return Outlook(Due(last_end(watermark_ms, period), "first"))
-    for run in runs:
-        if run.state == GIVEN_UP and now_ms - run.updated_at_ms >= _wait_ms(run.tries, settings):
-            return Outlook(Due(run.period_end_ms, "again", run.tries))
-        if run.state == RUNNING and run.owner != owner:
-            return Outlook(Due(run.period_end_ms, "again", run.tries))
     newest = last_end(watermark_ms - spread_ms(metric_id, period, settings), period)
     latest = runs[0]
-    if latest.state == GIVEN_UP:
-        return Outlook()  # it waits for its time; nothing later than it begins meanwhile
-    if latest.inputs_hash != inputs:
+    # after an absence the periods in between are made up for first, with the new definition
+    if latest.inputs_hash != inputs and newest <= latest.period_end_ms + period:
         return Outlook(Due(max(newest, latest.period_end_ms), "definition"))
+    for run in runs:
+        tries = _tries(run, owner)
+        if tries is not None and now_ms - run.updated_at_ms >= _wait_ms(tries, settings):
+            return Outlook(Due(run.period_end_ms, "again", tries))
+    tries = _tries(latest, owner)
+    if tries is not None and tries < settings.tries_max and latest.inputs_hash == inputs:
+        return Outlook()  # it waits for its time; nothing later than it begins meanwhile
     if newest > latest.period_end_ms:
         first = last_end(latest.period_end_ms, period) + period
         return Outlook(Due(max(first, newest - (settings.catch_up_periods_max - 1) * period), "period"))
     return Outlook()
+
+
+def _tries(run: RunRow, owner: str) -> int | None:
+    """Give how often a run that is to be begun again was given up; None for one that is not.
+
+    One that another process lost was waited for already; one of our own that nobody runs counts as given up.
+    """
+    if run.state == RUNNING and run.owner == owner:
+        return run.tries + 1
+    return run.tries if run.state in (RUNNING, GIVEN_UP) else None
 
 
 def _wait_ms(tries: int, settings: RunnerSettings) -> int:

@@ -97,6 +97,36 @@ def test_what_was_given_up_is_begun_again_later_and_later() -> None:
     assert due_after(60, HOUR) == Due(NOW, "again", 60)
 
 
+def test_a_run_of_our_own_that_nobody_runs_is_begun_again_and_counts_as_given_up() -> None:
+    lost = run(NOW, "running", tries=1, updated_at_ms=NOW)
+    wait_ms = 2 * SETTINGS.retry_wait_ms
+    assert looked(lost, watermark_ms=NOW + 3 * HOUR, now_ms=NOW + wait_ms - 1) == Outlook()
+    assert looked(lost, watermark_ms=NOW + 3 * HOUR, now_ms=NOW + wait_ms).due == Due(NOW, "again", 2)
+    older = looked(run(NOW + HOUR), lost, watermark_ms=NOW + HOUR, now_ms=NOW + wait_ms)
+    assert older.due == Due(NOW, "again", 2)
+
+
+def test_a_period_that_is_given_up_again_and_again_lets_newer_ones_pass() -> None:
+    def due_with(tries: int) -> Due | None:
+        waiting = run(NOW, "given_up", tries=tries, updated_at_ms=NOW)
+        return looked(waiting, watermark_ms=NOW + HOUR, now_ms=NOW).due
+
+    assert due_with(SETTINGS.tries_max - 1) is None
+    assert due_with(SETTINGS.tries_max) == Due(NOW + HOUR, "period")
+
+
+def test_other_code_does_not_wait_for_what_was_given_up_with_the_old_one() -> None:
+    waiting = run(NOW, "given_up", tries=4, updated_at_ms=NOW)
+    assert looked(waiting).due is None
+    assert looked(waiting, inputs="other").due == Due(NOW, "definition")
+    assert looked(waiting, inputs="other", watermark_ms=NOW + 2 * HOUR).due == Due(NOW + HOUR, "period")
+
+
+def test_other_code_leaves_out_no_period_that_is_to_be_made_up_for() -> None:
+    assert looked(run(NOW), inputs="other", watermark_ms=NOW + HOUR).due == Due(NOW + HOUR, "definition")
+    assert looked(run(NOW), inputs="other", watermark_ms=NOW + 5 * HOUR).due == Due(NOW + HOUR, "period")
+
+
 def test_rows_that_come_late_are_looked_for_in_the_newest_runs_that_are_over() -> None:
     runs = [run(NOW + 3 * HOUR, "running"), run(NOW + 2 * HOUR), run(NOW + HOUR, vector={0: 11}), run(NOW)]
     later = NOW + SETTINGS.late_wait_ms
