@@ -83,7 +83,6 @@ def settings(stack: RunningStack) -> Settings:
     fast = {
         "late_periods_max": 0,
         "heartbeat_ms": 200,
-        "lost_ms": 3_000,
         "look_ms": 100,
         "spread_ms_max": 0,
         "poll_wait_ms": 0,

@@ -29,6 +29,33 @@ def test_a_run_is_read_as_it_was_written_and_the_higher_version_wins(store: Stor
     ]
 
 
+def test_what_is_asked_often_reads_the_periods_that_matter_without_their_reports(store: Store) -> None:
+    runs = [replace(RUN, metric_id=name, period_end_ms=NOW + at, report=REPORT) for name in "ab" for at in range(4)]
+    for run in runs:
+        rows.write_run(store, run, kept_ms=KEPT_MS)
+    found = rows.newest_runs_since(store, ["b", "nobody", "a"], {"a": NOW + 2, "nobody": NOW + 9}, each_max=3)
+    assert {name: [run.period_end_ms - NOW for run in of] for name, of in found.items()} == {
+        "a": [3, 2], "b": [3, 2, 1], "nobody": [],
+    }  # fmt: skip
+    assert found["a"][0] == replace(RUN, metric_id="a", period_end_ms=NOW + 3, report=Report())
+    assert rows.newest_runs_since(store, [], {}, each_max=3) == {}
+
+
+def test_a_text_that_is_no_unicode_is_stored_all_the_same(store: Store) -> None:
+    rows.write_run(store, replace(RUN, metric_id="text", report=replace(REPORT, error="a\ud800b")), kept_ms=KEPT_MS)
+    assert rows.newest_runs(store, ["text"], each_max=1)["text"][0].report.error == "a?b"
+
+
+def test_the_parts_of_a_period_and_its_value_are_told_apart_from_those_of_another(store: Store) -> None:
+    run = replace(RUN, metric_id="parts")
+    values = [ValueRow("all", "", 1.0, 7), ValueRow("v1", "young", None, 0)]
+    rows.write_values(store, run, values, kept_ms=KEPT_MS)
+    rows.write_values(store, replace(run, run_version=run.run_version + 1), values[1:], kept_ms=KEPT_MS)
+    assert sorted(rows.known_parts(store, "parts", NOW)) == [("all", ""), ("v1", "young")]
+    assert rows.known_parts(store, "parts", NOW - 1) == []
+    assert rows.whole_values(store, ["parts"], "all") == {("parts", NOW): 1.0}
+
+
 def test_values_keep_nan_and_none_apart_and_the_later_owner_s_stand(store: Store) -> None:
     rows.write_values(
         store, RUN, [ValueRow("all", "", math.nan, 7), ValueRow("all", "young", None, 0)], kept_ms=KEPT_MS

@@ -91,9 +91,9 @@ class Validation(BaseModel):
     status: Literal["pending", "success", "failed"]
     progress: Annotated[int, Field(ge=0, le=100, description="Stages that are done, in percent of all.")]
     stage: Annotated[str, Field(description="The last one that is done.")]
-    value: Annotated[
-        Number | None, Field(description="Of all rows; null where the code gave None or there is no row.")
-    ] = None
+    value: Annotated[Number | None, Field(description="Of all rows; null where there is no row or the run failed.")] = (
+        None
+    )
     segments: Annotated[dict[str, Number | None], Field(description="Of each segment's rows.")] = {}
     rows: int | None = None
     error: str | None = None

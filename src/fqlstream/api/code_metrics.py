@@ -28,7 +28,7 @@ class CodeMetricStatus(BaseModel):
     id: str
     state: Literal["running", "success", "failed", "given_up"] | None
     period_end: str | None
-    value: Annotated[Number | None, Field(description="Of all rows of all versions.")]
+    value: Annotated[Number | None, Field(description="Of all rows of all versions, of that period.")]
     rows: int | None
     seconds: float | None
     layers: Annotated[list[str], Field(description="Layers of the sandbox that were active.")]
@@ -43,7 +43,7 @@ class CodeMetricValue(BaseModel):
     version: Annotated[str, Field(description="Of the model; `all` is all of them together.")]
     segment: Annotated[str, Field(description="'' is all rows.")]
     period_end: str
-    value: Annotated[Number | None, Field(description="Null where the code gave None or there is no row.")]
+    value: Annotated[Number | None, Field(description="Null where there is no row or the run failed.")]
     rows: int
     data_from: str
     data_to: str

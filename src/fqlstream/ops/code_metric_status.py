@@ -19,7 +19,10 @@ _GONE_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A code metric with its last run; None throughout where it has not run yet. `value` is of all rows and versions."""
+    """A code metric with its last run; None throughout where it has not run yet.
+
+    `value` is of all rows and versions of that run's period, None until there is one.
+    """
 
     model: str
     name: str
@@ -54,7 +57,7 @@ def statuses(store: Store, metrics: Sequence[CodeMetricDefinition]) -> list[Stat
                 metric_id,
                 run.state,
                 datetime.fromtimestamp(run.period_end_ms / 1000, UTC),
-                values.get(metric_id),
+                values.get((metric_id, run.period_end_ms)),
                 report.rows,
                 round(sum(report.seconds.values()), 3),
                 report.layers,

@@ -159,7 +159,12 @@ class CodeMetricRequests:
                 attempt=task.attempt,
             )
         )
-        self._sent_ms[_key(task)] = self.clock.now_ms()
+        now_ms = self.clock.now_ms()
+        # whoever asked may never ask again; after this time the answer is another one
+        for key, sent_ms in list(self._sent_ms.items()):
+            if now_ms - sent_ms > self.settings.silent_ms:
+                self._sent_ms.pop(key, None)
+        self._sent_ms[_key(task)] = now_ms
 
     def deliver(self, task: TaskRow) -> TaskRow:
         """Note that whoever asked has had the final state."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from fqlstream.clock import Clock
 from fqlstream.code_metrics.request import Frame, FrameOutcome, Job, Outcome, Progress
+from fqlstream.code_metrics.scratch import Scratch, sweep
 from fqlstream.events.catalogue import ModelEntry
 from fqlstream.events.definitions import CodeMetricDefinition
 from fqlstream.settings import Settings
@@ -20,6 +21,7 @@ from fqlstream.store.snapshots import Range
 
 #: The stage that is ours; the sandbox's follow.
 EXPORTED: Final = "exported"
+_PREFIX: Final = "rows-"
 
 
 class PoolPort(Protocol):
@@ -42,10 +44,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a run went. `values` are of the parts that were computed, also where others failed."""
+    """How a run went. `values` are of the parts that were computed, also where others failed; `parts` are all: versions with segments."""
 
     report: Report
     values: tuple[ValueRow, ...]
+    parts: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_success(self) -> bool:
@@ -54,7 +57,10 @@ class Finished:
 
 
 class Execution:
-    """Runs code metrics, each with files of its own that are gone after it. From any thread."""
+    """Runs code metrics, each with files of its own that are gone after it. From any thread.
+
+    What a process that was killed has left in the folder is removed.
+    """
 
     def __init__(self, store: Store, pool: PoolPort, settings: Settings, clock: Clock, folder: Path) -> None:
         self._store = store
@@ -62,6 +68,7 @@ class Execution:
         self._settings = settings
         self._clock = clock
         self._folder = folder
+        sweep(folder, _PREFIX)
 
     def run(self, asked: Asked, on_stage: Callable[[Report], None]) -> Finished:
         """Export, compute, and tell of each stage that is done.
@@ -69,13 +76,13 @@ class Execution:
         Raises StoreError where rows cannot be had, CodeMetricsRefusedError where no code is run here.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix="rows-") as name:
+        with closing(Scratch(self._folder, _PREFIX)) as scratch:
             began_s = self._clock.monotonic_s()
             exported = export_rows(
                 self._store,
                 asked.entry,
                 asked.within,
-                Path(name),
+                scratch.path,
                 version=asked.version,
                 rows_max=self._settings.runner.rows_max,
                 settings=self._settings.fql,
@@ -137,7 +144,15 @@ def _finished(outcome: Outcome, names: Mapping[str, Part], report: Report) -> Fi
             hint=failure.hint or "",
         )
     values = tuple(_value(names[frame.name], frame) for frame in outcome.frames if frame.failure is None)
-    return Finished(done, values)
+    return Finished(done, values, tuple((part.version, part.segment) for part in names.values()))
+
+
+def complete_values(values: Sequence[ValueRow], parts: Iterable[tuple[str, str]]) -> list[ValueRow]:
+    """Add that there is no value for each of these parts that has none, so that nothing older is left standing in its place."""
+    found = {(value.version, value.segment): value for value in values}
+    for version, segment in parts:
+        found.setdefault((version, segment), ValueRow(version, segment, None, 0))
+    return list(found.values())
 
 
 def _value(part: Part, frame: FrameOutcome) -> ValueRow:

@@ -51,6 +51,12 @@ class Kept(Generic[R]):
         self._stopping = stopping
         self._lock = threading.Lock()
         self._ended = False
+        self._is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last row is written."""
+        return self._is_over
 
     @property
     def row(self) -> R:
@@ -97,6 +103,7 @@ class Kept(Generic[R]):
                         return
                     wait_s = min(2 * wait_s, _AGAIN_S_MAX)
                 else:
+                    self._is_over = True
                     return
 
     def _advance(self, row: R) -> None:
@@ -125,9 +132,11 @@ def given_up(code: str, error: str, *, is_failure: bool) -> Callable[[RunRow], R
     return give_up
 
 
-def ended_task(report: Report, values: tuple[ValueRow, ...], *, is_success: bool) -> Callable[[TaskRow], TaskRow]:
+def ended_task(
+    report: Report, values: tuple[ValueRow, ...], version: str, *, is_success: bool
+) -> Callable[[TaskRow], TaskRow]:
     """Give what makes the last row of a task: the value of all rows, and of each segment, of the version that was asked for."""
-    found = {value.segment: value.value for value in values if value.version == values[0].version}
+    found = {value.segment: value.value for value in values if value.version == version}
     segments = {segment: value for segment, value in found.items() if segment}
     state = SUCCESS if is_success else FAILED
 

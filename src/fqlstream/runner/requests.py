@@ -52,7 +52,10 @@ class RequestBook:
             first = error.errors(include_url=False, include_input=False)[0]
             log.warning("code-metric-tasks[%d]@%d is no request: %s", partition, offset, first["msg"])
             return
-        known.open[offset] = Request(partition, offset, task)
+        if all(
+            request.task != task for request in known.open.values()
+        ):  # sent again while it waits, it is the same one
+            known.open[offset] = Request(partition, offset, task)
 
     def open(self) -> Iterator[Request]:
         """Give the requests that are not done, those of a partition in their order."""

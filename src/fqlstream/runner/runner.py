@@ -22,6 +22,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from fqlstream.client.partitioning import partitions_of
 from fqlstream.clock import Clock
+from fqlstream.code_metrics.failures import CHECK
 from fqlstream.code_metrics.request import CodeMetricsRefusedError, Layer
 from fqlstream.errors import BrokerError, FqlstreamError, StoreError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
@@ -32,14 +33,15 @@ from fqlstream.ops.definition_log import DefinitionsReader
 from fqlstream.ops.kafka_errors import NO_SUCH_TOPIC
 from fqlstream.ops.kafka_options import librdkafka_options
 from fqlstream.runner import schedule
-from fqlstream.runner.execution import Asked, Execution, Finished, PoolPort
+from fqlstream.runner.execution import Asked, Execution, Finished, PoolPort, complete_values
 from fqlstream.runner.keeping import Kept, ended_run, ended_task, given_up, next_step
 from fqlstream.runner.ownership import Ownership
 from fqlstream.runner.requests import Request, RequestBook
 from fqlstream.settings import Settings
 from fqlstream.store import code_metric_rows as rows
 from fqlstream.store.client import Store
-from fqlstream.store.code_metric_rows import RUNNING, RUNS_PER_EPOCH, Report, RunnerRow, RunRow, TaskRow
+from fqlstream.store.code_metric_frames import ALL
+from fqlstream.store.code_metric_rows import RUNNING, RUNS_PER_EPOCH, WAITING, Report, RunnerRow, RunRow, TaskRow
 from fqlstream.store.snapshots import Range
 from fqlstream.store.states import changed_panes, newest_flushes
 
@@ -52,6 +54,10 @@ _SAID_EVERY_S: Final = 30.0
 _ASK_S: Final = 5.0
 #: A row that says that this runner is there is written so often.
 _SEEN_EVERY_MS: Final = 10_000
+#: A request that waits for its place says so this often within the time after which it is taken for lost.
+_WAITING_PART: Final = 4
+#: What is wrong with the rows themselves: it is the same at every try.
+_LASTING: Final = frozenset({"STO040"})
 
 
 class SandboxPort(PoolPort, Protocol):
@@ -94,15 +100,32 @@ class _Present:
 class _Places:
     """Runs under way, by metric: no metric runs twice at once in one process."""
 
+    places_max: int
     kept: dict[str, Kept[Any] | None] = field(default_factory=dict)
+    requests: dict[str, Request | None] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, metric_id: str, places_max: int) -> bool:
+    def take(self, metric_id: str, request: Request | None) -> bool:
         with self.lock:
-            if metric_id in self.kept or len(self.kept) >= places_max:
+            if not self._is_free(metric_id):
                 return False
-            self.kept[metric_id] = None
+            self.kept[metric_id], self.requests[metric_id] = None, request
             return True
+
+    def is_free(self, metric_id: str) -> bool:
+        with self.lock:
+            return self._is_free(metric_id)
+
+    def _is_free(self, metric_id: str) -> bool:
+        return metric_id not in self.kept and len(self.kept) < self.places_max
+
+    def taken(self) -> set[str]:
+        with self.lock:
+            return set(self.kept)
+
+    def is_running(self, request: Request) -> bool:
+        with self.lock:
+            return self.requests.get(request.task.metric_id) is request
 
     def put(self, metric_id: str, row: Kept[Any]) -> None:
         with self.lock:
@@ -111,6 +134,7 @@ class _Places:
     def free(self, metric_id: str) -> None:
         with self.lock:
             self.kept.pop(metric_id, None)
+            self.requests.pop(metric_id, None)
 
     def rows(self) -> list[Kept[Any]]:
         with self.lock:
@@ -145,7 +169,7 @@ class Runner:
         self._execution = Execution(store, pool, settings, clock, Path(folder))
         self._ownership = Ownership(self.owner, _Claims(store, clock))
         self._requests = RequestBook()
-        self._places = _Places()
+        self._places = _Places(settings.code_metrics.runs_at_once)
         self._stopping = threading.Event()
         self._threads = ThreadPoolExecutor(settings.code_metrics.runs_at_once, "code-metric")
         self._preparing = ThreadPoolExecutor(1, "sandbox")
@@ -154,6 +178,8 @@ class Runner:
         self._partitions_count = 0
         self._committed: dict[int, int] = {}
         self._looked_late_ms: dict[str, int] = {}
+        self._known_from_ms: dict[str, int] = {}  # by metric, the oldest of its periods that matter
+        self._waiting_ms: dict[Request, int] = {}  # requests without a place, and when that was last said
         self._said_s: dict[str, float] = {}
         self._prepared_for: bool | None = None
 
@@ -295,17 +321,31 @@ class Runner:
     # -- what was asked for ----------------------------------------------------------------------------------------
 
     def _asked_for(self, catalogue: Catalogue) -> Iterator[_Work]:
-        for request in list(self._requests.open()):
-            if request.partition not in self._ownership.epochs:
+        mine = [request for request in self._requests.open() if request.partition in self._ownership.epochs]
+        self._waiting_ms = {request: self._waiting_ms[request] for request in mine if request in self._waiting_ms}
+        for request in mine:
+            is_free = self._places.is_free(request.task.metric_id)
+            if self._places.is_running(request) or not (is_free or self._is_silent(request)):
                 continue
             task = request.task
             row = rows.newest_task(self._store, task.metric_id, task.dataset_id, task.code_hash, task.attempt)
             if row is None or row.is_final:
                 self._requests.close(request)
-            elif row.report.stage and self._clock.now_ms() - row.updated_at_ms < self._limits.lost_ms:
-                continue  # of this process or of another one: it is under way
-            else:
+            elif row.is_begun and self._clock.now_ms() - row.updated_at_ms < self._limits.lost_ms:
+                continue  # of another process: it is under way
+            elif is_free:
                 yield self._request_work(request, row, catalogue)
+            else:
+                self._show_waiting(request, row)
+
+    def _is_silent(self, request: Request) -> bool:
+        """Say whether whoever asked has to be told again that a request waits for its place, long before it is taken for lost."""
+        return self._clock.now_ms() - self._waiting_ms.get(request, 0) >= self._limits.silent_ms // _WAITING_PART
+
+    def _show_waiting(self, request: Request, row: TaskRow) -> None:
+        now_ms = self._clock.now_ms()
+        rows.write_task(self._store, replace(next_step(row), report=Report(stage=WAITING), updated_at_ms=now_ms))
+        self._waiting_ms[request] = now_ms
 
     def _request_work(self, request: Request, row: TaskRow, catalogue: Catalogue) -> _Work:
         def begin() -> Kept[TaskRow]:
@@ -320,11 +360,12 @@ class Runner:
                 finished = self._execution.run(asked, kept.tell)
             except FqlstreamError as error:
                 if not self._stopping.is_set():
-                    kept.end(ended_task(_refused(error, kept.row.report), (), is_success=False))
+                    kept.end(ended_task(_refused(error, kept.row.report), (), ALL, is_success=False))
                 return
             if self._stopping.is_set() and not finished.is_success:
                 return  # ended with this process: whoever comes next begins it again
-            kept.end(ended_task(finished.report, finished.values, is_success=finished.is_success))
+            version = asked.version or ALL
+            kept.end(ended_task(finished.report, finished.values, version, is_success=finished.is_success))
 
         return _Work(request.task.metric_id, begin, execute, request)
 
@@ -355,20 +396,21 @@ class Runner:
     # -- periods ---------------------------------------------------------------------------------------------------
 
     def _scheduled(self, catalogue: Catalogue) -> Iterator[_Work]:
-        """Give what is due, the oldest periods first."""
+        """Give what is due, the oldest periods first, of metrics that nothing runs of here."""
+        busy = self._places.taken()  # before their rows are read, which may end in between
         mine: list[tuple[CodeMetricDefinition, ModelEntry]] = [
             (metric, entry)
             for entry in catalogue.models.values()
             for metric in entry.code_metrics.values()
             if metric.id is not None
+            and metric.id not in busy
             and self._partitions_count
             and self._partition_of(metric.id) in self._ownership.epochs
         ]
         if not mine:
             return
         ids = [metric.id or "" for metric, _ in mine]
-        each_max = max(self._limits.catch_up_periods_max, self._limits.late_periods_max) + 1
-        known = rows.newest_runs(self._store, ids, each_max=each_max)
+        known = self._known_runs(ids)
         watermarks = rows.watermarks(self._store, sorted({entry.name for _, entry in mine}))
         vector = {row.partition: row.version.number for row in newest_flushes(self._store, _SOURCE)}
         found: list[tuple[schedule.Due, CodeMetricDefinition, ModelEntry]] = []
@@ -378,6 +420,13 @@ class Runner:
                 found.append((due, metric, entry))
         for due, metric, entry in sorted(found, key=lambda each: (each[0].period_end_ms, each[1].id)):
             yield self._period_work(due, metric, entry, vector)
+
+    def _known_runs(self, metric_ids: Sequence[str]) -> dict[str, list[RunRow]]:
+        """Give the runs of the periods that matter, without their reports. Periods older than those matter never again."""
+        each_max = max(self._limits.catch_up_periods_max, self._limits.late_periods_max) + 1
+        found = rows.newest_runs_since(self._store, metric_ids, self._known_from_ms, each_max=each_max)
+        self._known_from_ms |= {metric_id: runs[-1].period_end_ms for metric_id, runs in found.items() if runs}
+        return found
 
     def _due(
         self,
@@ -433,6 +482,9 @@ class Runner:
             try:
                 finished = self._execution.run(Asked(metric, entry, Range(*within)), kept.tell)
             except (StoreError, BrokerError, CodeMetricsRefusedError) as error:
+                if error.code in _LASTING:
+                    self._end_run(kept, Finished(_refused(error, kept.row.report), ()))
+                    return
                 kept.end(given_up(error.code, error.message, is_failure=not self._stopping.is_set()))
                 return
             self._end_run(kept, finished)
@@ -443,12 +495,22 @@ class Runner:
         if self._stopping.is_set() and not finished.is_success:
             kept.end(given_up("CMR008", "the runner was stopped", is_failure=False))
             return
-        kept_ms = self._limits.kept_ms
+        report = finished.report
+        if report.code == CHECK and kept.row.tries < self._limits.tries_max:
+            # a machine that is busy keeps a check from its end as deeply nested code does
+            kept.end(given_up(report.code, report.error, is_failure=True))
+            return
         kept.end(
-            ended_run(finished.report, is_success=finished.is_success, now_ms=self._clock.now_ms()),
-            lambda row: rows.write_values(self._store, row, finished.values, kept_ms=kept_ms),
+            ended_run(report, is_success=finished.is_success, now_ms=self._clock.now_ms()),
+            lambda row: self._write_values(row, finished),
         )
-        log.info("%s of %s: %s", kept.row.metric, kept.row.model, finished.report.error or "computed")
+        log.info("%s of %s: %s", kept.row.metric, kept.row.model, report.code or "computed")
+
+    def _write_values(self, row: RunRow, finished: Finished) -> None:
+        """Write a value, or that there is none, for every part of this run and of those before it of the same period."""
+        known = rows.known_parts(self._store, row.metric_id, row.period_end_ms)
+        values = complete_values(finished.values, (*finished.parts, *known))
+        rows.write_values(self._store, row, values, kept_ms=self._limits.kept_ms)
 
     def _write_run(self, row: RunRow) -> None:
         rows.write_run(self._store, row, kept_ms=self._limits.kept_ms)
@@ -457,7 +519,7 @@ class Runner:
 
     def _begin(self, work: _Work) -> None:
         """Begin it if there is a place; else it is found again at the next look."""
-        if self._stopping.is_set() or not self._places.take(work.metric_id, self._settings.code_metrics.runs_at_once):
+        if self._stopping.is_set() or not self._places.take(work.metric_id, work.request):
             return
         try:
             kept = work.begin()
@@ -472,19 +534,24 @@ class Runner:
             work.execute(kept)
         except Exception as error:
             log.exception("a run failed in a way that nobody foresaw")
-            self._end_unforeseen(kept, error)
+            try:
+                self._end_unforeseen(kept, error)
+            except Exception:
+                log.exception("nor could its end be written: it is begun again later")
         finally:
-            if work.request is not None and kept.row.step >= rows.STEP_FINAL:
+            if work.request is not None and kept.is_over:
                 self._requests.close(work.request)
             self._places.free(work.metric_id)
 
     def _end_unforeseen(self, kept: Kept[Any], error: Exception) -> None:
         message = f"the runner failed in a way that nobody foresaw ({type(error).__name__}); its log has more"
+        # what was reported up to here may be what could not be written
+        report = Report(code="CMR009", error=message)
         if isinstance(kept.row, RunRow):
-            kept.end(given_up("CMR009", message, is_failure=True))
+            give_up = given_up(report.code, report.error, is_failure=True)
+            kept.end(lambda row: give_up(replace(row, report=report)))
         else:
-            report = replace(kept.row.report, code="CMR009", error=message)
-            kept.end(ended_task(report, (), is_success=False))
+            kept.end(ended_task(report, (), ALL, is_success=False))
 
     def _try(self, what: str, do: Callable[[], None]) -> None:
         """Do something that needs Kafka or ClickHouse; where they are away it is done at the next look."""

@@ -49,6 +49,8 @@ _RUNNERS: Final = pa.schema([
 
 RUNNING, SUCCESS, FAILED, GIVEN_UP = "running", "success", "failed", "given_up"
 PENDING: Final = "pending"
+#: Stage of a task that a runner has seen and has no place for yet.
+WAITING: Final = "waiting for a place"
 #: Steps of a task: rows of its progress lie between the first and the second, whatever runner writes them.
 STEP_FINAL: Final = 2**62
 STEP_DELIVERED: Final = STEP_FINAL + 1
@@ -115,7 +117,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class ValueRow:
-    """A value of a run, under one version (or `all`) and segment ('' is all rows). None: the code gave None."""
+    """A value of a run, under one version (or `all`) and segment ('' is all rows). None: it has no rows, or its run failed."""
 
     version: str
     segment: str
@@ -146,6 +148,11 @@ class TaskRow:
     def is_final(self) -> bool:
         """Whether nothing more becomes of it."""
         return self.state != PENDING
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a runner has begun with it; whether that goes on is another question."""
+        return self.report.stage not in ("", WAITING)
 
 
 # ---- who runs what ---------------------------------------------------------------------------------------------------
@@ -211,13 +218,31 @@ def write_run(store: Store, run: RunRow, *, kept_ms: int) -> None:
 
 def newest_runs(store: Store, metric_ids: Sequence[str], *, each_max: int) -> dict[str, list[RunRow]]:
     """Give the runs of the newest periods of each metric, the newest first, however they stand."""
-    times = [name for name in _RUNS.names if _RUNS.field(name).type == _TIME]
-    columns = [f"toUnixTimestamp64Milli({name}) AS {name}_ms" if name in times else name for name in _RUNS.names[:-1]]
+    return _newest_runs(store, _RUNS.names[:-1], metric_ids, {}, each_max)
+
+
+def newest_runs_since(
+    store: Store, metric_ids: Sequence[str], since_ms: Mapping[str, int], *, each_max: int
+) -> dict[str, list[RunRow]]:
+    """Give the same from a period on, by metric (Unix ms; of all where none is given), and without reports: to be asked often."""
+    reported = {name for name, _ in _REPORT}
+    names = [name for name in _RUNS.names[:-1] if name not in reported]
+    return _newest_runs(store, names, metric_ids, since_ms, each_max)
+
+
+def _newest_runs(
+    store: Store, names: Sequence[str], metric_ids: Sequence[str], since_ms: Mapping[str, int], each_max: int
+) -> dict[str, list[RunRow]]:
+    times = [name for name in names if _RUNS.field(name).type == _TIME]
+    columns = [f"toUnixTimestamp64Milli({name}) AS {name}_ms" if name in times else name for name in names]
+    since = [since_ms.get(metric_id, 0) for metric_id in metric_ids]
     table = store.query_arrow(
-        f"SELECT {', '.join(columns)} FROM (SELECT * FROM code_metric_run_rows WHERE metric_id IN {{ids:Array(String)}} "
+        f"SELECT {', '.join(columns)} FROM (SELECT {', '.join(names)} FROM code_metric_run_rows "
+        "WHERE metric_id IN {ids:Array(String)} AND period_end >= fromUnixTimestamp64Milli({first:Int64}) "
+        "AND toUnixTimestamp64Milli(period_end) >= {since:Array(Int64)}[indexOf({ids:Array(String)}, metric_id)] "
         "ORDER BY metric_id, period_end DESC, run_version DESC LIMIT 1 BY metric_id, period_end) "
         f"ORDER BY metric_id, period_end_ms DESC LIMIT {int(each_max)} BY metric_id",
-        {"ids": list(metric_ids)},
+        {"ids": list(metric_ids), "since": since, "first": min(since, default=0)},
         store.quorum_read(),
     )
     found: dict[str, list[RunRow]] = {metric_id: [] for metric_id in metric_ids}
@@ -225,6 +250,17 @@ def newest_runs(store: Store, metric_ids: Sequence[str], *, each_max: int) -> di
         report = _report(row)
         found[row["metric_id"]].append(RunRow(**{**row, "vector": dict(row["vector"])}, report=report))
     return found
+
+
+def known_parts(store: Store, metric_id: str, period_end_ms: int) -> list[tuple[str, str]]:
+    """Give the versions with the segments that a period of a metric has values of, or had."""
+    table = store.query_arrow(
+        "SELECT DISTINCT version, segment FROM code_metric_value_rows "
+        "WHERE metric_id = {metric_id:String} AND period_end = fromUnixTimestamp64Milli({end:Int64})",
+        {"metric_id": metric_id, "end": period_end_ms},
+        store.quorum_read(),
+    )
+    return [(row["version"], row["segment"]) for row in rows_of(table)]
 
 
 def write_values(store: Store, run: RunRow, values: Iterable[ValueRow], *, kept_ms: int) -> None:
@@ -249,14 +285,14 @@ def latest_values(store: Store, metric_id: str) -> list[dict[str, Any]]:
     return rows_of(table)
 
 
-def whole_values(store: Store, metric_ids: Sequence[str], version: str) -> dict[str, float | None]:
-    """Give the value of all rows of each metric's newest period, under a version."""
+def whole_values(store: Store, metric_ids: Sequence[str], version: str) -> dict[tuple[str, int], float | None]:
+    """Give the value of all rows of each metric's newest period, under a version; by metric and that period's end, Unix ms."""
     found = store.query_rows(
-        "SELECT metric_id, value FROM code_metric_latest "
+        "SELECT metric_id, toUnixTimestamp64Milli(period_end), value FROM code_metric_latest "
         "WHERE metric_id IN {ids:Array(String)} AND version = {version:String} AND segment = ''",
         {"ids": list(metric_ids), "version": version},
     )
-    return dict(found)
+    return {(metric_id, end_ms): value for metric_id, end_ms, value in found}
 
 
 # ---- tasks -----------------------------------------------------------------------------------------------------------
@@ -297,14 +333,21 @@ def newest_task(
 
 def _report_values(report: Report) -> tuple[Any, ...]:
     return (
-        report.stage, report.progress, report.rows, report.engine, list(report.layers), list(report.seconds.items()),
-        report.peak_memory_bytes, report.code, report.error, report.traceback, report.hint,
+        _text(report.stage), report.progress, report.rows, report.engine, list(report.layers), list(report.seconds.items()),
+        report.peak_memory_bytes, report.code, _text(report.error), _text(report.traceback), _text(report.hint),
     )  # fmt: skip
+
+
+def _text(given: str) -> str:
+    """Give what can be stored of a text that may come from a metric's code: a half of a surrogate pair is no character."""
+    return given.encode("utf-8", "replace").decode()
 
 
 def _report(row: dict[str, Any]) -> Report:
     """Take what is of the report out of a row."""
-    found = {name: row.pop(name) for name, _ in _REPORT}
+    found = {name: row.pop(name) for name, _ in _REPORT if name in row}
+    if not found:
+        return Report()
     return Report(**{**found, "layers": tuple(found["layers"]), "seconds": dict(found["seconds"])})
 
 

@@ -127,3 +127,10 @@ def test_where_no_runner_works_the_question_fails_instead_of_waiting_for_ever(de
     told = desk.ask()
     assert (told.state, told.report.code, told.is_delivered) == ("failed", "CMR010", True)
     assert desk.ask().attempt == 2
+
+
+def test_questions_that_nobody_asks_again_are_forgotten(desk: Desk) -> None:
+    for number in range(5):
+        desk.requests.ask(METRIC.model_copy(update={"id": f"id-{number}"}), DATASET)
+        desk.clock.advance(SETTINGS.silent_ms + 1)
+    assert len(desk.requests._sent_ms) == 1

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from fqlstream.clock import ManualClock
 from fqlstream.code_metrics.request import Failure, FrameOutcome, Outcome
-from fqlstream.runner.execution import _finished, _names
+from fqlstream.runner.execution import Execution, _finished, _names, complete_values
+from fqlstream.settings import Settings
 from fqlstream.store.code_metric_frames import Part
 from fqlstream.store.code_metric_rows import Report, ValueRow
 
@@ -45,3 +50,21 @@ def test_one_part_that_fails_is_named_and_leaves_the_others_their_values() -> No
 def test_a_run_that_fails_whole_has_no_value() -> None:
     found = _finished(outcome(failure=Failure("CMX001", "killed")), NAMES, REPORT)
     assert (found.values, found.report.error, found.report.stage) == ((), "killed", "exported")
+
+
+def test_every_part_of_a_run_and_of_those_before_it_has_a_row_also_without_a_value() -> None:
+    found = _finished(outcome(FrameOutcome("", 7, 1.5, 0.1), failure=Failure("CMX001", "killed")), NAMES, REPORT)
+    assert found.parts == (("all", ""), ("all", "young"))
+    assert complete_values(found.values, (*found.parts, ("all", "young"), ("v1", "removed"))) == [
+        ValueRow("all", "", 1.5, 7),
+        ValueRow("all", "young", None, 0),
+        ValueRow("v1", "removed", None, 0),
+    ]
+
+
+def test_rows_that_a_killed_process_left_are_removed_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "rows-left").mkdir()
+    (tmp_path / "rows-left" / "0.parquet").touch()
+    nothing: Any = None
+    Execution(nothing, nothing, Settings(), ManualClock(), tmp_path)
+    assert list(tmp_path.iterdir()) == []

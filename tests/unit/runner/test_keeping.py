@@ -65,7 +65,9 @@ def test_progress_that_cannot_be_written_is_left_out_and_the_end_is_written_unti
     row = kept(table, ManualClock())
     row.tell(Report("started", 10))
     values: list[RunRow] = []
+    assert not row.is_over
     row.end(given_up("STO001", "away", is_failure=True), values.append)
+    assert row.is_over
     assert [(each.state, each.tries, each.report.error) for each in table.rows] == [("given_up", 3, "away")]
     assert values[-1] == table.rows[0], "what has to be durable first comes first, each time"
 
@@ -74,8 +76,9 @@ def test_a_runner_that_stops_does_not_wait_for_clickhouse() -> None:
     stopping = threading.Event()
     stopping.set()
     table = Table(away=9)
-    kept(table, ManualClock(), stopping).end(given_up("", "stopped", is_failure=False))
-    assert table.rows == []
+    row = kept(table, ManualClock(), stopping)
+    row.end(given_up("", "stopped", is_failure=False))
+    assert (table.rows, row.is_over) == ([], False)
 
 
 def test_an_orderly_end_is_no_try() -> None:
@@ -83,9 +86,12 @@ def test_an_orderly_end_is_no_try() -> None:
 
 
 def test_a_task_ends_with_the_values_of_the_version_that_was_asked_for() -> None:
+    # all rows of all versions failed in the second run: what comes first there is of another version
     values = (ValueRow("all", "", 1.0, 3), ValueRow("all", "s", None, 0), ValueRow("v1", "", 2.0, 3))
-    ended = ended_task(Report("computed"), values, is_success=True)(TASK)
+    other = ended_task(Report(), values[1:][::-1], "all", is_success=False)(TASK)
+    assert (other.value, other.segments) == (None, {"s": None})
+    ended = ended_task(Report("computed"), values, "all", is_success=True)(TASK)
     assert (ended.value, ended.segments, ended.state, ended.step) == (1.0, {"s": None}, "success", STEP_FINAL)
     assert next_step(ended) == ended
-    assert ended_task(Report(code="x"), (), is_success=False)(TASK).state == "failed"
+    assert ended_task(Report(code="x"), (), "all", is_success=False)(TASK).state == "failed"
     assert next_step(TASK).step == 1

@@ -7,17 +7,19 @@ import pytest
 from fqlstream.events.payloads import CodeMetricTask
 from fqlstream.runner.requests import RequestBook
 
-RECORD = (
-    CodeMetricTask(type="validate", metric_id="a", dataset_id="serving/m/v1", code_hash="h", attempt=1)
-    .model_dump_json()
-    .encode()
-)
+
+def record(attempt: int) -> bytes:
+    task = CodeMetricTask(type="validate", metric_id="a", dataset_id="serving/m/v1", code_hash="h", attempt=attempt)
+    return task.model_dump_json().encode()
+
+
+RECORD = record(1)
 
 
 def test_what_is_not_done_holds_the_committed_offset_back() -> None:
     book = RequestBook()
-    for offset in (4, 5, 7):
-        book.add(0, offset, RECORD)
+    for offset, attempt in ((4, 1), (5, 2), (7, 3)):
+        book.add(0, offset, record(attempt))
     assert book.offsets() == {0: 4}
     first, second, third = book.open()
     book.close(second)
@@ -26,6 +28,16 @@ def test_what_is_not_done_holds_the_committed_offset_back() -> None:
     assert book.offsets() == {0: 7}
     book.close(third)
     assert (book.offsets(), list(book.open())) == ({0: 8}, [])
+
+
+def test_a_request_that_is_sent_again_while_it_waits_is_one() -> None:
+    book = RequestBook()
+    for offset in (4, 5):
+        book.add(0, offset, RECORD)
+    (only,) = book.open()
+    assert (only.offset, book.offsets()) == (4, {0: 4})
+    book.close(only)
+    assert book.offsets() == {0: 6}
 
 
 def test_a_partition_that_is_gone_takes_its_requests_along() -> None:
