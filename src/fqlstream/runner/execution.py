@@ -75,7 +75,6 @@ class Execution:
 
         Raises StoreError where rows cannot be had, CodeMetricsRefusedError where no code is run here.
         """
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with closing(Scratch(self._folder, _PREFIX)) as scratch:
             began_s = self._clock.monotonic_s()
             exported = export_rows(
