@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -16,6 +17,7 @@ _PORT: Final = 15002  # Spark Connect's own
 #: Parameters of an address that are the client's own and no header.
 _NO_HEADERS: Final = frozenset({"token", "use_ssl", "user_id", "user_agent", "session_id"})
 _MESSAGE_BYTES_MAX: Final = 128 * 2**20  # what Spark's own client allows
+_PLAN_BYTES_MAX: Final = 72 * 2**20  # rows up to 64 MiB travel in a plan, larger ones in pieces
 _CALLS_MAX: Final = 16  # a client has a few open at once: results, keeping its session, releasing it
 _STOP_WAIT_S: Final = 5.0
 
@@ -33,6 +35,11 @@ class Relay:
             ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
             ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
         ]
+        # What a sandbox sends is held on this side: so much at once, times the calls
+        own = [
+            ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+            ("grpc.max_receive_message_length", _PLAN_BYTES_MAX),
+        ]
         credentials = self._grpc.ssl_channel_credentials() if secure else None
         self._channel = (
             self._grpc.secure_channel(target, credentials, limits)
@@ -40,8 +47,12 @@ class Relay:
             else self._grpc.insecure_channel(target, limits)
         )
         self._threads = ThreadPoolExecutor(_CALLS_MAX, thread_name_prefix="spark-relay")
-        self._server = self._grpc.server(self._threads, handlers=(self._handler(),), options=limits)
-        self._server.add_insecure_port(f"unix:{socket}")
+        self._server = self._grpc.server(
+            self._threads, handlers=(self._handler(),), options=own, maximum_concurrent_rpcs=_CALLS_MAX
+        )
+        # by a descriptor of its directory: a socket's path has 107 bytes at most, and a data directory may lie deep
+        self._directory = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)
+        self._server.add_insecure_port(f"unix:/proc/self/fd/{self._directory}/{socket.name}")
         self._server.start()
         if uid is not None:
             socket.chmod(0o666)  # nobody but this sandbox's user comes here
@@ -51,6 +62,7 @@ class Relay:
         self._server.stop(0).wait(_STOP_WAIT_S)
         self._channel.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        os.close(self._directory)
 
     def _handler(self) -> Any:
         service = self._service

@@ -60,6 +60,17 @@ def test_calls_pass_with_the_token_of_this_side_only(server: tuple[Server, int],
         relay.close()
 
 
+def test_it_listens_however_deep_its_directory_lies(server: tuple[Server, int], tmp_path: Path) -> None:
+    _, port = server
+    deep = tmp_path.joinpath(*["d" * 40] * 4)
+    deep.mkdir(parents=True)
+    relay = Relay(f"sc://127.0.0.1:{port}", deep / "spark.sock", None)
+    try:
+        assert (deep / "spark.sock").is_socket()
+    finally:
+        relay.close()
+
+
 def test_errors_pass_and_other_services_do_not(server: tuple[Server, int], tmp_path: Path) -> None:
     handler, port = server
     relay = Relay(f"sc://127.0.0.1:{port}", tmp_path / "spark.sock", None)

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
 
+from fqlstream.code_metrics.inside import calc
 from fqlstream.code_metrics.inside.collected import give_columns
 
+#: Off by default, and left so where it can be: then a metric may write a column's name as Spark lets it.
+_CASE: Final = "spark.sql.caseSensitive"
 _SCRATCH: Final = "/tmp"  # noqa: S108  # the sandbox's own, sized and nobody else's
 
 
@@ -36,7 +39,13 @@ def spark(options: Mapping[str, Any]) -> Opener:
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("OFF")
     _warm_up(session, functions)
-    return lambda paths, hidden: _spark_table(session.read.parquet(*paths), functions, hidden)
+
+    def open_table(paths: Sequence[str], hidden: Sequence[str]) -> Table:
+        if alike(paths):
+            session.conf.set(_CASE, "true")
+        return _spark_table(session.read.parquet(*paths), functions, hidden)
+
+    return open_table
 
 
 def spark_remote(options: Mapping[str, Any]) -> Opener:
@@ -57,6 +66,8 @@ def spark_remote(options: Mapping[str, Any]) -> Opener:
     parquet = import_module("pyarrow.parquet")
 
     def open_table(paths: Sequence[str], hidden: Sequence[str]) -> Table:
+        if alike(paths):
+            session.conf.set(_CASE, "true")
         # The server sees none of our files: rows travel with the plan.
         return _spark_table(session.createDataFrame(parquet.read_table(list(paths))), functions, hidden)
 
@@ -77,7 +88,14 @@ def sqlframe(options: Mapping[str, Any]) -> Opener:
     session = import_module("sqlframe.duckdb").DuckDBSession(conn=connection)
     functions = import_module("sqlframe.duckdb.functions")
     give_columns(import_module("sqlframe.duckdb").DuckDBDataFrame)
-    return lambda paths, hidden: _spark_table(session.read.parquet(list(paths)), functions, hidden)
+
+    def open_table(paths: Sequence[str], hidden: Sequence[str]) -> Table:
+        if names := alike(paths):
+            message = f"the columns {' and '.join(names)} differ in case only, which this engine cannot tell apart"
+            raise calc.MetricError("CBM012", message, hint="rename one, or set FQLSTREAM_CODE_METRICS__ENGINE=spark")
+        return _spark_table(session.read.parquet(list(paths)), functions, hidden)
+
+    return open_table
 
 
 ENGINES: Final[Mapping[str, Callable[[Mapping[str, Any]], Opener]]] = {
@@ -85,6 +103,13 @@ ENGINES: Final[Mapping[str, Callable[[Mapping[str, Any]], Opener]]] = {
     "spark_remote": spark_remote,
     "sqlframe": sqlframe,
 }
+
+
+def alike(paths: Sequence[str]) -> list[str]:
+    """Give the columns of these files that differ from another in case only. Spark tells them apart where it is told to."""
+    names = import_module("pyarrow.parquet").read_schema(paths[0]).names
+    folded = [name.lower() for name in names]
+    return [name for name, low in zip(names, folded, strict=True) if folded.count(low) > 1]
 
 
 def alias_moved_modules() -> None:

@@ -47,7 +47,7 @@ def main() -> None:
 
 def _serve(answers: Any, open_table: engines.Opener, job: Mapping[str, Any]) -> None:
     try:
-        table = open_table(job["paths"], job["hidden"])
+        table = _opened(open_table, job)
         function = calc.load(job["code"])
     except calc.MetricError as error:
         _say(answers, {"failed": error.parts})
@@ -56,6 +56,15 @@ def _serve(answers: Any, open_table: engines.Opener, job: Mapping[str, Any]) -> 
     for index, where in job["frames"]:
         _say(answers, {"frame": index, **_computed(function, table, where)})
     _say(answers, {"done": True})
+
+
+def _opened(open_table: engines.Opener, job: Mapping[str, Any]) -> engines.Table:
+    try:
+        return open_table(job["paths"], job["hidden"])
+    except calc.MetricError:
+        raise
+    except Exception as error:  # what an engine cannot read is told, or the run would only have ended
+        raise calc.explained(error, ()) from None
 
 
 def _computed(function: Any, table: engines.Table, where: str | None) -> dict[str, Any]:
