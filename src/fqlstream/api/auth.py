@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request, Response, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
-from fqlstream.api.problems import refuse
+from fqlstream.api.problems import ApiError, refuse
 from fqlstream.api.services import Dependencies, Parts
+from fqlstream.errors import StoreError
 from fqlstream.listening import is_loopback
 from fqlstream.ops.access import ANYONE, Caller, Permission
 
@@ -75,6 +76,15 @@ async def admit(request: Request, parts: Dependencies, permission: Permission) -
     """Demand a caller who may do this, before any of the request's body is read. Raises ApiError 401 or 403."""
     caller = await _require_caller(request, parts, await _BEARER(request), await _COOKIE(request))
     return _permitted(caller, permission)
+
+
+async def is_allowed(request: Request, parts: Dependencies, permission: Permission) -> bool:
+    """Say whether a request names a caller who may do this, for a route that tells everybody something, and such a one more."""
+    try:
+        await admit(request, parts, permission)
+    except (ApiError, StoreError):  # nobody, a wrong key, or nobody knows
+        return False
+    return True
 
 
 def _permitted(caller: Caller, permission: Permission) -> Caller:

@@ -118,7 +118,7 @@ class DefinitionsFollower:
             await asyncio.sleep(self._settings.api.follow_ms / 1000)
             try:
                 await work()
-            except FqlstreamError as error:
+            except Exception as error:  # what is tried again for ever must end by nothing that comes from outside
                 if self._clock.monotonic_s() - said_s >= _SAID_EVERY_S:
                     said_s = self._clock.monotonic_s()
-                    log.warning("%s: %s", trouble, error)
+                    log.warning("%s: %s", trouble, error, exc_info=not isinstance(error, FqlstreamError))

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from fqlstream.api.auth import allow
+from fqlstream.api.auth import allow, is_allowed
 from fqlstream.api.services import Dependencies, Parts
 from fqlstream.api.shapes import refusals
 from fqlstream.errors import FqlstreamError
@@ -44,8 +44,12 @@ class Health(BaseModel):
 
     status: Literal["ok", "away"]
     dependencies: dict[str, Dependency]
-    runners: list[RunnerHealth] | None = Field(
+    runners_count: int | None = Field(
         None, description="Runners of code metrics that were seen within a minute; null where ClickHouse does not say."
+    )
+    runners_able: int | None = Field(None, description="Those of them that run what they are given.")
+    runners: list[RunnerHealth] | None = Field(
+        None, description="Which they are and what contains code there: only for a key that may read."
     )
 
 
@@ -77,21 +81,34 @@ async def live() -> Live:
 
 
 @router.get("/health", responses={503: {"model": Health}})
-async def health(parts: Parts, response: Response) -> Health:
+async def health(request: Request, parts: Parts, response: Response) -> Health:
     """As `/health/ready`."""
-    return await ready(parts, response)
+    return await ready(request, parts, response)
 
 
 @router.get("/health/ready", responses={503: {"model": Health}})
-async def ready(parts: Parts, response: Response) -> Health:
-    """Ask everything that requests depend on; 503 where one does not answer."""
+async def ready(request: Request, parts: Parts, response: Response) -> Health:
+    """Ask everything that requests depend on; 503 where one does not answer. A key that may read is told who runs code metrics."""
     names = list(CHECKS)
     asking = asyncio.gather(*(_asked(CHECKS[name], parts) for name in names))
-    runners, answers = await asyncio.gather(_runners(parts), asking)
+    runners, may_read, answers = await asyncio.gather(_runners(parts), _may_read(request, parts), asking)
     found = dict(zip(names, answers, strict=True))
     status: Literal["ok", "away"] = "ok" if all(each.status == "ok" for each in answers) else "away"
     response.status_code = 200 if status == "ok" else 503
-    return Health(status=status, dependencies=found, runners=runners)
+    return Health(
+        status=status,
+        dependencies=found,
+        runners_count=None if runners is None else len(runners),
+        runners_able=None if runners is None else sum(runner.code is None for runner in runners),
+        runners=runners if may_read else None,
+    )
+
+
+async def _may_read(request: Request, parts: Dependencies) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(parts.settings.api.health_wait_s):
+            return await is_allowed(request, parts, Permission.READ)
+    return False
 
 
 async def _runners(parts: Dependencies) -> list[RunnerHealth] | None:

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from fqlstream.errors import BrokerError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
+from fqlstream.events.columns import TIMESTAMP_MS_MAX
 from fqlstream.events.definitions import (
     DEFINITION,
     ENTRY_ID_MAX,
@@ -198,7 +199,7 @@ def _parse(key: str, record: Record) -> Stored:
     if not isinstance(definition, Computed):  # its key would have said so
         raise TypeError(key)  # a slip of ours, and no record's
     revision = min(max(1, _header(record, "revision")), _REVISION_MAX)
-    return Stored(definition, revision, _header(record, "first_at") or record.record_at_ms, record)
+    return Stored(definition, revision, _first_at_ms(record), record)
 
 
 def registration_of(record: Record) -> Registration | None:
@@ -214,8 +215,8 @@ def _parse_registration(key: str, record: Record) -> Registration:
     kind, name = parse_registry_key(key)
     definition = None if record.value is None else _parse_registered(key, record)
     text = (record.value or b"").decode()
-    created_ms = _header(record, "first_at") or record.record_at_ms
-    return Registration(kind, name, definition, text, created_ms, record.record_at_ms, record.offset)
+    changed_ms = min(record.record_at_ms, TIMESTAMP_MS_MAX)  # whoever writes to the topic may give its records any time
+    return Registration(kind, name, definition, text, _first_at_ms(record), changed_ms, record.offset)
 
 
 def _parse_registered(key: str, record: Record) -> Registered:
@@ -250,6 +251,11 @@ def _header(record: Record, name: str) -> int:
     text = record.headers.get(name, b"0")
     # anybody may write to the topic: a number that fits nowhere is none
     return int(text) if text.isdigit() and len(text) < 20 else 0
+
+
+def _first_at_ms(record: Record) -> int:
+    given = _header(record, "first_at")
+    return given if 0 < given <= TIMESTAMP_MS_MAX else min(record.record_at_ms, TIMESTAMP_MS_MAX)
 
 
 def _refusal(topic: str, record: Record, code: str, reason: str) -> DeadLetter:

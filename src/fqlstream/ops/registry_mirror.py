@@ -6,14 +6,18 @@ offset in the copy is in it. Several may do so at once, and again: a row carries
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
 
+from fqlstream.errors import StoreError
 from fqlstream.ops.definition_log import Record, Registration, registration_of
 from fqlstream.store.client import Store
+
+LOG = logging.getLogger("fqlstream.api.definitions")
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 _SCHEMA: Final = pa.schema([
@@ -22,6 +26,9 @@ _SCHEMA: Final = pa.schema([
 ])  # fmt: skip
 #: Rows of one insert: a hundred thousand executions are ten of them.
 _ROWS_MAX: Final = 10_000
+#: What StoreError calls a statement that ClickHouse refused, and how many rows of one insert may be the reason.
+_REFUSED: Final = "STO002"
+_REFUSED_MAX: Final = 8
 
 
 class RegistryMirror:
@@ -55,13 +62,38 @@ class RegistryMirror:
         found = [registration for record in fresh if (registration := registration_of(record)) is not None]
         for start in range(0, len(found), _ROWS_MAX):
             part = found[start : start + _ROWS_MAX]
-            store.insert_arrow("registry_rows", _table(part), store.quorum_write())
+            _insert(store, part)
             self._written_upto = part[-1].position
         with self._lock:
             for record in heard:
                 if self._waiting.get(record.key) is record:
                     del self._waiting[record.key]
         return len(found)
+
+
+def _insert(store: Store, rows: Sequence[Registration]) -> None:
+    """Write rows, without those few that ClickHouse refuses for good. Raises StoreError where it takes none: no fault of theirs."""
+    refused: list[tuple[Registration, StoreError]] = []
+    _halve(store, rows, refused)
+    if len(refused) == len(rows):
+        raise refused[0][1]
+    for row, error in refused:
+        LOG.warning("%s %r at offset %d is not shown in ClickHouse: %s", row.kind, row.name, row.position, error)
+
+
+def _halve(store: Store, rows: Sequence[Registration], refused: list[tuple[Registration, StoreError]]) -> None:
+    """Write rows, or each half of them, down to the one that is refused."""
+    try:
+        store.insert_arrow("registry_rows", _table(rows), store.quorum_write())
+    except StoreError as error:
+        if error.retryable or error.code != _REFUSED or len(refused) >= _REFUSED_MAX:
+            raise
+        if len(rows) == 1:
+            refused.append((rows[0], error))
+            return
+        half = len(rows) // 2
+        _halve(store, rows[:half], refused)
+        _halve(store, rows[half:], refused)
 
 
 def _table(rows: Sequence[Registration]) -> pa.Table:

@@ -24,7 +24,7 @@ class Reader:
         self.catalogue = 0
         self.looks = 0
         self.polls = 0
-        self.failure: BrokerError | None = None
+        self.failure: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.closed = False
@@ -78,6 +78,19 @@ def test_many_who_ask_at_once_share_looks_and_each_sees_what_stood_when_it_asked
         assert reader.looks == 3, "one look for all of them"
 
     play(reader, scene)
+
+
+def test_following_outlives_what_nobody_foresaw(caplog: pytest.LogCaptureFixture) -> None:
+    reader = Reader()
+
+    async def scene(follower: DefinitionsFollower) -> None:
+        reader.failure = OverflowError("of a record that anybody wrote")
+        await wait_in_loop(lambda: reader.polls > 3, "polls go on")
+        reader.failure, reader.log_end = None, 5
+        await wait_in_loop(lambda: follower.catalogue == 5, "it has caught up")
+        assert [r.exc_info is not None for r in caplog.records if "cannot be followed" in r.getMessage()] == [True]
+
+    play(reader, scene, follow_ms=10)
 
 
 def test_it_follows_by_itself_and_outlives_trouble(caplog: pytest.LogCaptureFixture) -> None:

@@ -21,6 +21,8 @@ class Store:
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
         self.inserts: list[int] = []
         self.away_after = 1_000
+        self.refuses: frozenset[str] = frozenset()
+        self.refuses_with = "STO002"
 
     def query_rows(self, _sql: str) -> list[tuple[int]]:
         return [(max(row["position"] for row in self.rows.values()),)] if self.rows else []
@@ -32,6 +34,8 @@ class Store:
         assert table == "registry_rows"
         if len(self.inserts) >= self.away_after:
             raise StoreError("STO003", "away", retryable=True)
+        if not self.refuses.isdisjoint(data.column("name").to_pylist()):
+            raise StoreError(self.refuses_with, "cannot be")
         self.inserts.append(len(data))
         for row in data.to_pylist():
             known = self.rows.get((row["kind"], row["name"]))
@@ -87,3 +91,41 @@ def test_only_what_the_copy_lacks_is_written(monkeypatch: pytest.MonkeyPatch) ->
     first.hear([execution("e1", 6), execution("e1", 7)])
     assert first.write(store) == 1
     assert store.standing()["e1"] == 7
+
+
+@pytest.mark.parametrize("text", ["9999999999999999999", "10413792000000", "9" * 19])
+def test_a_time_that_is_none_is_that_of_the_record(text: str) -> None:
+    store: Any = Store()
+    mirror = RegistryMirror()
+    odd = execution("odd", 1)
+    mirror.hear([
+        Record(odd.key, odd.value, {"first_at": text.encode()}, 1, 2_001), execution("good", 2),
+        Record(b"execution/late", execution("late", 3).value, {}, 3, 2**62),
+    ])  # fmt: skip
+    assert mirror.write(store) == 3
+    made = {name: int(row["created_at"].timestamp() * 1000) for (_, name), row in store.rows.items()}
+    assert made == {"odd": 2_001, "good": 1_000, "late": 10_413_791_999_999}
+
+
+def test_rows_that_are_refused_for_good_are_left_out_and_not_what_came_with_them() -> None:
+    store: Any = Store()
+    store.refuses = frozenset({"e3", "e6"})
+    mirror = RegistryMirror()
+    mirror.hear([execution(f"e{n}", n) for n in range(9)])
+    assert mirror.write(store) == 9
+    assert not mirror.waits
+    assert store.standing().keys() == {f"e{n}" for n in range(9)} - store.refuses
+
+
+@pytest.mark.parametrize(("count", "code"), [(1, "STO002"), (4, "STO002"), (100, "STO002"), (100, "STO003")])
+def test_a_table_that_takes_nothing_is_no_fault_of_its_rows(count: int, code: str) -> None:
+    store: Any = Store()
+    store.refuses = frozenset(f"e{n}" for n in range(count))
+    store.refuses_with = code
+    mirror = RegistryMirror()
+    mirror.hear([execution(f"e{n}", n) for n in range(count)])
+    with pytest.raises(StoreError, match="cannot be"):
+        mirror.write(store)
+    assert mirror.waits
+    store.refuses = frozenset()
+    assert mirror.write(store) == count
