@@ -136,6 +136,9 @@ def require_bounded(path: Path, bytes_max: int) -> None:
 
 
 def _batches(path: Path, file: pa.parquet.ParquetFile, bounds: Bounds) -> Iterator[pa.RecordBatch]:
+    names = file.schema_arrow.names
+    if len(names) != len(set(names)):
+        raise UsageError("DAT002", f"{path}: a column stands twice")
     _require_small_chunks(path, file, bounds)
     yield from file.iter_batches(max(1, min(_BATCH_ROWS_MAX, _BATCH_CELLS // max(1, len(file.schema)))))
 
@@ -168,6 +171,16 @@ def _require_small_chunks(path: Path, file: pa.parquet.ParquetFile, bounds: Boun
 
 def _unpacks_to_more(path: Path, bytes_max: int) -> UsageError:
     return UsageError("DAT006", f"{path} unpacks to more than {bytes_max:,} bytes", "send it in parts")
+
+
+def listed(values: Any) -> list[Any]:
+    """Give a column's values as Python's. Raises UsageError DAT007 for times that Python has none for."""
+    if isinstance(values, list):
+        return values
+    try:
+        return list(values.to_pylist())
+    except (OverflowError, ValueError) as error:
+        raise UsageError("DAT007", f"a column of type {values.type} holds what is no time: {error}") from None
 
 
 def holds_events(path: Path) -> bool:
@@ -318,7 +331,7 @@ def _first_rows(columns: Columns) -> Times | None:
     values = columns.get(EVENT_ID)
     if values is None:
         return None
-    ids = values if isinstance(values, list) else values.to_pylist()
+    ids = listed(values)
     seen: set[Any] = set()
     kept = []
     for row, event_id in enumerate(ids):

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import pyarrow as pa
+from pydantic import ValidationError
 
 from fqlstream.errors import UsageError
 from fqlstream.events.columns import parse_rfc3339_ms
 from fqlstream.events.definitions import RESERVED_COLUMNS, ColumnType, ModelDefinition, Role, Task
 from fqlstream.events.documents import dump_inline, parse_definition, read_documents
-from fqlstream.ops.data_files import Bounds, holds_events, read_columns
+from fqlstream.ops.data_files import Bounds, holds_events, listed, read_columns
 
 #: Rows that are looked at: types and ranges settle long before.
 ROWS_MAX: Final = 100_000
@@ -114,15 +114,31 @@ def infer_model(
         note = "; ".join(filter(None, (found.role_note, found.note)))
         if note:
             guesses[f"column {found.name}"] = note
-    model = ModelDefinition.model_validate(
-        {
-            "name": name or path.stem,
-            "task": guessed,
-            "columns": [_column(found, guessed) for found in seen],
-            "task_params": params,
-        }
-    )
+    try:
+        model = ModelDefinition.model_validate(
+            {
+                "name": name or path.stem,
+                "task": guessed,
+                "columns": [_column(found, guessed) for found in seen],
+                "task_params": params,
+            }
+        )
+    except (ValidationError, OverflowError) as error:
+        raise _no_model(path, error) from None
     return Inferred(model, rows, guesses, event_id, event_at, tuple(left_out))
+
+
+def _no_model(path: Path, error: ValidationError | OverflowError) -> UsageError:
+    if isinstance(error, OverflowError):
+        why = str(error)
+    else:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return UsageError(
+        "INF002",
+        f"{path} fits no model: {why}",
+        "rename or leave out that column, counted from 0; or give the model a name",
+    )
 
 
 def inferred_yaml(inferred: Inferred, path: Path) -> str:
@@ -180,7 +196,7 @@ def _publish_command(inferred: Inferred, path: Path) -> str:
 def _read(path: Path, bounds: Bounds) -> tuple[int, dict[str, list[Any]], frozenset[str]]:
     """Give rows, columns, and the columns that only labels carry."""
     if not holds_events(path):
-        found = {name: _listed(values) for name, values in read_columns(path, None, bounds).items()}
+        found = {name: listed(values) for name, values in read_columns(path, None, bounds).items()}
         rows = len(next(iter(found.values()), []))
         return rows, found, frozenset()
     rows = 0
@@ -206,11 +222,8 @@ def _event(line: bytes) -> dict[str, Any] | None:
         event = msgspec.json.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and isinstance(event.get("columns"), dict) else None
-
-
-def _listed(values: Any) -> list[Any]:
-    return list(values.to_pylist()) if isinstance(values, pa.Array | pa.ChunkedArray) else values
+    is_one = isinstance(event, dict) and isinstance(event.get("columns"), dict)
+    return event if is_one and isinstance(event.get("type") or "inference", str) else None
 
 
 def _is_null(value: Any) -> bool:

@@ -18,7 +18,7 @@ from fqlstream.errors import DefinitionError, UsageError
 from fqlstream.events.catalogue import Catalogue
 from fqlstream.events.columns import arrow_type, event_columns, parse_rfc3339_ms
 from fqlstream.events.definitions import Column, ModelDefinition, Task
-from fqlstream.ops.data_files import holds_events, read_columns
+from fqlstream.ops.data_files import holds_events, listed, read_columns
 
 #: Rows that are handed over between two looks at the clock: often enough for an even rate and a lively progress bar.
 _STEP_ROWS: Final = 1_000
@@ -176,7 +176,7 @@ def _log_event(
 ) -> None:
     place = f"{plan.path}:{number}"
     columns, event_at = event.get("columns"), event.get("event_at")
-    if kind not in {"inference", "label"} or (plan.labels and kind != "label"):
+    if not isinstance(kind, str) or kind not in {"inference", "label"} or (plan.labels and kind != "label"):
         wanted = "a label" if plan.labels else "inference, label or watermark"
         raise UsageError("PUB003", f"{place} has type {kind!r}, not {wanted}")
     if not isinstance(columns, dict):
@@ -205,7 +205,7 @@ def _publish_rows(
     found = read_columns(plan.path, plan.model)
     rows = len(next(iter(found.values()), ()))
     if not rows:
-        return PublishReport(0, plan.form or Form.JSON, (f"{plan.path} holds no rows",))
+        return PublishReport(0, plan.form or Form.JSON, (f"{plan.path.name} holds no rows",))
     ids, notes = _ids(found, rows, plan)
     wanted = event_columns(plan.model, "label" if plan.labels else "inference")
     notes += _left_out(found, wanted, plan)
@@ -323,9 +323,9 @@ def _send_rows(
 ) -> None:
     log = producer.log_label if plan.labels else producer.log_inference
     names = list(columns)
-    lists = [_listed(values) for values in columns.values()]
-    moments = [None] * len(ids) if times is None else [_moment(value, plan) for value in _listed(times)]
-    for row, (event_id, event_at, *values) in enumerate(zip(_listed(ids), moments, *lists, strict=True), 1):
+    lists = [listed(values) for values in columns.values()]
+    moments = [None] * len(ids) if times is None else [_moment(value, plan) for value in listed(times)]
+    for row, (event_id, event_at, *values) in enumerate(zip(listed(ids), moments, *lists, strict=True), 1):
         event = dict(zip(names, values, strict=True))
         try:
             log(plan.model.name, event_id, event, event_at, plan.version, key=None if key is None else event[key])
@@ -334,10 +334,6 @@ def _send_rows(
         if row % step == 0 or row == len(ids):
             progress(row, len(ids))
             pace(row)
-
-
-def _listed(values: Any) -> list[Any]:
-    return values if isinstance(values, list) else list(values.to_pylist())
 
 
 def _moment(value: Any, plan: PublishPlan) -> Any:

@@ -8,7 +8,9 @@ it saves; a server far away is better reached with `?compression=lz4` in its add
 from __future__ import annotations
 
 import contextlib
+import random
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Self, cast
 
@@ -36,6 +38,11 @@ _TAIL_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 20
 #: What the driver raises of rows that it cannot read, and of parameters that it cannot write.
 _UNREADABLE = (ValueError, LookupError, EOFError, struct.error)
+#: What ClickHouse says to an insert with a quorum while another one's has not been met: those into one table take turns.
+_IN_TURN = "Code: 286."
+#: An insert waits for so many turns, so long at most for each: some 5 s, after which replicas are away rather than busy.
+_QUORUM_TRIES = 50
+_QUORUM_WAIT_S = 0.2
 _NOT_REACHED_HINT = "check that it runs and that its address is right; `fqlstream up` starts a store of its own"
 
 
@@ -195,10 +202,22 @@ class Store:
         body: Any = memoryview(_arrow_stream(data.unify_dictionaries()))
         if self._compression == "lz4":
             body = lz4.frame.compress(body)
+        for waited in range(_QUORUM_TRIES):
+            try:
+                self._insert(table, data.column_names, body, settings)
+            except StoreError as error:
+                if _IN_TURN not in error.message or waited == _QUORUM_TRIES - 1:
+                    raise
+                # no outage, so nobody is told: writers that wait for different times find their turns
+                time.sleep(random.uniform(0, _QUORUM_WAIT_S))  # noqa: S311  # nothing secret
+            else:
+                return
+
+    def _insert(self, table: str, names: Sequence[str], body: Any, settings: Mapping[str, object] | None) -> None:
         with _translated(self.name):
             summary = self._client.raw_insert(
                 identifier(table),
-                data.column_names,
+                names,
                 body,
                 # without it a server may say 200 first and fail afterwards
                 settings={"wait_end_of_query": "1", **_texts(settings)},

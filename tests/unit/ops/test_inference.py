@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from tests.commands import invoke
 
@@ -171,3 +173,49 @@ def test_the_command_prints_what_apply_takes(tmp_path: Path) -> None:
     assert result.exit_code == 0
     (document,) = read_documents(result.output, "x")
     assert parse_definition(document).name == "Kündigung: 2"
+
+
+ODD_ROWS = {
+    "a long name": '{"%s": 1}' % ("x" * 257),
+    "no name": '{"": 1}',
+    "half a surrogate pair": '{"\\ud800": 1}',
+    "a number beyond every double": '{"a": %s}' % ("9" * 400),
+}
+
+
+@pytest.mark.parametrize("row", ODD_ROWS.values(), ids=ODD_ROWS.keys())
+def test_a_file_that_fits_no_model_is_refused_with_the_reason(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_text(row)
+    with pytest.raises(UsageError, match="fits no model") as refused:
+        infer_model(path)
+    assert refused.value.code == "INF002"
+
+
+def test_a_name_that_no_model_can_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("a\n1\n")
+    with pytest.raises(UsageError, match="fits no model: name"):
+        infer_model(path, "\ud800")
+
+
+def test_an_event_of_no_type_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"event_id": "1", "columns": {"a": 1}}\n{"event_id": "1", "type": ["x"], "columns": {"b": 1}}\n')
+    assert [column.name for column in infer_model(path).model.columns] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("table", "code"),
+    [
+        (pa.table({"t": pa.array([2**60], pa.timestamp("ms"))}), "DAT007"),
+        (pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), "DAT002"),
+    ],
+    ids=["a time beyond all calendars", "a name twice"],
+)
+def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path, table: pa.Table, code: str) -> None:
+    path = tmp_path / "f.parquet"
+    pa.parquet.write_table(table, path)
+    with pytest.raises(UsageError) as refused:
+        infer_model(path)
+    assert refused.value.code == code

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from tests.unit.stream.test_arrow_events import CONTENT_TYPE, fetch
 from tests.unit.stream.test_decode import CATALOGUE, NOW
@@ -249,3 +251,28 @@ def test_a_missing_file_an_empty_file_and_an_unknown_model(tmp_path: Path) -> No
     with pytest.raises(DefinitionError, match="no version"):
         find_model(CATALOGUE, "churn", "v9")
     assert find_model(CATALOGUE, "churn", "v1").version == "v1"
+
+
+@pytest.mark.parametrize("more", [{"type": ["label"]}, {"type": {"x": 1}}, {"type": 7}, {"model": ["fraud"]}])
+def test_an_event_of_odd_type_or_model_is_refused_with_its_place(tmp_path: Path, more: dict[str, Any]) -> None:
+    path = tmp_path / "f.jsonl"
+    good = {"event_id": "1", "columns": {"amount": 1.0}}
+    path.write_text(json.dumps(good) + "\n" + json.dumps(good | more))
+    with pytest.raises(UsageError, match=r"f\.jsonl:2") as refused:
+        publish(Recorder(), PublishPlan(path, MODEL))
+    assert refused.value.code == "PUB003"
+
+
+def test_a_time_beyond_all_calendars_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    far = pa.array([2**60], pa.timestamp("ms"))
+    pa.parquet.write_table(pa.table({"event_id": ["1"], "event_at": far, MODEL.columns[0].name: far}), path)
+    with pytest.raises(UsageError) as refused:
+        publish(Recorder(), PublishPlan(path, MODEL, form=Form.JSON))
+    assert refused.value.code == "DAT007"
+
+
+def test_notes_name_a_file_without_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_text("")
+    assert publish(Recorder(), PublishPlan(path, MODEL)).notes == ("f.jsonl holds no rows",)

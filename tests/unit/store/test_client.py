@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from fqlstream.errors import StoreError, UsageError
 from fqlstream.settings import StoreSettings
@@ -66,3 +68,33 @@ def test_rows_that_cannot_be_read_are_waited_for_only_where_the_answer_is_not_cl
         assert (caught.value.code, caught.value.retryable) == (code, retryable)
     with pytest.raises(ValueError, match="no such parameter"):
         store_of(9, b"").query_rows("SELECT 1")
+
+
+class BusyReplicas:
+    """A driver of a server that refuses some inserts, as it does while another one's quorum has not been met."""
+
+    def __init__(self, refusals: int, code: int) -> None:
+        self.refusals, self.code, self.asked = refusals, code, 0
+
+    def raw_insert(self, *_arguments: object, **_keywords: object) -> Any:
+        self.asked += 1
+        if self.asked <= self.refusals:
+            raise DatabaseError(
+                f"HTTPDriver returned error: Code: {self.code}. DB::Exception: Quorum for previous write"
+            )
+        return SimpleNamespace(query_id=lambda: "q")
+
+
+@pytest.mark.parametrize(
+    ("refusals", "code", "asked", "fails"),
+    [(0, 286, 1, False), (7, 286, 8, False), (99, 286, 50, True), (1, 285, 1, True)],
+)
+def test_an_insert_waits_for_its_turn_among_those_of_other_writers_and_tells_nobody(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, code: int, asked: int, fails: bool
+) -> None:
+    monkeypatch.setattr("fqlstream.store.client._QUORUM_WAIT_S", 0.0)
+    driver = BusyReplicas(refusals, code)
+    store = Store(driver, None, quorum="2", compression=None, name="there")
+    with pytest.raises(StoreError, match=str(code)) if fails else contextlib.nullcontext():
+        store.insert_arrow("events", pa.table({"a": [1]}), store.quorum_write())
+    assert driver.asked == asked
