@@ -38,7 +38,7 @@ def show_in_store(
 
 def shown_later(error: FqlstreamError) -> str:
     """Say that definitions are stored, and that ClickHouse does not have them yet."""
-    return f"stored; but ClickHouse does not show it yet: {error.message}. A worker makes up for it."
+    return f"stored; but ClickHouse does not show it yet: {error.message}. A worker makes up for it, and a running API for what is registered."
 
 
 def carry_out(
