@@ -137,16 +137,23 @@ def _publish_events(
     lines = [line for line in plan.path.read_bytes().splitlines() if line.strip()]
     group_by = _group_by(plan.model)
     for number, line in enumerate(lines, 1):
-        event = _parsed(line, number, plan)
-        kind = event.get("type") or ("label" if plan.labels else "inference")
-        if kind == "watermark":
-            producer.finish(plan.model.name, event.get("event_at"))
-        else:
-            _log_event(producer, plan, event, kind, number, group_by)
+        try:
+            _send_line(producer, plan, line, number, group_by)
+        except UsageError as error:
+            raise _told_what_was_sent(error, number - 1) from None
         if number % step == 0 or number == len(lines):
             progress(number, len(lines))
             pace(number)
     return PublishReport(len(lines), Form.JSON)
+
+
+def _send_line(producer: EventProducer, plan: PublishPlan, line: bytes, number: int, group_by: str | None) -> None:
+    event = _parsed(line, number, plan)
+    kind = event.get("type") or ("label" if plan.labels else "inference")
+    if kind == "watermark":
+        producer.finish(plan.model.name, event.get("event_at"))
+    else:
+        _log_event(producer, plan, event, kind, number, group_by)
 
 
 def _parsed(line: bytes, number: int, plan: PublishPlan) -> dict[str, Any]:
@@ -194,6 +201,14 @@ def _log_event(
         log(plan.model.name, event.get("event_id", ""), columns, event_at, version, key=key)
     except UsageError as error:
         raise UsageError(error.code, f"{place}: {error.message}", error.hint) from None
+
+
+def _told_what_was_sent(error: UsageError, sent: int) -> UsageError:
+    """Say beside what is wrong with a row that those before it are on their way: nobody can take them back."""
+    if not sent:
+        return error
+    kept = f"the {sent:,} before it were sent: mend the file and send it again, an event_id counts once"
+    return UsageError(error.code, error.message, kept if error.hint is None else f"{error.hint}; {kept}")
 
 
 # ------------------------------------------------------------------------------------------------ flat rows
@@ -330,7 +345,8 @@ def _send_rows(
         try:
             log(plan.model.name, event_id, event, event_at, plan.version, key=None if key is None else event[key])
         except UsageError as error:
-            raise UsageError(error.code, f"{plan.path}, row {row}: {error.message}", error.hint) from None
+            told = UsageError(error.code, f"{plan.path}, row {row}: {error.message}", error.hint)
+            raise _told_what_was_sent(told, row - 1) from None
         if row % step == 0 or row == len(ids):
             progress(row, len(ids))
             pace(row)

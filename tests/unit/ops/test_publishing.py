@@ -261,6 +261,7 @@ def test_an_event_of_odd_type_or_model_is_refused_with_its_place(tmp_path: Path,
     with pytest.raises(UsageError, match=r"f\.jsonl:2") as refused:
         publish(Recorder(), PublishPlan(path, MODEL))
     assert refused.value.code == "PUB003"
+    assert "the 1 before it were sent" in str(refused.value.hint)
 
 
 def test_a_time_beyond_all_calendars_is_refused(tmp_path: Path) -> None:
