@@ -763,7 +763,7 @@ class LagSettings(_Group):
     window_ms: int = Field(
         300_000,
         ge=1_000,
-        description="Samples of so long are judged together: long enough to tell a trend from one late commit.",
+        description="Samples of so long are judged together: long enough to tell a trend from one late commit. Nor is an offset called stalled before it stood still for so long, until it was seen how long it pauses.",
     )
     samples_min: int = Field(
         5,

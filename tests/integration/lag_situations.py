@@ -20,6 +20,7 @@ from fqlstream.local.progress import SILENT
 
 _TOOL = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 _TOOL_S = 120
+_OPEN_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,11 @@ class Scripts:
 
     def transaction(self, topic: str, ages_s: list[float], *, end: str) -> None:
         """Write records in a transaction that is committed, aborted, or left open until the scripts are closed."""
-        producer = Producer(
-            {"bootstrap.servers": self.bootstrap, "transactional.id": uuid.uuid4().hex, "logger": _QUIET}
-        )
+        producer = Producer({
+            "bootstrap.servers": self.bootstrap, "transactional.id": uuid.uuid4().hex, "logger": _QUIET,
+            # on a busy machine what is left open must stay open until it has been looked at
+            "transaction.timeout.ms": _OPEN_MS,
+        })  # fmt: skip
         producer.init_transactions(30)
         producer.begin_transaction()
         for age_s in ages_s:

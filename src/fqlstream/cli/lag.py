@@ -31,6 +31,8 @@ _CSV_KEYS: Final = ("at", "group", *PARTITION_KEYS, "in_per_s", "out_per_s", "wh
 _POINT_KEYS: Final = ("group", "topic", "at", "lag_records", "lag_rows", "lag_seconds", "log_end", "committed", "worst")
 _PAST_COLUMNS: Final = 72
 _PAST_MS_MIN: Final = 60_000
+#: Of a look: which groups, which topics, who holds what, what was committed, where logs end.
+_REQUESTS_IN_A_ROW: Final = 5
 
 GroupOption = Annotated[
     list[str] | None,
@@ -90,15 +92,15 @@ def lag(
 
     Reads only: joins no group, commits nothing, makes nothing. Exit code 0 fine, 1 a group is not OK or over a threshold.
     """
-    if sum((json, csv, nagios, prometheus)) > 1:
-        raise UsageError(
-            "LAG011", "--json, --csv, --nagios and --prometheus each answer in their own way", "give one of them"
-        )
-    if (once or host or port is not None) and not prometheus:
-        raise UsageError("LAG011", "--once, --host and --port belong to --prometheus")
-    if nagios and (watch or since is not None):
-        raise UsageError("LAG011", "Nagios asks once: --nagios goes with neither --watch nor --since")
     with _told_to(nagios):
+        if sum((json, csv, nagios, prometheus)) > 1:
+            raise UsageError(
+                "LAG011", "--json, --csv, --nagios and --prometheus each answer in their own way", "give one of them"
+            )
+        if (once or host or port is not None) and not prometheus:
+            raise UsageError("LAG011", "--once, --host and --port belong to --prometheus")
+        if nagios and (watch or since is not None):
+            raise UsageError("LAG011", "Nagios asks once: --nagios goes with neither --watch nor --since")
         past_ms = None if since is None else max(_PAST_MS_MIN, _duration_ms(since))
         over = thresholds.Threshold.parse(warn or []), thresholds.Threshold.parse(critical or [])
         form = _Form(json, csv, nagios, only_lagging, *over)
@@ -168,12 +170,12 @@ def _look(observer: Observer, form: _Form, *, with_rows: bool) -> int:
         for finding in findings:
             for reason in finding.reasons:
                 print_note(f"{finding.level.name} {finding.group}: {reason}")
-    return thresholds.exit_code(findings)
+    return thresholds.exit_code(report, findings)
 
 
 def _answer(report: LagReport, form: _Form, *, has_head: bool) -> None:
     shown = report.only_lagging() if form.only_lagging else report
-    for note in report.notes:
+    for note in report.remarks:
         print_note(note)
     if form.json:
         print_json(shown.document())
@@ -272,7 +274,9 @@ def _export(observer: Observer, settings: Settings, *, with_rows: bool, once: bo
         report = observer.look(with_rows=with_rows)
         sys.stdout.write(exporter.page(lambda: report).decode())
         return
-    with Poller(observer, settings.lag.interval_ms / 1000, with_rows=with_rows) as poller:
+    limits = settings.lag
+    look_s = (_REQUESTS_IN_A_ROW * limits.request_wait_ms + 2 * limits.read_wait_ms) / 1000
+    with Poller(observer, limits.interval_ms / 1000, look_s=look_s, with_rows=with_rows) as poller:
         exporter.serve(poller.latest, settings.lag, lambda address: print_text(f"metrics at {address}"))
 
 

@@ -186,11 +186,11 @@ class WatchScreen:
         if report is not None:
             head = f"{_clock(report.at_ms)} UTC  cluster {report.cluster}  looked in {report.took_s:.2f} s, every {self._interval_s:g} s  Ctrl-C ends"
             yield Text(head, "dim", no_wrap=True, overflow="ellipsis")
-            height = (options.height or options.max_height) - 2 - (1 if self._trouble else 0) - len(report.notes)
+            height = (options.height or options.max_height) - 2 - (1 if self._trouble else 0) - len(report.remarks)
             room = max(2, height // max(1, len(report.groups)) - _GROUP_LINES)
             for group in report.groups:
                 yield self._group(group, room)
-            for note in report.notes:
+            for note in report.remarks:
                 yield Text(printable(note), "yellow")
         if self._trouble:
             yield Text(printable(self._trouble), _BAD_STYLE)

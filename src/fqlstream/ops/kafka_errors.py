@@ -11,6 +11,8 @@ from fqlstream.errors import BrokerError
 #: What is no topic, by the broker's word. librdkafka's own words for it also mean that it has not asked yet.
 NO_SUCH_TOPIC: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART})
 NOT_KNOWN_HERE: Final = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+#: What is no group: the newer protocol says so, the older one calls it dead.
+NO_SUCH_GROUP: Final = frozenset({KafkaError.GROUP_ID_NOT_FOUND})
 #: No broker can be reached.
 AWAY: Final = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE})
 

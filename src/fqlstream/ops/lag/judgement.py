@@ -10,17 +10,22 @@ Here offsets are asked for at intervals, with rights that any reader has, so thr
   would see a saw's teeth.
 * Lag that was zero only before a rewind excuses nothing.
 
-A rule by the wall clock keeps groups that commit rarely from being called stalled: see `Rules.quiet_ms_min`.
+Rules by the wall clock keep groups that commit rarely from being called stalled: see `Rules`. How long a group pauses between commits
+may be more than a window shows, so that is remembered for longer: see `Pauses`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
+from typing import Final
 
 from fqlstream.events.durations import format_duration
+
+#: Pauses of a partition that are remembered: one long stop is forgotten after so many commits.
+_PAUSES_MAX: Final = 16
 
 
 class Status(StrEnum):
@@ -63,11 +68,43 @@ class Rules:
     """How much must be seen before something is said.
 
     `quiet_ms_min`: an offset that stands still for less is not called so, nor for less than twice the longest pause between two
-    commits that was seen. `samples_min`: fewer samples, or commits, say nothing about a trend.
+    commits that was seen. `quiet_unknown_ms`: nor for less than this where no whole pause was seen yet. `samples_min`: fewer samples, or
+    commits, say nothing about a trend.
     """
 
     samples_min: int
     quiet_ms_min: int
+    quiet_unknown_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """How long an offset stands still, and did before, while something was left to read. Times in ms.
+
+    `since_ms`: when the present pause began, as far as it was seen. `is_whole`: its begin was seen. `before_ms`: the last whole ones.
+    """
+
+    committed: int
+    since_ms: int
+    is_whole: bool = False
+    before_ms: tuple[int, ...] = ()
+
+    def after(self, sample: Sample) -> Pauses:
+        """Give what is known after one more sample."""
+        if sample.committed != self.committed:
+            ended = (sample.at_ms - self.since_ms,) if self.is_whole else ()
+            before_ms = (*self.before_ms, *ended)[-_PAUSES_MAX:]
+            return Pauses(sample.committed, sample.at_ms, is_whole=True, before_ms=before_ms)
+        # nobody is expected to commit while nothing is left
+        return self if sample.has_left else replace(self, since_ms=sample.at_ms, is_whole=True)
+
+
+def pauses_of(samples: Sequence[Sample]) -> Pauses:
+    """Give what samples, at least one, oldest first, tell of pauses."""
+    found = Pauses(samples[0].committed, samples[0].at_ms)
+    for sample in samples:
+        found = found.after(sample)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +123,18 @@ class Pace:
     out_per_s: float | None
 
 
-def judge(samples: Sequence[Sample], rules: Rules) -> Verdict:
-    """Say how a partition's consumer does, by its samples, oldest first, the last one taken now. Raises ValueError for none."""
+def judge(samples: Sequence[Sample], rules: Rules, pauses: Pauses | None = None) -> Verdict:
+    """Say how a partition's consumer does, by its samples, oldest first, the last one taken now. Raises ValueError for none.
+
+    `pauses`: what was seen up to the last sample, also before the first; None: what the samples tell.
+    """
     if not samples:
         message = "no samples"
         raise ValueError(message)
     now = samples[-1]
     if now.committed > now.end:
         why = f"its offset {now.committed} is beyond the log's end {now.end}: the topic was made anew or lost records"
-        return Verdict(Status.OK, why)
+        return Verdict(Status.WARN, why)
     if not now.has_left:
         # what an open transaction wrote, and what follows it, nobody is given yet
         more = ": behind it are only markers, holes, or what no reader is given yet" if now.lag_records else ""
@@ -110,18 +150,18 @@ def judge(samples: Sequence[Sample], rules: Rules) -> Verdict:
         return Verdict(Status.OK, f"{len(samples)} of {rules.samples_min} samples: too few to judge by")
     if not all(sample.has_left for sample in samples[since:]):
         return Verdict(Status.OK, "it had caught up within the window")
-    return _standing(samples, rules) or _falling_behind(samples, rules)
+    return _standing(samples, rules, pauses or pauses_of(samples)) or _falling_behind(samples, rules)
 
 
-def _standing(samples: Sequence[Sample], rules: Rules) -> Verdict | None:
+def _standing(samples: Sequence[Sample], rules: Rules, pauses: Pauses) -> Verdict | None:
     """Say that an offset stands still, if it does for longer than is usual for it."""
     now = samples[-1]
     moves = _moves(samples)
-    last_ms = moves[-1].at_ms if moves else samples[0].at_ms
-    quiet_ms = now.at_ms - last_ms
-    longest_gap_ms = max((b.at_ms - a.at_ms for a, b in pairwise([samples[0], *moves])), default=0)
+    quiet_ms = now.at_ms - pauses.since_ms
+    usual_ms = 2 * max(pauses.before_ms) if pauses.before_ms else rules.quiet_unknown_ms
+    span_ms = moves[-1].at_ms - samples[0].at_ms if moves else 0
     # Burrow: silent for longer than the span of the commits before; by the wall clock: and longer than is usual
-    if quiet_ms <= max(last_ms - samples[0].at_ms, rules.quiet_ms_min, 2 * longest_gap_ms):
+    if quiet_ms <= max(span_ms, rules.quiet_ms_min, usual_ms):
         return None
     quiet = format_duration(quiet_ms // 1000 * 1000)
     if now.is_held:

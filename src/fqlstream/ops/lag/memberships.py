@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from confluent_kafka import ConsumerGroupType
+from confluent_kafka import ConsumerGroupType, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from fqlstream.ops.lag.places import Member, Place
@@ -30,14 +30,19 @@ class Membership:
     held: dict[Place, Member]
 
 
-def memberships(admin: AdminClient, kinds: dict[str, ConsumerGroupType], wait_s: float) -> dict[str, Membership]:
-    """Ask for groups, by name and kind; those that are gone meanwhile are left out. Raises KafkaException."""
+def memberships(
+    admin: AdminClient, kinds: dict[str, ConsumerGroupType], wait_s: float
+) -> dict[str, Membership | KafkaError]:
+    """Ask for groups, by name and kind: of each what is known, or why nothing is; those that are gone meanwhile may be left out.
+
+    Raises KafkaException and TimeoutError where the cluster does not answer.
+    """
     newer = [name for name, kind in kinds.items() if kind == ConsumerGroupType.CONSUMER]
     older = [name for name in kinds if name not in set(newer)]
-    found = {}
+    found: dict[str, Membership | KafkaError] = {}
     if newer:
         futures = admin.describe_consumer_groups(newer, request_timeout=wait_s)
-        found.update({name: _newer(future.result(wait_s)) for name, future in futures.items()})
+        found.update({name: _answered(future, wait_s) for name, future in futures.items()})
     if older:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # see the head of this file
@@ -46,8 +51,17 @@ def memberships(admin: AdminClient, kinds: dict[str, ConsumerGroupType], wait_s:
                 admin.list_groups(older[0], timeout=wait_s) if len(older) == 1 else admin.list_groups(timeout=wait_s)
             )
         wanted = set(older)
-        found.update({group.id: _older(group) for group in groups if group.id in wanted and group.error is None})
+        found.update({group.id: group.error or _older(group) for group in groups if group.id in wanted})
     return found
+
+
+def _answered(future: Any, wait_s: float) -> Membership | KafkaError:
+    """One group that cannot be described says nothing of the others."""
+    try:
+        return _newer(future.result(wait_s))
+    except KafkaException as error:
+        told: KafkaError = error.args[0]
+        return told
 
 
 def _newer(described: Any) -> Membership:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from fqlstream.errors import StoreError
 from fqlstream.ops.lag.history import LagHistory
-from fqlstream.ops.lag.judgement import Rules, Sample, Status, Verdict, eta_seconds, judge, pace
+from fqlstream.ops.lag.judgement import Pauses, Rules, Sample, Status, Verdict, eta_seconds, judge, pace, pauses_of
 from fqlstream.ops.lag.places import Group, Log, Member, Place, Round, Span, Unread
 from fqlstream.ops.lag.report import GroupLag, LagReport, PartitionLag
 from fqlstream.ops.lag.sampling import Sampler, unread_span
@@ -16,30 +17,38 @@ from fqlstream.settings import KafkaSettings, LagSettings
 
 Key = tuple[str, Place]
 _NOTHING = Unread(is_left=False, rows=0)
+#: Windows of a history that are read at first: pauses between rare commits are longer than one.
+_RECALLED_WINDOWS: Final = 4
 
 
 class Window:
-    """The samples of the last while, by group and partition; those of what is no longer seen are forgotten."""
+    """The samples of the last while, by group and partition, and what pauses there were before; what is no longer seen is forgotten."""
 
     def __init__(self, limits: LagSettings) -> None:
         self._length_ms = limits.window_ms
         self._samples: dict[Key, deque[Sample]] = {}
+        self._pauses: dict[Key, Pauses] = {}
 
     def remember(self, past: Mapping[Key, Sequence[Sample]]) -> None:
         """Take over samples of an earlier process, oldest first: they go before those that are here."""
         for key, samples in past.items():
-            self._samples[key] = deque([*samples, *self._samples.get(key, ())])
+            known = self._samples[key] = deque([*samples, *self._samples.get(key, ())])
+            if known:
+                self._pauses[key] = pauses_of(known)
 
     def add(self, samples: Mapping[Key, Sample], now_ms: int) -> None:
         """Add what a round found."""
         for key, sample in samples.items():
             self._samples.setdefault(key, deque()).append(sample)
+            before = self._pauses.get(key)
+            self._pauses[key] = before.after(sample) if before else pauses_of([sample])
         for key in list(self._samples):
             kept = self._samples[key]
             while kept and kept[0].at_ms < now_ms - self._length_ms:
                 kept.popleft()
             if not kept:
                 del self._samples[key]
+                del self._pauses[key]
 
     def lag_over_time(self, group: str) -> list[int]:
         """Give a group's lag in records, all its partitions together, at each moment that was sampled, the oldest first."""
@@ -53,6 +62,10 @@ class Window:
     def of(self, group: str, place: Place) -> Sequence[Sample]:
         """Give the samples of one partition, oldest first."""
         return list(self._samples.get((group, place), ()))
+
+    def pauses_of(self, group: str, place: Place) -> Pauses | None:
+        """Give what is known of one partition's pauses; None where there is no sample of it."""
+        return self._pauses.get((group, place))
 
 
 class Observer:
@@ -89,12 +102,14 @@ class Observer:
         return replace(made, notes=(*made.notes, trouble) if trouble else made.notes)
 
     def _recall(self, found: Round) -> str:
-        """Read the window of groups that are seen for the first time; say what went wrong."""
+        """Read the windows of groups that are seen for the first time; say what went wrong."""
         groups = {group.name for group in found.groups} - self._recalled
         if self._history is None or not groups:
             return ""
         try:
-            past = self._history.load(found.cluster, sorted(groups), found.at_ms - self._limits.window_ms)
+            past = self._history.load(
+                found.cluster, sorted(groups), found.at_ms - _RECALLED_WINDOWS * self._limits.window_ms
+            )
         except StoreError as error:
             return f"the history cannot be read: {error.code} {error.message}"
         self._window.remember(past)
@@ -128,13 +143,13 @@ def samples_of(found: Round) -> dict[Key, Sample]:
 
 def report(found: Round, window: Window, limits: LagSettings) -> LagReport:
     """Judge every partition of a round by its samples, the round's own among them."""
-    rules = Rules(limits.samples_min, limits.quiet_ms_min)
+    rules = Rules(limits.samples_min, limits.quiet_ms_min, limits.window_ms)
     groups = []
     for group in found.groups:
         places = _places_of(group, found.logs)
-        partitions = tuple(_partition(found, group, place, window.of(group.name, place), rules) for place in places)
+        partitions = tuple(_partition(found, group, place, window, rules) for place in places)
         groups.append(GroupLag(group.name, group.state, group.member_count, partitions))
-    return LagReport(found.at_ms, found.cluster, tuple(groups), found.took_s, found.refused)
+    return LagReport(found.at_ms, found.cluster, tuple(groups), found.took_s, left_out=found.left_out)
 
 
 def _places_of(group: Group, logs: Mapping[Place, Log]) -> Iterable[Place]:
@@ -143,7 +158,7 @@ def _places_of(group: Group, logs: Mapping[Place, Log]) -> Iterable[Place]:
     return sorted(place for place in logs if place.topic in topics)
 
 
-def _partition(found: Round, group: Group, place: Place, samples: Sequence[Sample], rules: Rules) -> PartitionLag:
+def _partition(found: Round, group: Group, place: Place, window: Window, rules: Rules) -> PartitionLag:
     log, committed, held = found.logs[place], group.committed.get(place), group.held.get(place)
     if log.problem:
         # a partition that went away with its topic is worth a word only where the group has been reading it
@@ -152,8 +167,9 @@ def _partition(found: Round, group: Group, place: Place, samples: Sequence[Sampl
         is_empty = log.start == log.end
         why = "the log is empty" if is_empty else "nothing was committed yet: where it is read from is not known"
         return _unknown(place, log, None, held, Status.OK if is_empty else None, why)
-    sample, unread = samples[-1], _unread(found, place, committed)
-    verdict, speed = judge(samples, rules), pace(samples)
+    samples, unread = window.of(group.name, place), _unread(found, place, committed)
+    sample = samples[-1]
+    verdict, speed = judge(samples, rules, window.pauses_of(group.name, place)), pace(samples)
     eta = eta_seconds(sample, speed)
     return PartitionLag(
         place.topic,

@@ -84,7 +84,7 @@ class Unread:
 class Round:
     """Everything that was asked for at once. `at_ms`: when the ends of the logs were known, Unix ms, by this machine's clock.
 
-    `refused`: in words, which groups were left out.
+    `left_out`: in words, what may be missing among the groups.
     """
 
     at_ms: int
@@ -93,4 +93,4 @@ class Round:
     logs: Mapping[Place, Log]
     unread: Mapping[Span, Unread]
     took_s: float
-    refused: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()

@@ -102,7 +102,7 @@ class GroupLag:
 class LagReport:
     """One look at some groups, at a time (Unix ms) of this machine's clock; `took_s` is how long it took.
 
-    `notes`: what went wrong without changing the figures.
+    `left_out`: what may be missing, so that nobody takes it for fine; `notes`: what went wrong without changing the figures.
     """
 
     at_ms: int
@@ -110,6 +110,12 @@ class LagReport:
     groups: tuple[GroupLag, ...]
     took_s: float
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """All that is to be said beside the figures."""
+        return self.left_out + self.notes
 
     def document(self) -> dict[str, Any]:
         """Give the JSON contract of `fqlstream lag`."""

@@ -26,15 +26,17 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from fqlstream.clock import Clock, SystemClock
 from fqlstream.errors import BrokerError
-from fqlstream.ops.kafka_errors import may_pass
+from fqlstream.ops.kafka_errors import NO_SUCH_GROUP, may_pass
 from fqlstream.ops.kafka_options import librdkafka_options
-from fqlstream.ops.lag.memberships import memberships
+from fqlstream.ops.lag.memberships import Membership, memberships
 from fqlstream.ops.lag.places import Group, Log, Place, Round, Span, Unread
 from fqlstream.ops.lag.reading import count_rows, read_first
 from fqlstream.settings import KafkaSettings, LagSettings
 
 V = TypeVar("V")
 _NEAR_MAX: Final = 3
+#: What the older protocol calls a group that it does not know.
+_GONE: Final = "Dead"
 
 
 class Sampler:
@@ -55,10 +57,10 @@ class Sampler:
         began_s = time.monotonic()
         is_wanted = _matcher(topics or ["*"])
         with _asking(self._kafka.bootstrap):
-            kinds = self._named(patterns)
+            kinds, unlisted = self._named(patterns)
             metadata = self._admin.list_topics(timeout=self._wait_s)
-            members = memberships(self._admin, kinds, self._wait_s) if kinds else {}
-            committed, refused = self._committed(members, set(patterns))
+            members, undescribed = self._described(kinds, set(patterns))
+            committed, unasked = self._committed(members, set(patterns))
             groups = tuple(
                 Group(
                     name,
@@ -72,32 +74,51 @@ class Sampler:
             logs = self._logs(_places(groups, metadata), metadata)
             at_ms = self._clock.now_ms()
             unread = self._unread(groups, logs, with_rows=with_rows)
-        return Round(at_ms, metadata.cluster_id or "", groups, logs, unread, time.monotonic() - began_s, refused)
+        left_out = (*unlisted, *undescribed, *unasked)
+        if not groups and not left_out:
+            left_out = (f"there is no consumer group like {', '.join(patterns)}, or you may not see it",)
+        return Round(at_ms, metadata.cluster_id or "", groups, logs, unread, time.monotonic() - began_s, left_out)
 
-    def _named(self, patterns: Sequence[str]) -> dict[str, ConsumerGroupType]:
-        """Give the groups of these names, each with its kind."""
+    def _named(self, patterns: Sequence[str]) -> tuple[dict[str, ConsumerGroupType], list[str]]:
+        """Give the groups of these names, each with its kind; and say in words where there may be more of them."""
         listed = self._admin.list_consumer_groups(request_timeout=self._wait_s).result(self._wait_s)
         kinds = {each.group_id: each.type for each in listed.valid}
-        missing = next((name for name in patterns if "*" not in name and name not in kinds), None)
+        missing = next((name for name in patterns if not _is_pattern(name) and name not in kinds), None)
         if listed.errors and (missing is not None or not kinds):
             raise listed.errors[0]  # a broker did not say which groups it has
         if missing is not None:
-            near = difflib.get_close_matches(missing, kinds, _NEAR_MAX)
-            hint = f"did you mean {', '.join(near)}?" if near else "--group '*' lists all that there are"
-            raise BrokerError("LAG001", f"there is no consumer group {missing}, or you may not see it", hint)
+            raise _no_group(missing, kinds)
         is_wanted = _matcher(patterns)
-        return {name: kind for name, kind in kinds.items() if is_wanted(name)}
+        # who asks for all of a kind must know that they may not be all
+        unlisted = listed.errors if any(_is_pattern(name) for name in patterns) else ()
+        words = [f"a broker did not say which groups it has: {error.args[0].str()}" for error in unlisted]
+        return {name: kind for name, kind in kinds.items() if is_wanted(name)}, words
+
+    def _described(
+        self, kinds: dict[str, ConsumerGroupType], asked_for: Container[str]
+    ) -> tuple[dict[str, Membership], list[str]]:
+        """Ask for the members of groups; and say which of them may not be asked. Raises as `_committed` does."""
+        found = memberships(self._admin, kinds, self._wait_s) if kinds else {}
+        members: dict[str, Membership] = {}
+        refused: list[str] = []
+        for name in kinds:
+            described = found.get(name) or KafkaError(KafkaError.GROUP_ID_NOT_FOUND)
+            if isinstance(described, Membership):
+                members[name] = described
+            else:
+                refused += _left_out(name, described, asked_for)
+        return members, refused
 
     def _committed(
-        self, names: Iterable[str], asked_for: Container[str]
-    ) -> tuple[dict[str, dict[Place, int]], tuple[str, ...]]:
+        self, members: Mapping[str, Membership], asked_for: Container[str]
+    ) -> tuple[dict[str, dict[Place, int]], list[str]]:
         """Ask what groups committed, all at once; and say which of them may not be asked.
 
-        Raises KafkaException for a group that was asked for by its name: one that a pattern only happens to take in must not hide
-        the others.
+        Raises KafkaException for a group that was asked for by its name, BrokerError LAG001 where that is gone by now: one that a
+        pattern only happens to take in must not hide the others.
         """
         futures: dict[str, Any] = {}
-        for name in names:
+        for name in members:
             request = [ConsumerGroupTopicPartitions(name)]
             futures.update(self._admin.list_consumer_group_offsets(request, request_timeout=self._wait_s))
         committed: dict[str, dict[Place, int]] = {}
@@ -106,16 +127,17 @@ class Sampler:
             try:
                 offsets = future.result(self._wait_s).topic_partitions
             except KafkaException as error:
-                if name in asked_for or may_pass(error.args[0]):
-                    raise
-                refused.append(f"group {name} is left out: {error.args[0].str()}")
+                refused += _left_out(name, error.args[0], asked_for)
+                continue
+            if not offsets and members[name].state == _GONE:
+                refused += _left_out(name, KafkaError(KafkaError.GROUP_ID_NOT_FOUND), asked_for)
                 continue
             committed[name] = {
                 Place(each.topic, each.partition): each.offset
                 for each in offsets
                 if each.offset >= 0 and each.error is None
             }
-        return committed, tuple(refused)
+        return committed, refused
 
     def _logs(self, places: Sequence[Place], metadata: Any) -> dict[Place, Log]:
         """Ask for start and end of every log, and for how far one may read: three requests to each broker, at once."""
@@ -160,6 +182,29 @@ def unread_span(place: Place, committed: int, log: Log) -> Span | None:
     """Give what a group may still read of a partition; None: nothing now. What the log has lost is not there to be read."""
     span = Span(place, max(committed, log.start), log.stable_end)
     return span if span.start < span.end else None
+
+
+def _left_out(name: str, error: KafkaError, asked_for: Container[str]) -> tuple[str, ...]:
+    """Say in words that a group is left out, or nothing of one that is gone.
+
+    Raises KafkaException where that may pass, or the group was asked for by its name; BrokerError LAG001 where such a one is gone.
+    """
+    is_gone = error.code() in NO_SUCH_GROUP
+    if is_gone and name in asked_for:
+        raise _no_group(name, ())
+    if name in asked_for or may_pass(error):
+        raise KafkaException(error)
+    return () if is_gone else (f"group {name} is left out: {error.str()}",)
+
+
+def _no_group(name: str, others: Iterable[str]) -> BrokerError:
+    near = difflib.get_close_matches(name, list(others), _NEAR_MAX)
+    hint = f"did you mean {', '.join(near)}?" if near else "--group '*' lists all that there are"
+    return BrokerError("LAG001", f"there is no consumer group {name}, or you may not see it", hint)
+
+
+def _is_pattern(name: str) -> bool:
+    return "*" in name
 
 
 def _places(groups: Iterable[Group], metadata: Any) -> list[Place]:

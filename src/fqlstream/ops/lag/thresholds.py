@@ -53,6 +53,9 @@ class Threshold:
 _HINT: Final = "write records as 10000, time as 30s or 5m; --warn and --critical take one of each"
 
 
+_NO_THRESHOLD: Final = Threshold()
+
+
 def _seconds(text: str) -> float:
     try:
         return parse_duration_ms(text) / 1000
@@ -80,6 +83,12 @@ def _finding(group: GroupLag, warn: Threshold, critical: Threshold) -> Finding:
     if any(each.committed is not None for each in group.partitions):
         found += _measured("records", total.lag_records, warn.records, critical.records)
         found += _measured("seconds", _oldest(group), warn.seconds, critical.seconds)
+    if (warn, critical) != (_NO_THRESHOLD, _NO_THRESHOLD):
+        found += [
+            (Level.UNKNOWN, f"how far it is behind in {each.topic}[{each.partition}] is not known: {each.why}")
+            for each in group.partitions
+            if each.member is not None and each.committed is None and each.status is None
+        ]
     level = worst([level for level, _ in found])
     return Finding(group.group, level, tuple(reason for _, reason in found))
 
@@ -114,25 +123,33 @@ def worst(levels: Sequence[Level]) -> Level:
     return max(levels, key=_ORDER.index, default=Level.OK)
 
 
-def exit_code(findings: Sequence[Finding]) -> int:
+def verdict(report: LagReport, findings: Sequence[Finding]) -> Level:
+    """Say how bad a look is: as its worst group, and UNKNOWN at least where groups may be missing, or there is none."""
+    is_whole = report.groups and not report.left_out
+    return worst([*(finding.level for finding in findings), Level.OK if is_whole else Level.UNKNOWN])
+
+
+def exit_code(report: LagReport, findings: Sequence[Finding]) -> int:
     """Give the exit code for cron: 0 fine, 1 anything else."""
-    return int(any(finding.level is not Level.OK for finding in findings))
+    return int(verdict(report, findings) is not Level.OK)
 
 
 def nagios(report: LagReport, findings: Sequence[Finding], warn: Threshold, critical: Threshold) -> tuple[Level, str]:
-    """Give Nagios' exit code, and what a plugin prints: one line with performance data, then a line for every reason.
+    """Give Nagios' exit code, and what a plugin prints: one line with performance data, then a line for every reason and remark.
 
     Several thousand partitions may be in trouble for one reason: the first line only counts them.
     """
-    level = worst([finding.level for finding in findings])
-    shown = ", ".join(
+    level = verdict(report, findings)
+    said = [
         f"{group.group} {group.status} {_number(group.total.lag_records)} records {_number(_oldest(group))} s"
         for group in report.groups
-    )
+    ]
+    shown = ", ".join([*said, f"left out: {len(report.left_out)}"] if report.left_out else said)
     data = " ".join(_performance(group, warn, critical) for group in report.groups)
     # a bar begins performance data
     lines = [f"LAG {level.name} - {shown.replace('|', '/')} | {data}" if data else f"LAG {level.name} - no group"]
     lines += [f"{finding.group}: {reason}".replace("|", "/") for finding in findings for reason in finding.reasons]
+    lines += [remark.replace("|", "/") for remark in report.remarks]
     return level, "\n".join(lines)
 
 

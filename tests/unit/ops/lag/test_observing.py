@@ -109,6 +109,22 @@ def test_the_window_forgets_what_is_old_and_what_is_gone() -> None:
     assert window.lag_over_time("g") == [5]
 
 
+def test_pauses_are_remembered_for_longer_than_samples_and_forgotten_with_the_partition() -> None:
+    window = Window(LIMITS)
+    for second in range(0, 1000, 10):
+        window.add({("g", P0): Sample(second * 1000, second // 200, 500, None, True)}, second * 1000)
+    known = window.pauses_of("g", P0)
+    assert known is not None
+    assert (known.before_ms, known.since_ms) == ((200_000,) * 3, 800_000)
+    again = Window(LIMITS)
+    again.remember(
+        {("g", P0): [Sample(second * 1000, second // 200, 500, None, True) for second in range(0, 1000, 10)]}
+    )
+    assert again.pauses_of("g", P0) == known
+    window.add({}, 2_000_000)
+    assert window.pauses_of("g", P0) is None
+
+
 def test_lag_over_time_adds_partitions_up() -> None:
     window = Window(LIMITS)
     for at_ms in (1000, 2000):
@@ -164,14 +180,14 @@ def growing(count: int, first: int = 0) -> list[Round]:
 
 def test_a_restart_goes_on_where_its_predecessor_was() -> None:
     history = _History()
-    before = observer(growing(4), history)
-    for _ in range(4):
+    before = observer(growing(62), history)
+    for _ in range(62):
         last = before.look(with_rows=False)
     assert last.groups[0].partitions[0].status is Status.STALL
-    after = observer(growing(1, first=4), history).look(with_rows=False)
+    after = observer(growing(1, first=62), history).look(with_rows=False)
     assert after.groups[0].partitions[0].status is Status.STALL
     assert after.groups[0].partitions[0].in_per_s == pytest.approx(1.0)
-    alone = observer(growing(1, first=4), _History()).look(with_rows=False)
+    alone = observer(growing(1, first=62), _History()).look(with_rows=False)
     assert alone.groups[0].partitions[0].status is Status.OK, "one sample says nothing"
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +54,11 @@ def test_anything_else_is_refused_with_what_to_write(texts: list[str]) -> None:
         # of a partition without a commit nothing can be asked
         ([lagging(records=None, status=None)], Threshold(1, 5), NONE, Level.OK),
         ([lagging(records=None, status=None), lagging(records=9)], Threshold(1), NONE, Level.WARNING),
+        # but that somebody holds one, and nobody knows how far behind, is not fine
+        ([lagging(records=None, status=None, member="m")], Threshold(1), NONE, Level.UNKNOWN),
+        ([lagging(records=None, status=None, member="m")], NONE, Threshold(None, 5), Level.UNKNOWN),
+        ([lagging(records=None, status=None, member="m")], NONE, NONE, Level.OK),
+        ([lagging(records=None, status=Status.OK, member="m")], Threshold(1), NONE, Level.OK),
     ],
 )
 def test_a_group_is_as_bad_as_the_worst_that_is_said_of_it(
@@ -61,8 +68,35 @@ def test_a_group_is_as_bad_as_the_worst_that_is_said_of_it(
     (finding,) = found = assess(report, warn, critical)
     assert finding.level is level
     assert bool(finding.reasons) is (level is not Level.OK)
-    assert exit_code(found) == (level is not Level.OK)
+    assert exit_code(report, found) == (level is not Level.OK)
     assert nagios(report, found, warn, critical)[0] is level
+
+
+@pytest.mark.parametrize(("status", "level"), [(Status.OK, Level.UNKNOWN), (Status.STOP, Level.CRITICAL)])
+def test_groups_that_were_left_out_are_not_fine(status: Status, level: Level) -> None:
+    report = replace(looked(lagging(status=status)), left_out=("group secret | b is left out",), notes=("by the way",))
+    found = assess(report, NONE, NONE)
+    assert exit_code(report, found) == 1
+    said, text = nagios(report, found, NONE, NONE)
+    assert said is level
+    assert text.startswith(f"LAG {level.name} - g ")
+    assert ", left out: 1 | 'g records'" in text
+    assert text.endswith("\ngroup secret / b is left out\nby the way")
+
+
+def test_no_group_at_all_is_not_fine() -> None:
+    report = LagReport(0, "c", (), 0.1, left_out=("there is no consumer group like a*",))
+    assert exit_code(report, ()) == 1
+    assert nagios(report, (), NONE, NONE) == (
+        Level.UNKNOWN,
+        "LAG UNKNOWN - no group\nthere is no consumer group like a*",
+    )
+    assert exit_code(replace(report, left_out=()), ()) == 1
+
+
+def test_a_note_alone_is_no_trouble() -> None:
+    report = replace(looked(lagging()), notes=("the history is away",))
+    assert exit_code(report, assess(report, NONE, NONE)) == 0
 
 
 @given(st.lists(st.sampled_from(Level)))
