@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hmac
 import ipaddress
@@ -14,10 +15,19 @@ from typing import Any, Final, Protocol
 
 import uvicorn
 from pydantic import SecretStr
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fqlstream.errors import UsageError
 
 _KEEP_ALIVE_S: Final = 30
+#: A connection that asks nothing is closed: whoever holds many open must not keep others from being answered.
+_SILENT_S: Final = 10
+#: Nor may the head of a further request take for ever.
+_HEAD_S: Final = 30
+#: More than anybody who reads a page needs, fewer than a process may have files open.
+_CONNECTIONS_MAX: Final = 512
+#: An empty key, as of a variable that nobody filled in, would let everybody in.
+KEY_CHARACTERS_MIN: Final = 16
 #: How long a page's readers get to end when its server is told to.
 STOP_WAIT_S: Final = 2
 
@@ -27,22 +37,31 @@ def listen(host: str, port: int, *, code: str, who: str, gives_way: bool = False
 
     Raises UsageError of that code, which says who cannot listen, where the address cannot be had.
     """
-    listener = socket.socket(_family(host), socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # accepted connections inherit it: small answers must not wait for an acknowledgement
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         try:
-            listener.bind((host, port))
+            return _listening(host, port)
         except OSError as error:
             if not gives_way or error.errno != errno.EADDRINUSE:
                 raise
-            listener.bind((host, 0))
+            return _listening(host, 0)
     except OSError as error:
-        listener.close()
         taken = error.errno == errno.EADDRINUSE
         hint = "give another port with --port, or 0 for a free one" if taken else None
         raise UsageError(code, f"{who} cannot listen on {host}:{port}: {error.strerror}", hint) from None
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    listener = socket.socket(_family(host), socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # accepted connections inherit it: small answers must not wait for an acknowledgement
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host, port))
+        # two sockets may be bound to one port until the first of them listens
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -98,10 +117,14 @@ class Told(Protocol):
 
 
 def require_key(settings: Told, *, code: str, what: str, variables: str) -> None:
-    """Refuse to tell everybody: raises UsageError of that code where others could read it and no key is asked for.
+    """Refuse to tell everybody: raises UsageError of that code where others could read it and no key is asked for, or one that is guessed.
 
     `what` is told, `variables` is how the settings' variables of the environment begin.
     """
+    if settings.auth and settings.key is not None and len(settings.key.get_secret_value()) < KEY_CHARACTERS_MIN:
+        raise UsageError(
+            code, f"{variables}KEY has fewer than {KEY_CHARACTERS_MIN} characters", "make one: openssl rand -hex 32"
+        )
     if settings.auth and settings.key is None and not is_loopback(settings.host):
         raise UsageError(
             code,
@@ -119,18 +142,43 @@ def may_read(settings: Told, authorization: str) -> bool:
     return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
 
 
-def page_config(settings: Told, app: Any, *, requests_max: int) -> uvicorn.Config:
+class _ImpatientProtocol(HttpToolsProtocol):
+    """Speaks HTTP/1.1 with who asks something: uvicorn itself waits for ever for a first request, and for the rest of any head."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it so too
+        """Begin a connection."""
+        super().connection_made(transport)
+        self._looked: object = None
+        self._look_again = self.loop.call_later(_SILENT_S, self._close_if_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection."""
+        self._look_again.cancel()
+        super().connection_lost(exc)
+
+    def _close_if_silent(self) -> None:
+        """Close where no request has come since the last look, and none is being answered."""
+        is_answered = self.cycle is None or self.cycle.response_complete
+        if is_answered and self.cycle is self._looked:
+            self.transport.close()
+            return
+        self._looked = self.cycle
+        self._look_again = self.loop.call_later(_HEAD_S, self._close_if_silent)
+
+
+def page_config(settings: Told, app: Any) -> uvicorn.Config:
     """Configure a server of pages for programs: quiet, small, over TLS where there is a certificate."""
     return uvicorn.Config(
         app,
         loop="asyncio",
+        http=_ImpatientProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=requests_max,
+        limit_concurrency=_CONNECTIONS_MAX,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_WAIT_S,
         ssl_certfile=str(settings.certificate_file) if settings.certificate_file else None,

@@ -402,7 +402,7 @@ class WorkerSettings(_Group):
     )
     key: SecretStr | None = Field(
         None,
-        description="Key of /metrics, as `Authorization: Bearer KEY`; needed off loopback. /health asks for none: it names parts and seconds. Never printed.",
+        description="Key of /metrics, as `Authorization: Bearer KEY`, 16 characters or more; needed off loopback. /health asks for none: it names parts and seconds. Never printed.",
     )
     certificate_file: Path | None = Field(None, description="PEM file of these routes' certificate. None: plain HTTP.")
     certificate_key_file: Path | None = Field(None, description="PEM file of the certificate's key.")
@@ -412,7 +412,7 @@ class WorkerSettings(_Group):
         description="A scrape waits so long for the event loop, then gets 503: shorter than Prometheus' own 10 s.",
     )
     requests_max: int = Field(
-        16, ge=1, description="Connections to these routes at once: a flood of them must not slow the engine."
+        16, ge=1, description="Scrapes of /metrics at once, others get 503: a flood of them must not slow the engine."
     )
     models_max: int = Field(
         1_000,
@@ -804,7 +804,7 @@ class LagSettings(_Group):
     )
     key: SecretStr | None = Field(
         None,
-        description="Key of the exporter's /metrics, as `Authorization: Bearer KEY`; needed off loopback. Never printed.",
+        description="Key of the exporter's /metrics, as `Authorization: Bearer KEY`, 16 characters or more; needed off loopback. Never printed.",
     )
     certificate_file: Path | None = Field(
         None, description="PEM file of the exporter's certificate. None: plain HTTP, as on loopback or behind a proxy."

@@ -28,6 +28,15 @@ def test_a_port_in_use_is_refused_or_given_way_to() -> None:
             assert listener.getsockname()[1] not in (0, port)
 
 
+def test_of_two_that_begin_at_once_the_second_gives_way() -> None:
+    """Bound and not yet listening, a port is no other's: the system lets both bind it, and only one listen."""
+    with listen("127.0.0.1", 0, code="X001", who="it") as first:
+        port = first.getsockname()[1]
+        assert first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        with listen("127.0.0.1", port, code="X001", who="it", gives_way=True) as second:
+            assert second.getsockname()[1] != port
+
+
 def test_an_address_of_another_machine_is_refused_without_giving_way() -> None:
     with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.1") as refused:
         listen("192.0.2.1", 0, code="X001", who="it", gives_way=True)

@@ -44,9 +44,7 @@ class Served:
         require_key(settings)
         self._settings = settings
         self._listener = listen(settings.host, settings.port, code="APP021", who="metrics", gives_way=True)
-        self._server = uvicorn.Server(
-            listening.page_config(settings, application(settings, observed), requests_max=settings.requests_max)
-        )
+        self._server = uvicorn.Server(listening.page_config(settings, application(settings, observed)))
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     @property
@@ -56,7 +54,6 @@ class Served:
 
     def start(self) -> None:
         """Answer from now on."""
-        self._listener.listen()
         self._thread.start()
         log.info("metrics and health at %s", self.url)  # perhaps not the port of the settings: that may be taken
 
@@ -75,15 +72,19 @@ class Served:
 
 
 def application(settings: WorkerSettings, observed: Observed) -> Starlette:
-    """Give the routes: /metrics asks for the key if there is one, /health asks for none."""
+    """Give the routes: /metrics asks for the key if there is one, /health asks for none and is never too busy."""
+    at_once = asyncio.Semaphore(settings.requests_max)
 
     async def metrics(request: Request) -> Response:
         if not listening.may_read(settings, request.headers.get("authorization", "")):
             return Response("worker.key is asked for: Authorization: Bearer KEY\n", 401, {"www-authenticate": "Bearer"})
-        try:
-            return Response(await observed.metrics(), media_type=CONTENT_TYPE_LATEST)
-        except TimeoutError:
-            return Response("the worker starts, or its event loop is busy\n", 503)
+        if at_once.locked():
+            return Response("too many ask at once\n", 503, {"retry-after": "1"})
+        async with at_once:
+            try:
+                return Response(await observed.metrics(), media_type=CONTENT_TYPE_LATEST)
+            except TimeoutError:
+                return Response("the worker starts, or its event loop is busy\n", 503)
 
     async def live(_: Request) -> Response:
         health = observed.health()

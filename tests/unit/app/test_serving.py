@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import pytest
 from pydantic import SecretStr
+from tests.waiting import wait_until
 
+from fqlstream import listening
 from fqlstream.app.observed import Health, PartitionsHeld, health_of
 from fqlstream.app.retries import Trouble
 from fqlstream.app.serving import Served, asked_in, require_key
@@ -83,16 +87,69 @@ def test_a_worker_tells_its_numbers_and_whether_it_works() -> None:
 
 
 def test_numbers_are_told_to_who_has_the_key_and_health_to_everybody() -> None:
-    with served(Observed(), key=SecretStr("let me in")) as url:
-        assert [ask(f"{url}/metrics", key)[0] for key in (None, "let me", "let me in")] == [401, 401, 200]
+    key = "let me in, please"
+    with served(Observed(), key=SecretStr(key)) as url:
+        assert [ask(f"{url}/metrics", given)[0] for given in (None, "", "let me", key)] == [401, 401, 401, 200]
         assert ask(f"{url}/health")[0] == 200
 
 
 def test_off_loopback_a_key_is_needed_unless_it_is_said_that_nobody_is_asked() -> None:
     with pytest.raises(UsageError, match="APP020"):
         require_key(WorkerSettings(host="0.0.0.0"))  # noqa: S104
-    require_key(WorkerSettings(host="0.0.0.0", key=SecretStr("k")))  # noqa: S104
+    require_key(WorkerSettings(host="0.0.0.0", key=SecretStr("k" * 16)))  # noqa: S104
     require_key(WorkerSettings(host="0.0.0.0", auth=False))  # noqa: S104
+
+
+@pytest.mark.parametrize("key", ["", "k" * 15])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104  # what is refused
+def test_a_key_that_nobody_filled_in_lets_nobody_in(host: str, key: str) -> None:
+    with pytest.raises(UsageError, match="FQLSTREAM_WORKER__KEY has fewer than 16 characters") as refused:
+        Served(WorkerSettings(host=host, port=0, key=SecretStr(key)), Observed())
+    assert refused.value.code == "APP020"
+    require_key(WorkerSettings(host=host, key=SecretStr(key), auth=False))
+
+
+def test_connections_that_ask_nothing_keep_no_probe_from_its_answer() -> None:
+    with served(Observed(), requests_max=2) as url, ExitStack() as held:
+        for _ in range(40):
+            held.enter_context(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))))
+        assert [ask(f"{url}/{path}")[0] for path in ("health/live", "health", "metrics")] == [200] * 3
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /health HTTP/1.1\r\nHost:", b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\nGET"]
+)
+def test_who_asks_nothing_or_never_ends_is_hung_up_on(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_SILENT_S", 0.1)
+    monkeypatch.setattr(listening, "_HEAD_S", 0.1)
+    with served(Observed()) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as connection:
+            connection.sendall(sent)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200" if sent.endswith(b"\nGET") else b"")
+
+
+def test_more_scrapes_than_are_answered_at_once_are_told_so_and_probes_are_not() -> None:
+    may_go_on = threading.Event()
+
+    @dataclass
+    class Slow(Observed):
+        async def metrics(self) -> bytes:
+            self.asked.append("metrics")
+            await asyncio.to_thread(may_go_on.wait, 60)
+            return b""
+
+    observed = Slow()
+    with served(observed, requests_max=1) as url, ThreadPoolExecutor(1) as other:
+        first = other.submit(ask, f"{url}/metrics")
+        try:
+            wait_until(lambda: observed.asked, "somebody is being answered")
+            assert ask(f"{url}/metrics") == (503, "too many ask at once\n")
+            assert ask(f"{url}/health/live")[0] == 200
+        finally:
+            may_go_on.set()
+        assert first.result(60)[0] == 200
+        assert ask(f"{url}/metrics")[0] == 200
 
 
 def test_a_port_that_is_taken_is_no_reason_not_to_work() -> None:

@@ -28,8 +28,6 @@ Value = float | int | None
 Latest = Callable[[], LagReport | None]
 
 _SEVERITY: Final = {Status.OK: 0, Status.WARN: 1, Status.ERR: 2}
-#: Prometheus and a person or two.
-_REQUESTS_MAX: Final = 16
 #: Of a group's partition: what is read from it.
 _OF_PARTITIONS: Final[tuple[tuple[NumberRow, Callable[[PartitionLag], Value]], ...]] = (
     (numbers.LAG_OFFSET, lambda each: each.committed),
@@ -134,6 +132,6 @@ def serve(latest: Latest, settings: LagSettings, on_ready: Callable[[str], None]
     require_key(settings, code="LAG020", what="consumer groups and their lag", variables="FQLSTREAM_LAG__")
     listener = listen(settings.host, settings.port, code="LAG021", who="the exporter")
     address = url_of(settings.host, listener, "https" if settings.certificate_file else "http")
-    config = page_config(settings, application(latest, settings), requests_max=_REQUESTS_MAX)
+    config = page_config(settings, application(latest, settings))
     take_signals()
     TellingServer(config, lambda: on_ready(f"{address}/metrics")).run(sockets=[listener])

@@ -121,6 +121,12 @@ def test_what_others_reach_needs_a_key(host: str) -> None:
     assert (refused.value.code, "FQLSTREAM_LAG__KEY" in (refused.value.hint or "")) == ("LAG020", True)
 
 
+def test_a_key_that_nobody_filled_in_is_refused() -> None:
+    with pytest.raises(UsageError, match="FQLSTREAM_LAG__KEY has fewer than 16 characters") as refused:
+        exporter.serve(lambda: None, LagSettings(host="127.0.0.1", port=0, key=SecretStr("")), lambda _: None)
+    assert refused.value.code == "LAG020"
+
+
 def test_an_address_that_cannot_be_had_is_an_error_of_its_own() -> None:
     with pytest.raises(UsageError, match="the exporter cannot listen") as refused:
         exporter.serve(lambda: None, LagSettings(host="192.0.2.7", key=SecretStr("k" * 32)), lambda _: None)
