@@ -20,6 +20,7 @@ from fqlstream.events.catalogue import ModelEntry
 from fqlstream.ops import deleting, repairing, topics
 from fqlstream.ops.access import Caller, Permission
 from fqlstream.ops.kafka_options import librdkafka_options
+from fqlstream.settings import KafkaSettings
 from fqlstream.store import deletions, migrations, repairs
 
 router = APIRouter(tags=["operations"])
@@ -189,7 +190,7 @@ def _delete(
 @router.get("/topics")
 async def check_topics(parts: Parts, _: Reader) -> list[TopicDifference]:
     """Compare topics with their declarations; an empty list: they are as declared."""
-    report = await parts.thread(_plan_topics, _admin(parts), repartition=False)
+    report = await parts.thread(_plan_topics, parts.settings.kafka, repartition=False)
     return [TopicDifference.model_validate(each) for each in report.differences]
 
 
@@ -198,23 +199,24 @@ async def plan_topics(
     parts: Parts, _: Reader, *, repartition: Annotated[bool, Query(description=_REPARTITION)] = False
 ) -> TopicPlan:
     """Say what applying the declarations of topics would do."""
-    return _told(await parts.thread(_plan_topics, _admin(parts), repartition=repartition))
+    return _told(await parts.thread(_plan_topics, parts.settings.kafka, repartition=repartition))
 
 
 @router.post("/topics")
 async def apply_topics(parts: Parts, _: Manager, body: TopicApplication) -> TopicPlan:
     """Create topics that are missing, set what differs, grow what may grow; what is refused is left to a person."""
-    admin = _admin(parts)
-    planned = await parts.thread(_plan_topics, admin, repartition=body.repartition)
-    return _told(await parts.thread(topics.apply, admin, planned))
+    return _told(await parts.thread(_apply_topics, parts.settings.kafka, repartition=body.repartition))
 
 
-def _admin(parts: Dependencies) -> AdminClient:
-    return AdminClient(librdkafka_options(parts.settings.kafka))
-
-
-def _plan_topics(admin: AdminClient, *, repartition: bool) -> topics.TopicReport:
+def _plan_topics(settings: KafkaSettings, *, repartition: bool) -> topics.TopicReport:
+    # made and dropped in the thread that waits: dropping one waits for its own threads
+    admin = AdminClient(librdkafka_options(settings))
     return topics.plan(admin, topics.load_declarations(), repartition=repartition)
+
+
+def _apply_topics(settings: KafkaSettings, *, repartition: bool) -> topics.TopicReport:
+    admin = AdminClient(librdkafka_options(settings))
+    return topics.apply(admin, topics.plan(admin, topics.load_declarations(), repartition=repartition))
 
 
 def _told(report: topics.TopicReport) -> TopicPlan:

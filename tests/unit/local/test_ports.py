@@ -48,3 +48,13 @@ def test_two_parts_of_a_directory_never_share_a_port(tmp_path: Path) -> None:
 def test_answers_says_whether_somebody_listens(busy: int) -> None:
     assert answers("127.0.0.1", busy)
     assert not answers("127.0.0.1", find_free_port())
+
+
+def test_a_port_is_looked_at_in_the_family_of_its_address() -> None:
+    with socket.socket(socket.AF_INET6) as server:
+        server.bind(("::1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert not is_free(port, "::1")
+    assert is_free(port, "::1")
+    assert not is_free(port, "no such host")
