@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.waiting import wait_until
 
 from fqlstream.code_metrics import failures
 from fqlstream.code_metrics.pool import Pool
+from fqlstream.code_metrics.process import descendants
 from fqlstream.code_metrics.request import CodeMetricsRefusedError, Frame, Job, Outcome, Progress
 from fqlstream.settings import CodeMetricsSettings
 
@@ -175,6 +177,30 @@ def test_without_its_layers_nothing_runs(rows: Path, change: dict[str, object], 
             with pytest.raises(CodeMetricsRefusedError, match=words) as refused:
                 attempt()
             assert refused.value.code == code
+    finally:
+        pool.close()
+
+
+def test_where_an_operator_allows_it_code_runs_without_bubblewrap_and_leaves_nothing(rows: Path) -> None:
+    change = {"bubblewrap": Path("/nowhere"), "allow_missing_layers": ("network", "file_system"), "warm": 0}
+    pool = Pool(SETTINGS.model_copy(update=change))
+    launcher = pool._launcher
+    kind = pool._default
+    try:
+        assert pool.run(Job(DOCUMENTED, (rows,))).frames[0].value == 45.0
+        started = launcher.start(kind)
+        code = (
+            "import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+            "        os.execv('/bin/sleep', ['sleep', '600'])\n    os._exit(0)\nos.wait()\n" + DOCUMENTED
+        )
+        job = {"code": code, "paths": [launcher.give(started, rows, 0)], "hidden": [], "frames": [(0, None)]}
+        started.process.orders.write(json.dumps(job).encode() + b"\n")
+        started.process.orders.flush()
+        first = started.process._process.pid
+        wait_until(lambda: len(descendants(first)) == 2, "the daemon runs")
+        daemon = descendants(first)[1]
+        launcher.end(started)
+        wait_until(lambda: not Path(f"/proc/{daemon}").exists(), "the daemon is gone")
     finally:
         pool.close()
 

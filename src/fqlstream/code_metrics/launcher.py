@@ -132,6 +132,10 @@ class Launcher:
             raise
         return Started(kind, slot, process, relay)
 
+    def give(self, started: Started, path: Path, number: int) -> str:
+        """Put a file of rows into a sandbox; give its path inside. Raises OSError."""
+        return sandbox.give(self.probe(started.kind.limits).isolation, started.slot, path, number)
+
     def end(self, started: Started) -> None:
         """End everything in a sandbox and remove its files."""
         self._end(started.slot, started.process, started.relay)
@@ -143,7 +147,11 @@ class Launcher:
     def _process(self, kind: Kind, slot: Slot) -> SandboxProcess:
         settings, isolation = self._settings, self.probe(kind.limits).isolation
         home = self._java() if kind.engine == "spark" else None
-        options = {"cores": settings.cores, "heap_mib": settings.heap_mib, "socket": f"{sandbox.DATA}/{sandbox.SOCKET}"}
+        options = {
+            "cores": settings.cores,
+            "heap_mib": settings.heap_mib,
+            "socket": f"{sandbox.data_directory(isolation, slot)}/{sandbox.SOCKET}",
+        }
         # each core may be busy for as long as a run may take, and while Java starts
         cpu_s = int((settings.start_wait_s + kind.limits.wall_s) * max(settings.cores, os.cpu_count() or 1)) + 1
 
@@ -154,7 +162,7 @@ class Launcher:
             program = ("fqlstream.code_metrics.inside.work", orders)
             return sandbox.command(isolation, slot, kind.limits, home, program, fds)
 
-        environment = sandbox.environment(isolation, settings.cores, home)
+        environment = sandbox.environment(isolation, slot, settings.cores, home)
         held = self._parents.memory is not None or self._parents.pids is not None
         group = (
             cgroups.make(self._parents, f"fqlstream-{os.getpid()}-{slot.directory.name}", kind.limits) if held else None

@@ -112,7 +112,7 @@ def _look(isolation: Isolation, slot: Slot, limits: Limits, private: Sequence[Pa
             capture_output=True,
             timeout=_PROBE_WAIT_S,
             check=True,
-            env=sandbox.environment(isolation, 1, None),
+            env=sandbox.environment(isolation, slot, 1, None),
             cwd="/",
         )
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -141,12 +141,14 @@ def judge(
     `complaints` are of closer ways that did not start; `exposed` are directories of ours that lie where every sandbox looks.
     """
     earlier = f" (after: {'; '.join(complaints)})" if complaints else ""
-    files = "read" not in report["read"] and not report["wrote"] and not exposed
+    # Landlock alone leaves /proc, where our own environment can be read
+    mounted = isolation.bwrap is not None
+    files = mounted and "read" not in report["read"] and not report["wrote"] and not exposed
     outside = f"outside files can be reached{earlier}"
     if exposed:
         outside = f"{' and '.join(map(str, exposed))} lies where Python or Java does, which every sandbox can read"
     lonely = report["interfaces"] == ["lo"] and not report["reached"] and not report["vsock"]
-    apart = isolation.bwrap is not None and report["processes"] <= 4
+    apart = mounted and report["processes"] <= 4
     unprivileged = report["uid"] != 0 and all(int(value, 16) == 0 for value in report["capabilities"])
     user = f"runs as user {report['uid']} without capabilities" if unprivileged else f"runs as user {report['uid']}"
     if slot.uid is not None and report["uid"] == slot.uid:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from fqlstream.code_metrics import checking, failures, rows, sandbox, supervisor
+from fqlstream.code_metrics import checking, failures, rows, supervisor
 from fqlstream.code_metrics.launcher import Kind, Launcher, Started
 from fqlstream.code_metrics.request import (
     CodeMetricsRefusedError,
@@ -204,7 +204,7 @@ class Pool:
 
     def _given(self, taken: Started, paths: Sequence[Path]) -> list[str]:
         try:
-            return [sandbox.give(taken.slot, path, number) for number, path in enumerate(paths)]
+            return [self._launcher.give(taken, path, number) for number, path in enumerate(paths)]
         except OSError as error:
             raise CodeMetricsRefusedError(
                 "CBM108",

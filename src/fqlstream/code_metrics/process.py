@@ -128,7 +128,8 @@ class SandboxProcess:
 
     def end(self) -> None:
         """End everything in it at once and wait until it is gone. May be called again."""
-        doomed = [] if self.contained else descendants(self._process.pid)
+        if not self.contained:
+            _end_descendants(self._process.pid)
         if self._first is not None:
             # The first process of a namespace takes all others with it.
             with contextlib.suppress(ProcessLookupError):
@@ -138,9 +139,6 @@ class SandboxProcess:
         deadline = time.monotonic() + _END_WAIT_S
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_WAIT_S if self.contained else 0.1)
-        for process in doomed:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
         if self.running:
             self._process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -150,6 +148,17 @@ class SandboxProcess:
                 pipe.close()
         if self.group is not None:
             self.group.remove()
+
+
+def _end_descendants(root: int) -> None:
+    """End all that comes from `root`, while it lives: they are its children then, and are found."""
+    known: set[int] = set()
+    deadline = time.monotonic() + _END_WAIT_S
+    while (found := set(descendants(root)) - {root} - known) and time.monotonic() < deadline:
+        known |= found
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
 def available_bytes(table: Path = Path("/proc/meminfo")) -> int:

@@ -77,6 +77,7 @@ def make_slot(directory: Path, index: int, uid: int | None) -> Slot:
     """Write the files that every sandbox sees in place of the machine's own: users, hosts, where names are looked up."""
     slot = Slot(directory, index, uid)
     slot.data.mkdir(parents=True)
+    (directory / "home").mkdir(mode=0o700)
     shown = uid if uid is not None else os.getuid()
     for name, text in (
         (
@@ -96,7 +97,7 @@ def make_slot(directory: Path, index: int, uid: int | None) -> Slot:
     return slot
 
 
-def give(slot: Slot, path: Path, number: int) -> str:
+def give(isolation: Isolation, slot: Slot, path: Path, number: int) -> str:
     """Put a file of rows into a sandbox, which may already run; give its path inside. Linked where that is possible, else copied."""
     name = f"rows-{number}.parquet"
     inside = slot.data / name
@@ -106,7 +107,17 @@ def give(slot: Slot, path: Path, number: int) -> str:
         shutil.copyfile(path, inside)
     if slot.uid is not None:
         inside.chmod(0o644)  # nobody but this sandbox's user comes here
-    return f"{DATA}/{name}"
+    return f"{data_directory(isolation, slot)}/{name}"
+
+
+def data_directory(isolation: Isolation, slot: Slot) -> str:
+    """Where a sandbox finds its rows: without mounts of its own, where they lie."""
+    return DATA if isolation.bwrap is not None else str(slot.data)
+
+
+def home(isolation: Isolation, slot: Slot) -> str:
+    """Where a sandbox may write: without mounts of its own, beside its rows."""
+    return _HOME if isolation.bwrap is not None else str(slot.directory / "home")
 
 
 def command(
@@ -133,13 +144,13 @@ def command(
     ]
 
 
-def environment(isolation: Isolation, cores: int, java_home: Path | None) -> dict[str, str]:
+def environment(isolation: Isolation, slot: Slot, cores: int, java_home: Path | None) -> dict[str, str]:
     """Everything a sandbox's environment holds; nothing of ours is passed on."""
     package = _PACKAGE if isolation.bwrap is not None else str(_package_directory().parent)
     variables = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": _HOME,
-        "TMPDIR": _HOME,
+        "HOME": home(isolation, slot),
+        "TMPDIR": home(isolation, slot),
         "LANG": "C.UTF-8",
         "TZ": "UTC",
         "PYTHONPATH": package,
@@ -157,15 +168,19 @@ def environment(isolation: Isolation, cores: int, java_home: Path | None) -> dic
 
 def orders(isolation: Isolation, slot: Slot, limits: Limits, java_home: Path | None, cpu_s: int, **more: object) -> str:
     """Write the one argument of a program inside: what it gives up, and what else it needs to know."""
-    extra = (str(_package_directory().parent), str(slot.data)) if isolation.bwrap is None else ()
+    # DuckDB ends where it sees control groups and may not read them
+    alone = (str(_package_directory().parent), str(slot.data), "/sys/fs/cgroup")
+    extra = alone if isolation.bwrap is None else ()
     java = (str(java_home),) if java_home is not None else ()
     plan = confine.Plan(
-        uid=None if isolation.user_namespace else slot.uid,
+        # without mounts another user could not come to what lies in our own directories
+        uid=None if isolation.user_namespace or isolation.bwrap is None else slot.uid,
         readable=(*_SYSTEM, "/etc", "/proc", *_python_places(), *java, _PACKAGE, DATA, *extra),
-        writable=(_HOME, "/dev/shm", *_DEVICES),  # noqa: S108  # the sandbox's own
+        writable=(home(isolation, slot), "/dev/shm", *_DEVICES),  # noqa: S108  # the sandbox's own
         memory_bytes=limits.memory_bytes,
         file_bytes=limits.disk_bytes,
-        processes=limits.processes,
+        # the kernel counts all that run as this user; without a user of its own a run's are counted by sampling only
+        processes=limits.processes if isolation.bwrap is not None else None,
         cpu_s=cpu_s,
     )
     return json.dumps({"confine": asdict(plan), **more})

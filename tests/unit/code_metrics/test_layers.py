@@ -71,6 +71,10 @@ def test_a_look_that_found_less_than_it_might_is_doubtful(
     assert found.doubtful == doubtful
 
 
+def test_without_mounts_of_its_own_a_sandbox_sees_files_and_processes_whatever_landlock_keeps() -> None:
+    assert inactive(HELD, Isolation(None, user_namespace=False, network=False)) == {"file_system", "processes"}
+
+
 def test_why_a_closer_way_did_not_start_is_told() -> None:
     told = layers.judge(HELD | {"reached": True}, SLOT, ISOLATION, ["bubblewrap as root: no permission"])
     assert {layer.detail for layer in told if layer.name == "network"} == {

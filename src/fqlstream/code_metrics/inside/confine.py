@@ -17,20 +17,21 @@ from typing import Final
 from fqlstream.code_metrics.inside import landlock, seccomp
 
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 24, 47, 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _CAPABILITIES: Final = 64  # numbers a kernel may have; those it has not are refused, which is fine
 _CAPABILITY_VERSION_3: Final = 0x2008_0522
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a process takes away from itself. `uid` None: it stays who it is."""
+    """What a process takes away from itself. `uid` None: it stays who it is; `processes` None: as many as its user may have."""
 
     uid: int | None
     readable: tuple[str, ...]
     writable: tuple[str, ...]
     memory_bytes: int
     file_bytes: int
-    processes: int
+    processes: int | None
     cpu_s: int
 
 
@@ -38,6 +39,8 @@ def enter(plan: Plan) -> None:
     """Give everything up that the plan says. Landlock and seccomp are left out where the kernel has none: the probe reports them."""
     libc = ctypes.CDLL(None, use_errno=True)
     os.umask(0o077)
+    # Where there is no namespace, what a run leaves behind stays with this process, and ends with it.
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if plan.uid is not None:
         for capability in range(_CAPABILITIES):
             libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -71,5 +74,7 @@ def _limit(plan: Plan) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
         _, hard = resource.getrlimit(what)
+        if value is None:
+            continue
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(what, (bound, bound))

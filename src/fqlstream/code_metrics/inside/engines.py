@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +15,7 @@ from fqlstream.code_metrics.inside.collected import give_columns
 
 #: Off by default, and left so where it can be: then a metric may write a column's name as Spark lets it.
 _CASE: Final = "spark.sql.caseSensitive"
-_SCRATCH: Final = "/tmp"  # noqa: S108  # the sandbox's own, sized and nobody else's
+_SCRATCH: Final = tempfile.gettempdir()  # the sandbox's own, sized and nobody else's
 
 
 @dataclass(frozen=True, slots=True)
