@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -102,6 +104,9 @@ def make(parents: Parents, name: str, limits: Limits) -> Group:
             (memory / ("memory.max" if parents.version == 2 else "memory.limit_in_bytes")).write_text(
                 bound, encoding="ascii"
             )
+            for file, most in (("memory.swap.max", "0"), ("memory.memsw.limit_in_bytes", bound)):
+                if (memory / file).exists():  # version 2's, version 1's; neither where the kernel counts no swap
+                    (memory / file).write_text(most, encoding="ascii")
         if pids is not None:
             pids.mkdir(exist_ok=True)
             (pids / "pids.max").write_text(str(limits.processes), encoding="ascii")
@@ -117,9 +122,9 @@ def _parent_v1(controller: Path, name: str, configured: str | None) -> Path | No
 
 
 def _writable(group: Path) -> bool:
-    child = group / "fqlstream-probe"
+    child = group / f"fqlstream-{os.getpid()}-{secrets.token_hex(4)}"  # two runners may look at once
     try:
-        child.mkdir(exist_ok=True)
+        child.mkdir()
         child.rmdir()
     except OSError:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -66,6 +67,7 @@ class Launcher:
         self._probing = threading.Lock()
         self._probed: layers.Probed | None = None
         self._probed_s = 0.0
+        self._numbers = itertools.count()  # a group that could not be removed is never used again
         self._slots: dict[int, socket.socket | None] = {}
         self._parents = cgroups.find_parents(settings.cgroup)
         cgroups.sweep(self._parents)
@@ -165,7 +167,7 @@ class Launcher:
         environment = sandbox.environment(isolation, slot, settings.cores, home)
         held = self._parents.memory is not None or self._parents.pids is not None
         group = (
-            cgroups.make(self._parents, f"fqlstream-{os.getpid()}-{slot.directory.name}", kind.limits) if held else None
+            cgroups.make(self._parents, f"fqlstream-{os.getpid()}-{next(self._numbers)}", kind.limits) if held else None
         )
         contained = isolation.bwrap is not None
         return self._starter.submit(SandboxProcess, command, environment, group, contained=contained).result()

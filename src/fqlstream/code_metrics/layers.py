@@ -153,6 +153,9 @@ def judge(
     user = f"runs as user {report['uid']} without capabilities" if unprivileged else f"runs as user {report['uid']}"
     if slot.uid is not None and report["uid"] == slot.uid:
         user += ", of its own"
+    elif slot.uid is not None:
+        # in a user namespace of ours another number is still root, for the kernel outside
+        unprivileged, user = False, f"{user}, which is root outside of its namespace"
     return [
         Layer(
             "file_system",

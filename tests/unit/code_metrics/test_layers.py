@@ -45,6 +45,7 @@ def test_a_closed_sandbox_has_every_layer() -> None:
         ({"vsock": True}, "network"),
         ({"processes": 90}, "processes"),
         ({"uid": 0}, "user"),
+        ({"uid": 65_534}, "user"),
         ({"capabilities": ["0000000000000000", "00000000000001c0"]}, "user"),
         ({"unlisted": "read"}, "landlock"),
         ({"seccomp": False}, "seccomp"),

@@ -96,6 +96,11 @@ _ARCHITECTURES: Final = {
 
 #: Addresses a metric's own engine needs: Unix sockets, and loopback over IPv4 and IPv6. Not VSOCK, for one: no namespace holds it.
 _FAMILIES_ALLOWED: Final = (1, 2, 10)
+_PROTOCOLS_ALLOWED: Final = (
+    0,
+    6,
+    17,
+)  # the family's own, TCP, UDP: others are code of the kernel that nobody else runs
 _CLONE_NEW: Final = 0x7E02_0000  # every CLONE_NEW* flag
 _TERMINAL_INPUT: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing into somebody's terminal
 _MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20  # MAP_SHARED_VALIDATE has MAP_SHARED's bit too
@@ -151,9 +156,12 @@ def program(machine: str) -> bytes:
     steps += _argument(looked_at["clone"], [*_when(_ANY_BIT, _CLONE_NEW, errno.EPERM), _step(_RETURN, _ALLOW)])
     allowed = _FAMILIES_ALLOWED
     families = [_step(_EQUAL, family, len(allowed) - index, 0) for index, family in enumerate(allowed)]
-    steps += _argument(
-        looked_at["socket"], [*families, _step(_RETURN, _ERRNO | errno.EAFNOSUPPORT), _step(_RETURN, _ALLOW)]
-    )
+    protocols = [
+        _step(_EQUAL, number, len(_PROTOCOLS_ALLOWED) - place, 0) for place, number in enumerate(_PROTOCOLS_ALLOWED)
+    ]
+    refused = _step(_RETURN, _ERRNO | errno.EPROTONOSUPPORT)
+    second = [_step(_LOAD, _PLACE_ARGUMENT + 8 * 2), *protocols, refused, _step(_RETURN, _ALLOW)]
+    steps += _argument(looked_at["socket"], [*families, _step(_RETURN, _ERRNO | errno.EAFNOSUPPORT), *second])
     typing = [step for value in _TERMINAL_INPUT for step in _when(_EQUAL, value, errno.EPERM)]
     steps += _argument(looked_at["ioctl"], [*typing, _step(_RETURN, _ALLOW)], index=1)
     # Such memory stays when every process has forgotten it, and is then in nobody's count.

@@ -39,6 +39,19 @@ for family in (1, 2, 10, 16, 17, 38, 40):
     assert within(code) == "1 2 10"
 
 
+def test_sockets_speak_tcp_and_udp_only() -> None:
+    code = """
+import socket
+for kind, protocol in ((1, 0), (1, 6), (2, 17), (1, 132), (1, 262), (2, 136), (2, 1)):
+    try:
+        socket.socket(socket.AF_INET, kind, protocol).close()
+        print(protocol, end=' ')
+    except OSError as error:
+        assert error.errno == 93, error
+"""
+    assert within(code) == "0 6 17"
+
+
 def test_memory_that_would_be_in_no_processs_count_is_refused() -> None:
     code = """
 import mmap, tempfile
