@@ -51,6 +51,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 def vendor(stack: RunningStack) -> Iterator[VendorProcess]:
     process = VendorProcess()
     process.do("craft", "sdk", **address(stack))
+    process.do("get_metrics", on="sdk")  # fetches the token: what a test sends from here on is its own
     yield process
     process.stop()
 
