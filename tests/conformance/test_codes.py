@@ -24,6 +24,20 @@ SHARED: Final = {
     "BEN003": "a contender of a benchmark failed",
     "BEN004": "a benchmark has no such figure",
     "BEN005": "a benchmark's events did not all reach their topic",
+    # modules inside of a sandbox know nothing of the product: code_metrics/failures.py declares what they say
+    "CBM001": "a metric's code cannot be read",
+    "CBM002": "a metric's code imports what is not allowed",
+    "CBM003": "a metric's code uses what no metric may",
+    "CBM004": "a metric's code has no usable calc_metric",
+    "CBM010": "a metric's code raised an error",
+    "CBM011": "calc_metric did not return a number",
+    "CBM012": "the data frame has no such column, or none of that name alone",
+    "CBM013": "a library is not installed here",
+    "CBM021": "a metric needed more memory than its limit",
+    "CBM023": "a metric needed more processes than its limit",
+    "CBM024": "a metric needed more disk than its limit",
+    "CBM106": "metric code is run no more: the service stops",
+    "CBM107": "SPARK_REMOTE is missing or no address",
     "DEF020": "the topic of definitions is missing",
     "DEF030": "nothing of that kind and name is defined",
     "DEF033": "metrics read the baseline",
@@ -47,6 +61,7 @@ SHARED: Final = {
     "STA002": "a stored state is damaged",
     "STO002": "ClickHouse refused a statement",
     "STO012": "the store's port is taken",
+    "STO040": "a code metric would read more rows than its limit",
 }
 
 
