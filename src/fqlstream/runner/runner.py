@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from fqlstream.client.partitioning import partitions_of
 from fqlstream.clock import Clock
-from fqlstream.code_metrics.failures import CHECK
+from fqlstream.code_metrics.failures import CHECK, MACHINE
 from fqlstream.code_metrics.request import CodeMetricsRefusedError, Layer
 from fqlstream.errors import BrokerError, FqlstreamError, StoreError
 from fqlstream.events.catalogue import Catalogue, ModelEntry
@@ -496,8 +496,8 @@ class Runner:
             kept.end(given_up("CMR008", "the runner was stopped", is_failure=False))
             return
         report = finished.report
-        if report.code == CHECK and kept.row.tries < self._limits.tries_max:
-            # a machine that is busy keeps a check from its end as deeply nested code does
+        if report.code in {CHECK, MACHINE} and kept.row.tries < self._limits.tries_max:
+            # a busy machine keeps a check from its end as deeply nested code does, and anybody may have filled its memory
             kept.end(given_up(report.code, report.error, is_failure=True))
             return
         kept.end(
