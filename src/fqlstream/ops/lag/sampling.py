@@ -85,13 +85,13 @@ class Sampler:
         kinds = {each.group_id: each.type for each in listed.valid}
         missing = next((name for name in patterns if not _is_pattern(name) and name not in kinds), None)
         if listed.errors and (missing is not None or not kinds):
-            raise listed.errors[0]  # a broker did not say which groups it has
+            raise KafkaException(_told(listed.errors[0]))  # a broker did not say which groups it has
         if missing is not None:
             raise _no_group(missing, kinds)
         is_wanted = _matcher(patterns)
         # who asks for all of a kind must know that they may not be all
         unlisted = listed.errors if any(_is_pattern(name) for name in patterns) else ()
-        words = [f"a broker did not say which groups it has: {error.args[0].str()}" for error in unlisted]
+        words = [f"a broker did not say which groups it has: {_told(error).str()}" for error in unlisted]
         return {name: kind for name, kind in kinds.items() if is_wanted(name)}, words
 
     def _described(
@@ -233,6 +233,12 @@ def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
 
 def _only(partitions: Mapping[Place, V], is_wanted: Callable[[str], bool]) -> dict[Place, V]:
     return {place: value for place, value in partitions.items() if is_wanted(place.topic)}
+
+
+def _told(error: Any) -> KafkaError:
+    """Give what went wrong: the client hands errors of a list of groups over bare, and says that it wraps them."""
+    told: KafkaError = error if isinstance(error, KafkaError) else error.args[0]
+    return told
 
 
 @contextmanager
