@@ -22,7 +22,7 @@ from typing import Any, cast
 import pytest
 from tests.simulation.test_delivery import DEADLY, RIVALS, SHORT, STORM, simulate
 
-from fqlstream.app import aggregate
+from fqlstream.app import aggregate, holding
 from fqlstream.stream import delivery, finalise, panes, partition, protocol, suspects, trials
 
 #: Histories until a fault must have shown. Most show in the first ten.
@@ -115,7 +115,7 @@ TAKEOVER = [
     fault("memory not rebuilt", delivery.take_over, (REBUILD, "")),
     fault("memory rebuilt before the claim", delivery.take_over, (NEW_STATE, ""), (REBUILD, ""), (CLAIM, EARLY + CLAIM)),
     fault("open panes not looked at", delivery.take_over, ("    await owner.take_stock()\n", "")),
-    fault("a takeover of a lost partition", aggregate.AggregateAgent._take, ("source.lost", "False")),
+    fault("a takeover of a lost partition", holding.Holding.add, ("if source.lost:", "if False:")),
 ]  # fmt: skip
 
 # -- fetches, labels, repairs ----------------------------------------------------------------------------------------------
