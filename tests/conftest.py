@@ -25,7 +25,7 @@ settings.register_profile("fqlstream", deadline=None, derandomize=os.environ.get
 settings.load_profile("fqlstream")
 
 #: Suites whose modules wait much or take long; the many short modules of the others then fill what is left.
-_FIRST = ("integration", "simulation", "oracle")
+_FIRST = ("escapes", "integration", "simulation", "oracle")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

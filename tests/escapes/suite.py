@@ -40,7 +40,7 @@ UID_FIRST = 1_950_000_000 + os.getpid() * 1_024 % 150_000_000
 #: Bounds small enough that running into them is quick, also on a machine with much else to do, where no other bound shall be met
 #: later than the clock's; Spark's Java needs more of each.
 SMALL = {
-    "wall_s": 12.0,
+    "wall_s": 9.0,
     "memory_mib_max": 1_024,
     "heap_mib": 512,
     "disk_mib_max": 64,

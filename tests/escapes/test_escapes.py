@@ -22,7 +22,7 @@ from fqlstream.code_metrics.sandbox import find_bwrap
 
 _NOBODY = 65_534
 #: A hundred attempts, some of which wait for an answer from nowhere.
-pytestmark = pytest.mark.timeout(1_200)
+pytestmark = pytest.mark.timeout(3_000)
 _KINDS = sorted({attempt.kind for attempt in ATTEMPTS})
 
 
