@@ -32,10 +32,12 @@ KEY_CHARACTERS_MIN: Final = 16
 STOP_WAIT_S: Final = 2
 
 
-def listen(host: str, port: int, *, code: str, who: str, gives_way: bool = False) -> socket.socket:
+def listen(
+    host: str, port: int, *, code: str, who: str, gives_way: bool = False, option: str = "--port"
+) -> socket.socket:
     """Listen on an address; port 0 takes a free one, and so does one that is in use where the server gives way.
 
-    Raises UsageError of that code, which says who cannot listen, where the address cannot be had.
+    Raises UsageError of that code, which says who cannot listen, where the address cannot be had, and the option that gives another.
     """
     try:
         try:
@@ -46,7 +48,7 @@ def listen(host: str, port: int, *, code: str, who: str, gives_way: bool = False
             return _listening(host, 0)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
-        hint = "give another port with --port, or 0 for a free one" if taken else None
+        hint = f"give another port with {option}, or 0 for a free one" if taken else None
         raise UsageError(code, f"{who} cannot listen on {host}:{port}: {error.strerror}", hint) from None
 
 

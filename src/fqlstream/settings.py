@@ -396,6 +396,10 @@ class WorkerSettings(_Group):
         le=65535,
         description="Port of these; a free one is taken where it is in use, and the log says which.",
     )
+    port_gives_way: bool = Field(
+        True,
+        description="Take a free port where that one is in use: any number of workers run on one machine. False: end, as where something else is told to look there.",
+    )
     auth: bool = Field(
         True,
         description="Ask for worker.key at /metrics wherever a worker does not listen on loopback. Off: nobody is asked.",

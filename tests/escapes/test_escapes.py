@@ -45,7 +45,6 @@ def test_the_static_check_lets_ordinary_code_pass(name: str) -> None:
     assert check((CONTROLS | SPARK_CONTROLS)[name][0]) is None
 
 
-@pytest.mark.soak  # many minutes: a sandbox each for what may end its sandbox
 def test_without_the_static_check_no_attempt_gets_out() -> None:
     held(suite.run("sqlframe", ATTEMPTS, together=True, static_check=False, controls=True))
 

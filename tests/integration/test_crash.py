@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from sklearn.metrics import roc_auc_score
 from tests.integration.deadly_worker import MARK
@@ -36,6 +36,7 @@ from fqlstream.bench import chaos
 from fqlstream.bench.chaos import Sent
 from fqlstream.events.definitions import ModelDefinition
 from fqlstream.local.joining import join
+from fqlstream.ops.kafka_errors import may_pass
 from fqlstream.settings import StoreSettings, load
 from fqlstream.store.client import Store
 from fqlstream.stream.arrow_events import ARROW_CONTENT_TYPE
@@ -207,10 +208,20 @@ def offsets(stack: Stack) -> dict[int, tuple[int, int]]:
         partitions = [TopicPartition(TOPIC, p) for p in consumer.list_topics(TOPIC, 10).topics[TOPIC].partitions]
         return {
             found.partition: (max(0, found.offset), consumer.get_watermark_offsets(found, 10)[1])
-            for found in consumer.committed(partitions, 10)
+            for found in wait_until(lambda: committed(consumer, partitions), "the coordinator answers")
         }
     finally:
         consumer.close()
+
+
+def committed(consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition] | None:
+    """Ask what the group has committed; None while a broker that has just started is not yet the group's coordinator."""
+    try:
+        return consumer.committed(partitions, 10)
+    except KafkaException as error:
+        if not may_pass(error.args[0]):
+            raise
+        return None
 
 
 def lag(stack: Stack) -> int:

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.waiting import wait_until
 
 from fqlstream.errors import UsageError
 from fqlstream.local.joining import join
+from fqlstream.local.ports import answers, kept_port
 from fqlstream.ops.kafka_options import librdkafka_options, producer_options
 from fqlstream.settings import Settings, load
 from fqlstream.store.client import Store
@@ -81,6 +84,22 @@ def read(settings: Settings, count: int) -> list[bytes]:
     return values
 
 
+@contextmanager
+def other_server(port: int) -> Iterator[None]:
+    """Take a port as soon as it can be had."""
+
+    def listening() -> socket.socket | None:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            return None
+
+    taken = wait_until(listening, "the port")
+    assert taken is not None
+    with taken:
+        yield
+
+
 def members(settings: Settings) -> set[str]:
     admin = AdminClient(librdkafka_options(settings.kafka))
     group = settings.kafka.group
@@ -112,8 +131,18 @@ def test_a_stack_comes_up_heals_stops_and_goes_on_with_its_data(up: Callable[...
         store.command("INSERT INTO kept VALUES (42)")
 
     (worker,) = first.said["pids"]["workers"]
+    port = kept_port(first.data, "worker-1")
+    assert answers("127.0.0.1", port)
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: parts(first)["pids"]["workers"] not in ([], [worker]), "a worker in its place", RESTART_S)
+    with other_server(port):
+        wait_until(lambda: parts(first)["pids"]["workers"] not in ([], [worker]), "a worker in its place", RESTART_S)
+        wait_until(
+            lambda: (
+                kept_port(first.data, "worker-1") != port and answers("127.0.0.1", kept_port(first.data, "worker-1"))
+            ),
+            "its numbers on another port, as its own is taken",
+            RESTART_S,
+        )
 
     killed = members(joined)
     pids = pids_of(first)

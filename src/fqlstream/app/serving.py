@@ -43,7 +43,14 @@ class Served:
     def __init__(self, settings: WorkerSettings, observed: Observed) -> None:
         require_key(settings)
         self._settings = settings
-        self._listener = listen(settings.host, settings.port, code="APP021", who="metrics", gives_way=True)
+        self._listener = listen(
+            settings.host,
+            settings.port,
+            code="APP021",
+            who="metrics",
+            gives_way=settings.port_gives_way,
+            option="FQLSTREAM_WORKER__PORT",
+        )
         self._server = uvicorn.Server(listening.page_config(settings, application(settings, observed)))
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 

@@ -39,6 +39,7 @@ class ProcessError(FqlstreamError):
 class ChildSpec:
     """What to run. `ready` is asked again and again until it says yes; `environment` is added to ours.
 
+    `choose` is asked at each start for more of it: what may have to be another one then, as a port.
     `stop_timeout_s`: from SIGTERM to SIGKILL in an orderly stop; `orphan_timeout_s`: the same when we were killed.
     """
 
@@ -47,6 +48,7 @@ class ChildSpec:
     log: Path
     ready: Callable[[], bool]
     environment: Mapping[str, str] = field(default_factory=dict)
+    choose: Callable[[], Mapping[str, str]] = dict
     start_timeout_s: float = 60.0
     stop_timeout_s: float = 10.0
     orphan_timeout_s: float = 30.0
@@ -90,7 +92,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, **self.spec.environment},
+            env={**os.environ, **self.spec.environment, **self.spec.choose()},
             pass_fds=(lifeline,),
             # Ctrl-C reaches the whole foreground group; our children are stopped in order, by us
             start_new_session=True,

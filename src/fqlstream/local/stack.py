@@ -43,6 +43,8 @@ _KEY_FILE: Final = "store.key"
 _PORT_TAKEN: Final = "STO012"
 #: What the API says then.
 _API_PORT_TAKEN: Final = "API032"
+#: And a worker.
+_WORKER_PORT_TAKEN: Final = "APP021"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class _Building:
             child.start()
             self._supervisor.adopt(child)
         for child in children:
-            child.wait_ready()
+            _await_worker(child)
 
     def _begin_api(self, joined: Settings) -> Child:
         """Start the API, without waiting for it: the workers can start meanwhile."""
@@ -232,17 +234,22 @@ class _Building:
         environment = {
             **self._environment(joined),
             "FQLSTREAM_KAFKA__INSTANCE_ID": instance,
-            # each worker keeps its own, so that whoever scrapes it need not look for it
-            "FQLSTREAM_WORKER__PORT": str(
-                keep_port(self._data, name, joined.worker.port or None, host=joined.worker.host)
-            ),
+            # where something else gets it first, the worker ends and is started on another: what is kept is true
+            "FQLSTREAM_WORKER__PORT_GIVES_WAY": "false",
         }
+
+        def port() -> dict[str, str]:
+            # each worker keeps its own, so that whoever scrapes it need not look for it
+            kept = keep_port(self._data, name, joined.worker.port or None, host=joined.worker.host)
+            return {"FQLSTREAM_WORKER__PORT": str(kept)}
+
         return ChildSpec(
             name=name,
             command=(sys.executable, "-m", "fqlstream.cli", "worker"),
             log=self._data / "logs" / f"{name}.log",
             ready=lambda: membership.has_joined(instance),
             environment=environment,
+            choose=port,
             start_timeout_s=self._settings.local.start_timeout_s,
             stop_timeout_s=self._share("worker"),
         )
@@ -300,6 +307,17 @@ class _Building:
         )
         if self._broker is not None:
             self._broker.stop()
+
+
+def _await_worker(worker: Child) -> None:
+    """Wait until a worker is ready; where something took its port meanwhile, start it on another."""
+    try:
+        worker.wait_ready()
+    except ProcessError as error:
+        if _WORKER_PORT_TAKEN not in error.message:
+            raise
+        worker.start()
+        worker.wait_ready()
 
 
 def _answers(host: str, port: int, path: str) -> bool:

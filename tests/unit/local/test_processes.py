@@ -69,6 +69,17 @@ def test_a_child_is_the_command_itself_and_its_words_are_in_the_log(tmp_path: Pa
     assert (child.pid, child.exit_code) == (None, -signal.SIGTERM)
 
 
+def test_what_is_to_be_chosen_is_chosen_at_each_start(tmp_path: Path, children: list[Child]) -> None:
+    ports = iter(["15001", "15002"])
+    log = tmp_path / "logs" / "child.log"
+    child = Child(spec(tmp_path, "import os; print(os.environ['PORT'])", choose=lambda: {"PORT": next(ports)}))
+    children.append(child)
+    for port in ("15001", "15002"):
+        child.start()
+        wait_until(lambda port=port: port in log.read_text(), "the port that it was given")
+        child.stop()
+
+
 def test_waiting_ends_when_it_is_ready(tmp_path: Path, children: list[Child]) -> None:
     mark = tmp_path / "ready"
     child = Child(spec(tmp_path, f"open({str(mark)!r}, 'w'); {IDLE}", ready=mark.exists))
