@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.escapes.attempts import ATTEMPTS, CONTROLS, ESCAPED, SPARK_CONTROLS, Attempt
-from tests.waiting import wait_until
+from tests.waiting import pause, wait_until
 
 from fqlstream.code_metrics import failures
 from fqlstream.code_metrics.pool import Pool
@@ -131,11 +131,11 @@ def surroundings() -> Iterator[Surroundings]:
     token = secrets.token_hex(16)
     with (
         tempfile.TemporaryDirectory(dir="/var/tmp") as directory,
-        socket.create_server(("127.0.0.1", 0)) as loopback,
-        socket.socket(socket.AF_UNIX) as abstract,
-        subprocess.Popen(["sleep", "3600"]) as victim,
+        listener(socket.create_server(("127.0.0.1", 0))) as loopback,
+        listener(socket.socket(socket.AF_UNIX)) as abstract,
+        process(["sleep", "3600"]) as victim,
     ):
-        name = f"fqlstream-escape-{os.getpid()}"
+        name = f"fqlstream-escape-{token}"
         abstract.bind(f"\0{name}")
         abstract.listen()
         outside = Surroundings(token, Path(directory), loopback.getsockname()[1], name, victim)
@@ -144,20 +144,40 @@ def surroundings() -> Iterator[Surroundings]:
         for path, mode in ((outside.directory, 0o755), (outside.secret, 0o644), (outside.open_directory, 0o777)):
             path.chmod(mode)
         os.environ[VARIABLE] = token
-        for listener, what in ((loopback, "the listener on loopback"), (abstract, "the abstract socket")):
-            threading.Thread(target=_answer, args=(listener, what, outside), daemon=True).start()
+        for server, what in ((loopback, "the listener on loopback"), (abstract, "the abstract socket")):
+            threading.Thread(target=_answer, args=(server, what, outside), daemon=True).start()
         threading.Thread(target=_feel, args=(outside,), daemon=True).start()
         try:
             yield outside
         finally:
             del os.environ[VARIABLE]
-            victim.kill()
 
 
-def _answer(listener: socket.socket, what: str, outside: Surroundings) -> None:
+@contextlib.contextmanager
+def listener(server: socket.socket) -> Iterator[socket.socket]:
+    """Close a socket at the end, and let go of it whoever waits in `accept`: only closed, its address would stay taken."""
+    with server:
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(OSError):  # it does not listen yet
+                server.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until the end."""
+    with subprocess.Popen(command) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def _answer(server: socket.socket, what: str, outside: Surroundings) -> None:
     with contextlib.suppress(OSError):  # closed at the end
         while True:
-            client, _ = listener.accept()
+            client, _ = server.accept()
             outside.met.append(what)
             client.sendall(outside.token.encode())
             client.close()
@@ -166,7 +186,7 @@ def _answer(listener: socket.socket, what: str, outside: Surroundings) -> None:
 def _feel(outside: Surroundings) -> None:
     while outside.victim.poll() is None:
         began = time.monotonic()
-        time.sleep(0.05)
+        pause(0.05)
         outside.longest_pause_s = max(outside.longest_pause_s, time.monotonic() - began)
 
 

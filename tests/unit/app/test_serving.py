@@ -182,6 +182,6 @@ def test_a_port_in_use_is_given_way_to_unless_somebody_is_told_to_look_there() -
         served = Served(WorkerSettings(port=port), Observed())
         assert served.url != f"http://127.0.0.1:{port}"
         served.stop()
-        with pytest.raises(UsageError, match=f"APP021: metrics cannot listen on 127.0.0.1:{port}") as refused:
+        with pytest.raises(UsageError, match=f"APP021 metrics cannot listen on 127.0.0.1:{port}") as refused:
             Served(WorkerSettings(port=port, port_gives_way=False), Observed())
         assert refused.value.hint == "give another port with FQLSTREAM_WORKER__PORT, or 0 for a free one"
