@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from fqlstream.ops.data_files import holds_events, listed, read_columns
 #: Rows that are handed over between two looks at the clock: often enough for an even rate and a lively progress bar.
 _STEP_ROWS: Final = 1_000
 _STEPS_PER_S: Final = 20
+#: Of a file's digest, in the names of rows that have none: with a thousand files of one name two share it in one of 5 * 10^8 cases.
+_DIGEST_CHARACTERS: Final = 12
 
 
 class Form(StrEnum):
@@ -203,11 +206,16 @@ def _log_event(
         raise UsageError(error.code, f"{place}: {error.message}", error.hint) from None
 
 
-def _told_what_was_sent(error: UsageError, sent: int) -> UsageError:
+def _told_what_was_sent(error: UsageError, sent: int, *, have_ids: bool = True) -> UsageError:
     """Say beside what is wrong with a row that those before it are on their way: nobody can take them back."""
     if not sent:
         return error
-    kept = f"the {sent:,} before it were sent: mend the file and send it again, an event_id counts once"
+    mended = (
+        "send it again, an event_id counts once"
+        if have_ids
+        else "send the rest: without event_id they would count twice"
+    )
+    kept = f"the {sent:,} before it were sent: mend the file and {mended}"
     return UsageError(error.code, error.message, kept if error.hint is None else f"{error.hint}; {kept}")
 
 
@@ -235,7 +243,7 @@ def _publish_rows(
     if table is not None:
         _send_table(producer, table, plan, key, step, pace, progress)
     else:
-        _send_rows(producer, ids, times, columns, plan, key, step, pace, progress)
+        _send_rows(producer, ids, times, columns, plan, key, step, pace, progress, have_ids=plan.event_id in found)
     return PublishReport(rows, form, tuple(notes))
 
 
@@ -247,8 +255,10 @@ def _ids(found: Mapping[str, Any], rows: int, plan: PublishPlan) -> tuple[Any, l
         raise UsageError(
             "PUB005", f"{plan.path} has no column {plan.event_id!r}", f"--event-id-column names one of: {have}"
         )
-    # the same file gives the same names, so that sending it again counts nothing twice
-    ids = [f"{plan.path.name}:{row}" for row in range(1, rows + 1)]
+    # the same file gives the same names, so that sending it again counts nothing twice; another of its name gives others
+    with plan.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_CHARACTERS]
+    ids = [f"{plan.path.name}:{digest}:{row}" for row in range(1, rows + 1)]
     return ids, [f"there is no column event_id: rows are named {ids[0]} to {ids[-1]}"]
 
 
@@ -335,6 +345,8 @@ def _send_rows(
     step: int,
     pace: Pace,
     progress: Progress,
+    *,
+    have_ids: bool,
 ) -> None:
     log = producer.log_label if plan.labels else producer.log_inference
     names = list(columns)
@@ -346,7 +358,7 @@ def _send_rows(
             log(plan.model.name, event_id, event, event_at, plan.version, key=None if key is None else event[key])
         except UsageError as error:
             told = UsageError(error.code, f"{plan.path}, row {row}: {error.message}", error.hint)
-            raise _told_what_was_sent(told, row - 1) from None
+            raise _told_what_was_sent(told, row - 1, have_ids=have_ids) from None
         if row % step == 0 or row == len(ids):
             progress(row, len(ids))
             pace(row)

@@ -175,9 +175,41 @@ def test_rows_without_ids_are_named_the_same_on_every_run(tmp_path: Path) -> Non
     path = tmp_path / "rows.csv"
     path.write_text("age\n20\n30\n")
     first, report = run(path)
-    assert sorted(first.rows()["inference"]) == ["rows.csv:1", "rows.csv:2"]
-    assert any("rows.csv:1" in note for note in report.notes)
-    assert sorted(run(path)[0].rows()["inference"]) == ["rows.csv:1", "rows.csv:2"]
+    names = sorted(first.rows()["inference"])
+    assert [name.rpartition(":")[2] for name in names] == ["1", "2"]
+    assert any(f"rows are named {names[0]} to {names[1]}" in note for note in report.notes)
+    assert sorted(run(path)[0].rows()["inference"]) == names
+
+
+def test_rows_of_another_file_of_the_same_name_are_other_rows(tmp_path: Path) -> None:
+    """As that of each day may be: else all but the first day's would be duplicates."""
+    names = []
+    for day, text in (("monday", "age\n20\n30\n"), ("tuesday", "age\n20\n31\n")):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "rows.csv").write_text(text)
+        names.append(set(run(tmp_path / day / "rows.csv")[0].rows()["inference"]))
+    assert [len(of) for of in names] == [2, 2]
+    assert names[0].isdisjoint(names[1])
+
+
+def test_who_has_to_send_rows_without_ids_again_is_told_which_were_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("age\n20\n21\n22\n")
+    recorder = Recorder()
+    log = recorder.log_inference
+
+    def refusing(*event: Any, **more: Any) -> None:
+        if recorder.calls == 2:
+            raise UsageError("X001", "too large")
+        log(*event, **more)
+
+    monkeypatch.setattr(recorder, "log_inference", refusing)
+    with pytest.raises(UsageError, match="row 3: too large") as refused:
+        publish(recorder, PublishPlan(path, MODEL, form=Form.JSON))
+    told = "the 2 before it were sent: mend the file and send the rest: without event_id they would count twice"
+    assert refused.value.hint == told
 
 
 def test_columns_of_ids_and_times_may_have_other_names(tmp_path: Path) -> None:
