@@ -36,7 +36,7 @@ def _body(text: str) -> str:
 
 
 def _row(kind: str, name: str, text: str, **more: object) -> Attempt:
-    return Attempt(kind, name, _body(text), **more)  # type: ignore[arg-type]  # the fields of an attempt
+    return Attempt(kind, name, _body(text), **more)
 
 
 def _rows(kind: str, **texts: str) -> list[Attempt]:

@@ -308,7 +308,7 @@ def run(
 ) -> list[Result]:
     """Run attempts that fit the engine, then controls, each in its sandbox; `together`: those that can share one share one."""
     limits = SPARK_SMALL if engine == "spark" else SMALL
-    settings = CodeMetricsSettings(engine=engine, static_check=static_check, uid_first=UID_FIRST, **limits)  # type: ignore[arg-type]  # pydantic reads them
+    settings = CodeMetricsSettings(engine=engine, static_check=static_check, uid_first=UID_FIRST, **limits)
     fitting = [attempt for attempt in attempts if attempt.engine in {None, engine}]
     shared = [attempt for attempt in fitting if together and not attempt.alone]
     pool = Pool(settings)

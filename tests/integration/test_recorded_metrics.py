@@ -257,7 +257,7 @@ def test_views_tell_what_was_recorded(stack: RunningStack, store: Store) -> None
 def test_a_recorder_that_hears_no_notices_learns_the_same_from_clickhouse(stack: RunningStack, store: Store) -> None:
     async def main() -> tuple[bool, recorded.Refusal | None]:
         deaf = Recorder(settings_of(stack, look_ms=50), store)
-        deaf._note = lambda told: None  # type: ignore[method-assign]  # every notice is lost
+        deaf._note = lambda told: None
         async with deaf:
             fine = await deaf.record(ListMetric(id="e-deaf", name="loss", values=[1.0]))
             bad = await deaf.record(ListMetric(id="e-deaf", name="loss", values=[1.0] * 50_001))

@@ -257,7 +257,7 @@ class Worker:
         self.running = [self._live()]
 
     async def _live(self) -> None:
-        ports = RecordPorts(self.world, self.world, self.world, self.limits)  # type: ignore[arg-type]  # the world is its own clock
+        ports = RecordPorts(self.world, self.world, self.world, self.limits)
         self.owner = await take_over_recorded(TOPIC, PARTITION, self.name, ports, Mutex())
         self.running += [self._read(self.owner), self._flush(self.owner, ports)]
 

@@ -491,11 +491,11 @@ class Simulation:
             await asyncio.sleep(rng.choice([0.001, 0.02, 0.2]))
         else:
             self.let_go()
-        await asyncio.get_running_loop().quiet()  # type: ignore[attr-defined]
+        await asyncio.get_running_loop().quiet()
         self._bury()
 
     def let_go(self) -> bool:
-        able = [entry for entry in self.world.waiting if not entry.actor.paused and not entry.go.done()]  # type: ignore[attr-defined]
+        able = [entry for entry in self.world.waiting if not entry.actor.paused and not entry.go.done()]
         if able:
             self.rng.choice(able).go.set_result(None)
         return bool(able)
@@ -539,7 +539,7 @@ class Simulation:
         for _ in range(self.shape.rest_acts_max):
             if not self.let_go():
                 await asyncio.sleep(0.05)
-            await asyncio.get_running_loop().quiet()  # type: ignore[attr-defined]
+            await asyncio.get_running_loop().quiet()
             self._bury()
             assert all(w.failure is None for w in self.workers), f"{self.what}: {[w.failure for w in self.workers]}"
             if not self._at_rest() or self.world.repairs:

@@ -57,7 +57,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Let everybody run until they all wait for something."""
         while True:
             await asyncio.sleep(0)
-            if not self._ready:  # type: ignore[attr-defined]  # whoever can run stands here
+            if not self._ready:
                 return
 
 

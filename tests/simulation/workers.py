@@ -163,7 +163,7 @@ class Worker:
     def kill(self) -> None:
         """End as kill -9 does: nothing that was begun goes on."""
         self.dead = True
-        for task in list(asyncio.get_running_loop().tasks_of.get(self, ())):  # type: ignore[attr-defined]
+        for task in list(asyncio.get_running_loop().tasks_of.get(self, ())):
             task.cancel()
 
     # -- partitions ------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class Worker:
         source = self.sources.pop(partition, None)
         if source is not None:
             source.lost = True
-            if self.agent.holding.of_source(source) is not None:  # type: ignore[arg-type]
+            if self.agent.holding.of_source(source) is not None:
                 self._leaving.add(source)
             self._spawn(self._leave(source, self._owning.pop(partition)))
 
@@ -186,7 +186,7 @@ class Worker:
         if self.rng.random() < LEFT_LATE:
             await asyncio.sleep(self.rng.random() * 0.1)
         owning.cancel()
-        self.agent.lose(source)  # type: ignore[arg-type]
+        self.agent.lose(source)
         self._leaving.discard(source)
 
     def release(self, patience_s: float) -> asyncio.Task[None]:
@@ -196,7 +196,7 @@ class Worker:
             self.fetching = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await asyncio.gather(*(self.agent.release(source) for source in self.sources.values()))  # type: ignore[arg-type]
+                    await asyncio.gather(*(self.agent.release(source) for source in self.sources.values()))
             self.fetching = True
 
         return self._spawn(work())
@@ -204,7 +204,7 @@ class Worker:
     async def _own(self, source: Source) -> None:
         try:
             await self._ready.wait()
-            source.position = await self.agent.take(source)  # type: ignore[arg-type]
+            source.position = await self.agent.take(source)
             while True:
                 await self.world.step(self, "fetch")
                 fetch = self._fetch(source)

@@ -77,7 +77,7 @@ class Edge:
                     await self._app(scope, body.receive, reply.send)
             except ClientDisconnect:
                 reply.status = reply.status or 499  # nobody is left to answer; the number is nginx's for it
-            except Exception as error:
+            except Exception as error:  # any: who asked gets an answer, the log gets what nobody foresaw
                 if reply.status:
                     raise
                 if not isinstance(error, ApiError):

@@ -235,7 +235,7 @@ async def _serve(app: SourceApp, stream: Any, own: Callable[[SourcePartition], P
     except asyncio.CancelledError:
         # The partition is lost or the worker stops. Passing it on would make Faust start the agent again.
         LOG.debug("%r: agent cancelled", partition)
-    except Exception as error:
+    except Exception as error:  # any: an agent that ends quietly would leave its partitions uncounted
         if app.failure is not None or app.should_stop or (partition is not None and partition.lost):
             LOG.debug("%r: failed while the worker stops or when it was lost", partition, exc_info=error)
             return

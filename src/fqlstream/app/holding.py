@@ -194,7 +194,7 @@ class Holding(Generic[OwnerT, NotesT]):
             return
         try:
             await source.begin(await self.take(source))
-        except Exception:
+        except Exception:  # any, raised again where the partition is still ours
             if not source.lost:  # else it is another worker's, and what was asked for it has no answer here
                 raise
 

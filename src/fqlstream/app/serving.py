@@ -135,7 +135,7 @@ async def asked_in(loop: asyncio.AbstractEventLoop, wait_s: float, ask: Callable
             return  # nobody waits any more
         try:
             answer.set_result(ask())
-        except Exception as error:
+        except Exception as error:  # any: it is raised where the answer is awaited
             answer.set_exception(error)
 
     try:

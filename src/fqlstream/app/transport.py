@@ -616,7 +616,7 @@ class SourceConsumer(driver.Consumer):
         except TimeoutError:
             LOG.warning("partitions are given up before everything was written; their next owner reads it again")
             return  # without a commit, which may wait behind those of other agents: what was flushed was committed
-        except Exception as error:
+        except Exception as error:  # any: Faust would go on without it
             await self.crash(error)
             return
         await self.commit()

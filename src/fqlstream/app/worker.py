@@ -236,7 +236,7 @@ class Worker:
                 self.duties.moved(duty)
                 await asyncio.sleep(_POLL_S)
                 await look()
-        except Exception as error:
+        except Exception as error:  # whatever ends a part of the worker ends the worker, with its reason
             self._fail(error)
             raise
 

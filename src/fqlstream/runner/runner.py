@@ -292,7 +292,7 @@ class Runner:
         except FqlstreamError as error:
             self._present.refusal = error
             log.warning("no code metric runs here: %s", error)
-        except Exception:
+        except Exception:  # whatever it is, the next look tries again, and requests are answered meanwhile
             log.exception("the sandbox could not be made ready")
         self._present.written_ms = 0
 
@@ -532,11 +532,11 @@ class Runner:
     def _run(self, work: _Work, kept: Kept[Any]) -> None:
         try:
             work.execute(kept)
-        except Exception as error:
+        except Exception as error:  # one run's fault must not end the others, and its row must say that it failed
             log.exception("a run failed in a way that nobody foresaw")
             try:
                 self._end_unforeseen(kept, error)
-            except Exception:
+            except Exception:  # as above
                 log.exception("nor could its end be written: it is begun again later")
         finally:
             if work.request is not None and kept.is_over:

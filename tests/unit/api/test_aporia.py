@@ -29,7 +29,7 @@ def test_it_owns_its_own_paths_under_any_account(path: str, is_ours: bool) -> No
 
 def test_refusals_are_a_detail() -> None:
     problem = refuse(422, "name: too long", hint="shorter", fields={"body.name": ["too long"]}).problem
-    told = WIRE.render(problem, None, "r-1")  # type: ignore[arg-type]
+    told = WIRE.render(problem, None, "r-1")
     assert told.status == 422
     assert told.body == {
         "detail": {

@@ -82,7 +82,7 @@ def test_of_too_many_models_those_furthest_behind_are_told() -> None:
 
     finalisers = {"new": finaliser(9_000), "old": finaliser(2_000), "older": finaliser(1_000), "none": finaliser(None)}
     memory = SimpleNamespace(blocks=Forgetting(100))
-    readings = list(readings_of_publishing(finalisers, memory, 10_000, 2))  # type: ignore[arg-type]
+    readings = list(readings_of_publishing(finalisers, memory, 10_000, 2))
     delays = {labels: value for row, value, labels in readings if row.name == "fqlstream_watermark_delay_seconds"}
     assert delays == {("older",): 9.0, ("old",): 8.0}
 

@@ -48,7 +48,7 @@ def appended(count: int) -> bytes:
 async def agent_of(world: World, aside: Aside) -> RecordAgent:
     async def commit() -> None: ...
 
-    ports = RecordPorts(world, world, world, LIMITS, aside)  # type: ignore[arg-type]  # the world is its own clock
+    ports = RecordPorts(world, world, world, LIMITS, aside)
     agent = RecordAgent("metric-events", "me", Settings(), ports, commit, pytest.fail)
     source: Any = Source()
     assert await agent.take(source) == 0

@@ -46,7 +46,7 @@ class Observed:
 
 @contextmanager
 def served(observed: Observed, **settings: object) -> Iterator[str]:
-    server = Served(WorkerSettings(port=0, **settings), observed)  # type: ignore[arg-type]
+    server = Served(WorkerSettings(port=0, **settings), observed)
     server.start()
     try:
         yield server.url
@@ -55,9 +55,9 @@ def served(observed: Observed, **settings: object) -> Iterator[str]:
 
 
 def ask(url: str, key: str | None = None) -> tuple[int, str]:
-    request = urllib.request.Request(url, headers={} if key is None else {"Authorization": f"Bearer {key}"})  # noqa: S310
+    request = urllib.request.Request(url, headers={} if key is None else {"Authorization": f"Bearer {key}"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -95,13 +95,13 @@ def test_numbers_are_told_to_who_has_the_key_and_health_to_everybody() -> None:
 
 def test_off_loopback_a_key_is_needed_unless_it_is_said_that_nobody_is_asked() -> None:
     with pytest.raises(UsageError, match="APP020"):
-        require_key(WorkerSettings(host="0.0.0.0"))  # noqa: S104
-    require_key(WorkerSettings(host="0.0.0.0", key=SecretStr("k" * 16)))  # noqa: S104
-    require_key(WorkerSettings(host="0.0.0.0", auth=False))  # noqa: S104
+        require_key(WorkerSettings(host="0.0.0.0"))
+    require_key(WorkerSettings(host="0.0.0.0", key=SecretStr("k" * 16)))
+    require_key(WorkerSettings(host="0.0.0.0", auth=False))
 
 
 @pytest.mark.parametrize("key", ["", "k" * 15])
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104  # what is refused
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_a_key_that_nobody_filled_in_lets_nobody_in(host: str, key: str) -> None:
     with pytest.raises(UsageError, match="FQLSTREAM_WORKER__KEY has fewer than 16 characters") as refused:
         Served(WorkerSettings(host=host, port=0, key=SecretStr(key)), Observed())

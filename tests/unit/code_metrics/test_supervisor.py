@@ -219,7 +219,7 @@ def test_a_run_is_ended_before_the_machine_has_no_memory_left(pipes: Callable[..
 def test_an_end_before_the_results_is_told_with_its_status_and_last_words(pipes: Callable[..., Pipes]) -> None:
     process = pipes(b"", b"a fatal error\n\x1b[31mSIGSEGV")
     run, _ = run_of(0)
-    found = supervisor.watch(process, run, LIMITS, 0.0, lambda: False, 0)  # type: ignore[arg-type]  # has what is looked at
+    found = supervisor.watch(process, run, LIMITS, 0.0, lambda: False, 0)
     assert found.failure is not None
     assert found.failure.code == failures.DIED
     assert "137" in found.failure.message
@@ -228,7 +228,7 @@ def test_an_end_before_the_results_is_told_with_its_status_and_last_words(pipes:
 
 def test_the_wait_for_a_new_sandbox_ends_when_the_service_stops(pipes: Callable[..., Pipes]) -> None:
     began = time.monotonic()
-    assert supervisor.wait_ready(pipes(b"", ended=False), 60, lambda: True) == "the service stops"  # type: ignore[arg-type]  # as above
+    assert supervisor.wait_ready(pipes(b"", ended=False), 60, lambda: True) == "the service stops"
     assert time.monotonic() - began < 5
 
 
@@ -242,7 +242,7 @@ def test_the_wait_for_a_new_sandbox_ends_when_the_service_stops(pipes: Callable[
     ],
 )
 def test_a_new_sandbox_says_whether_it_is_ready(pipes: Callable[..., Pipes], said: bytes, why_not: str | None) -> None:
-    assert supervisor.wait_ready(pipes(said), 5, lambda: False) == why_not  # type: ignore[arg-type]  # as above
+    assert supervisor.wait_ready(pipes(said), 5, lambda: False) == why_not
 
 
 def test_texts_of_a_sandbox_are_text() -> None:

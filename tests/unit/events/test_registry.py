@@ -120,6 +120,6 @@ def test_every_kind_has_a_place() -> None:
         {"kind": "job", "id": 1, "experiment": "x"},
     ]
     definitions = [DEFINITION.validate_python(document) for document in documents]
-    now = registry(*definitions)  # type: ignore[arg-type]  # the adapter gives the wider type
+    now = registry(*definitions)
     for definition in definitions:
         assert [entry.definition for entry in now.entries(definition.kind)] == [definition]

@@ -41,7 +41,7 @@ class Desk:
         monkeypatch.setattr(code_metric_tasks.rows, "write_task", lambda _, row: self.rows.append(row))
         monkeypatch.setattr(code_metric_tasks.rows, "newest_task", self._newest)
         nothing: Any = None
-        self.requests = CodeMetricRequests(nothing, self.sender, SETTINGS, self.clock)  # type: ignore[arg-type]
+        self.requests = CodeMetricRequests(nothing, self.sender, SETTINGS, self.clock)
 
     def _newest(
         self, _: object, metric_id: str, dataset_id: str, text: str, attempt: int | None = None

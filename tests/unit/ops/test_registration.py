@@ -11,7 +11,7 @@ from fqlstream.ops.registration import Entrant
 
 
 def entrants(text: str) -> list[Entrant]:
-    return [Entrant(document, parse_definition(document)) for document in read_documents(text, "f.yaml")]  # type: ignore[arg-type]  # only what is registered is given
+    return [Entrant(document, parse_definition(document)) for document in read_documents(text, "f.yaml")]
 
 
 def standing(text: str) -> Registry:

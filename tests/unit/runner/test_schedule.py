@@ -28,7 +28,7 @@ def run(end_ms: int, state: str = "success", **changes: object) -> RunRow:
     row = RunRow(
         "id", end_ms, 1, "me", "m", "c", "h", end_ms - 24 * HOUR, end_ms, {0: 10}, state, Report(), 0, NOW, NOW, NOW
     )
-    return replace(row, **changes)  # type: ignore[arg-type]
+    return replace(row, **changes)
 
 
 def looked(

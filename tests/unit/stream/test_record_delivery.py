@@ -39,7 +39,7 @@ class Written(World):
 
 def owner_of(world: World) -> RecordOwner:
     world.wanted = NOTHING
-    ports = RecordPorts(world, world, world, LIMITS)  # type: ignore[arg-type]  # the world is its own clock
+    ports = RecordPorts(world, world, world, LIMITS)
     return _done(take_over_recorded("metric-events", 0, "me", ports, asyncio.Lock()))
 
 

@@ -20,9 +20,9 @@ def test_where_nothing_answers_every_check_says_so_and_none_is_left_out(tmp_path
     nowhere = f"127.0.0.1:{find_free_port()}"
     settings = Settings(
         data=tmp_path,
-        kafka={"bootstrap": nowhere},  # type: ignore[arg-type]  # pydantic makes the groups
-        store={"url": f"http://{nowhere}"},  # type: ignore[arg-type]
-        doctor={"ask_wait_s": 0.5},  # type: ignore[arg-type]
+        kafka={"bootstrap": nowhere},
+        store={"url": f"http://{nowhere}"},
+        doctor={"ask_wait_s": 0.5},
     )
     report = examine(Look(settings, {"worker": f"http://{nowhere}/health", "bad": "ftp://x"}))
     by_check = {finding.check: finding for finding in report.findings}

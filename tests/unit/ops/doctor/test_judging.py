@@ -35,7 +35,7 @@ def severities(findings: Iterable[Finding]) -> list[Severity]:
 
 def flush(partition: int = 0, fence: int = 99, **more: object) -> FlushRow:
     row = FlushRow("events", partition, Version(1, 5), "me", "id", dict.fromkeys(Lane, fence), {}, written_at_ms=NOW_MS)
-    return replace(row, **more)  # type: ignore[arg-type]
+    return replace(row, **more)
 
 
 @pytest.mark.parametrize(

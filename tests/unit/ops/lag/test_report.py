@@ -9,7 +9,7 @@ def lagging(topic: str = "t", partition: int = 0, records: int | None = 5, **cha
         "committed": None if records is None else 10, "start": 0, "end": 20, "lag_records": records, "lag_rows": records,
         "lag_seconds": None if records is None else float(records), "status": Status.OK, "why": "because", **changes,
     }  # fmt: skip
-    return PartitionLag(topic=topic, partition=partition, **known)  # type: ignore[arg-type]  # a test's shorthand
+    return PartitionLag(topic=topic, partition=partition, **known)
 
 
 def test_the_keys_are_those_of_the_contract() -> None:
