@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from fqlstream.store.claims import newest_claims
 from fqlstream.store.client import Store, rows_of
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
@@ -165,13 +166,7 @@ def claim_partition(store: Store, partition: int, epoch: int, owner: str, claime
 
 def partition_owners(store: Store, partition: int) -> dict[str, int]:
     """Give the runners that claimed a partition with the highest epoch: one, or rivals."""
-    table = store.query_arrow(
-        "SELECT owner, epoch FROM code_metric_owners WHERE partition = {partition:Int32} "
-        "AND epoch = (SELECT max(epoch) FROM code_metric_owners WHERE partition = {partition:Int32})",
-        {"partition": partition},
-        store.quorum_read(),
-    )
-    return {row["owner"]: row["epoch"] for row in rows_of(table)}
+    return newest_claims(store, "code_metric_owners", partition)
 
 
 def write_runner(store: Store, row: RunnerRow) -> None:

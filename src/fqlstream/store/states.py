@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from fqlstream.events.refusals import KILLER
 from fqlstream.fql.plan import Lane
+from fqlstream.store.claims import newest_claims
 from fqlstream.store.client import Store, rows_of
 from fqlstream.stream.protocol import FLUSHES_PER_EPOCH, FlushRow, PaneKey, Published, StateRecord, Suspicion, Version
 
@@ -358,10 +359,4 @@ def claim_finaliser(store: Store, model: str, epoch: int, owner: str, claimed_at
 
 def finalisers(store: Store, model: str) -> dict[str, int]:
     """Give the finalisers that claimed a model with the highest epoch: one, or rivals."""
-    table = store.query_arrow(
-        "SELECT owner, epoch FROM finalisers WHERE model = {model:String} "
-        "AND epoch = (SELECT max(epoch) FROM finalisers WHERE model = {model:String})",
-        {"model": model},
-        store.quorum_read(),
-    )
-    return {row["owner"]: row["epoch"] for row in rows_of(table)}
+    return newest_claims(store, "finalisers", model)
