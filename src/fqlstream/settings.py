@@ -219,6 +219,11 @@ class StreamSettings(_Group):
         ge=1,
         description="States of panes that a worker keeps in memory, all its partitions together. Those that wait for a flush are at most half of it: the flush comes early.",
     )
+    give_back_ms: int = Field(
+        10_000,
+        ge=1_000,
+        description="Memory that is free is given back to the system so often: a step that touched many panes leaves free pieces between small blocks, which glibc would keep for good. A look takes milliseconds.",
+    )
     blocks_bytes_max: int = Field(
         256 * 2**20,
         ge=1,

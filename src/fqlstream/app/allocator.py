@@ -1,4 +1,4 @@
-"""How this process's memory is handed out by glibc: one setting, where there is a glibc."""
+"""How this process's memory is handed out by glibc, and given back, where there is a glibc."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def bound_arenas() -> None:
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def give_back() -> None:
+    """Give the system what is free between the blocks in use. Elsewhere than with glibc this does nothing.
+
+    By itself glibc gives back the end of its heap only. After events all over many panes three quarters of a heap of
+    2.4 GB were free, in pieces of 16 KiB to 64 MiB between small blocks that stay.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

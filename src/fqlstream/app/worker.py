@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fqlstream.app.aggregate import DELETING, AggregateAgent
-from fqlstream.app.allocator import bound_arenas
+from fqlstream.app.allocator import bound_arenas, give_back
 from fqlstream.app.definitions import DefinitionsFollower
 from fqlstream.app.faust_app import SourceApp, build_app, run_worker, serve_source
 from fqlstream.app.kafka_log import PANE_UPDATES, KafkaLog
@@ -228,6 +228,7 @@ class Worker:
         # on its own: it waits for ClickHouse to write parts anew, and definitions and repairs must not wait for that
         self.app.add_future(self._go_on(DELETING, self.aggregate.delete))
         self.app.add_future(self._look_for_lag())
+        self.app.add_future(self._give_back_memory())
 
     async def _go_on(self, duty: str, look: Callable[[], Awaitable[None]]) -> None:
         """Look for something to do, for ever; ends the worker where that cannot go on."""
@@ -254,6 +255,12 @@ class Worker:
             await asyncio.sleep(quiet_s)
             await self.aggregate.look_for_lag(quiet_s)
             await self.record.look_for_lag(quiet_s)
+
+    async def _give_back_memory(self) -> None:
+        """Let the process be as small as what it holds, soon after it held more."""
+        while not self.app.should_stop:
+            await asyncio.sleep(self.settings.stream.give_back_ms / 1000)
+            await asyncio.to_thread(give_back)
 
     def _fail(self, error: BaseException) -> None:
         """End the process with the error: a worker that cannot keep its promise must not go on."""

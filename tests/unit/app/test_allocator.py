@@ -1,4 +1,4 @@
-"""How many arenas a process of many threads ends up with, as glibc itself tells."""
+"""How many arenas a process of many threads ends up with, as glibc itself tells, and what it holds of what is free, as Linux tells."""
 
 from __future__ import annotations
 
@@ -34,6 +34,26 @@ print(open(name).read().count("<heap nr="))
 """
 
 
+GAPS = """
+from pathlib import Path
+from fqlstream.app.allocator import give_back
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+# what is freed between blocks that stay; below 128 KiB glibc takes it from its heap
+large, small = [], []
+for number in range(2_000):
+    large.append(bytearray(100_000))
+    small.append(bytearray(600))
+held = resident_mib()
+large.clear()
+freed = resident_mib()
+give_back()
+print(held, freed, resident_mib())
+"""
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's: elsewhere the call does nothing")
 def test_threads_share_their_memory() -> None:
     def arenas(how: str) -> int:
@@ -41,3 +61,11 @@ def test_threads_share_their_memory() -> None:
         return int(done.stdout)
 
     assert arenas("bound") <= 2 < arenas("as it is")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's: elsewhere the call does nothing")
+def test_memory_that_is_free_between_blocks_in_use_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
+    held, freed, given_back = map(float, done.stdout.split())
+    assert freed > held - 50, "the system gets it by itself: then nobody has to give it back"
+    assert given_back < held - 150
