@@ -13,9 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +34,8 @@ VARIABLE = "FQLSTREAM_ESCAPE_TOKEN"
 #: A service that is kept from running for so long would be noticed by everybody.
 PAUSE_S_MAX = 5.0
 
+#: What is ended is gone so soon, also on a machine that has much to do.
+LEFT_S = 10.0
 #: A sandbox that a hundred attempts share gets so long, most of it for those that wait for an answer from nowhere.
 SHARED_WALL_S = 300.0
 #: As root: users that no other sandbox of this machine runs as, so that what is left running can be told.
@@ -46,7 +49,7 @@ SMALL = {
     "disk_mib_max": 64,
     "processes_max": 96,
     "output_bytes_max": 2**18,
-    "warm": 0,
+    "check_wait_s": 60.0,
 }
 SPARK_SMALL = {
     "wall_s": 20.0,
@@ -55,11 +58,22 @@ SPARK_SMALL = {
     "disk_mib_max": 128,
     "processes_max": 384,
     "output_bytes_max": 2**18,
-    "warm": 0,
+    "check_wait_s": 60.0,
+}
+
+#: What attempts and controls compute on.
+ROWS: dict[str, list[Any]] = {
+    "age": [1, 2, 3, None, 50],
+    "score": [0.1, 0.2, 0.3, 0.4, 0.5],
+    "country": ["a", "b", None, "d", "e"],
 }
 
 #: What the static check refuses code with.
 _CHECKED = frozenset({failures.SYNTAX, failures.IMPORT, failures.FORBIDDEN, failures.ENTRY_POINT})
+#: How a whole run ends whose code was run; any other end came before it.
+_RUN = failures.REPORTED | {failures.TIME, failures.OUTPUT, failures.DIED, failures.PROTOCOL, failures.MACHINE}
+#: What is told of one run is never longer: nobody reads more, and a flood is a way to hurt.
+WORDS_MAX = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,19 @@ class Result:
     complaints: tuple[str, ...]
     code: str | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the run of an attempt ended, as whoever asked for it is told. `words` is everything they were told.
+
+    `is_whole`: the run itself failed, by `code`; else its code was called, and gave `value` or failed by `code`.
+    """
+
+    value: float | None
+    code: str | None
+    is_whole: bool
+    words: str
 
 
 @dataclass(slots=True)
@@ -135,7 +162,8 @@ def surroundings() -> Iterator[Surroundings]:
         listener(socket.socket(socket.AF_UNIX)) as abstract,
         process(["sleep", "3600"]) as victim,
     ):
-        name = f"fqlstream-escape-{token}"
+        # not with the token in it: the attempt's own lines are told to its author
+        name = f"fqlstream-escape-{secrets.token_hex(8)}"
         abstract.bind(f"\0{name}")
         abstract.listen()
         outside = Surroundings(token, Path(directory), loopback.getsockname()[1], name, victim)
@@ -193,8 +221,7 @@ def _feel(outside: Surroundings) -> None:
 def rows_file(directory: Path, frames: int) -> Path:
     """Write the suite's rows, with one column per frame that lets every row in."""
     path = directory / f"rows-{frames}.parquet"
-    columns = {"age": [1, 2, 3, None, 50], "score": [0.1, 0.2, 0.3, 0.4, 0.5], "country": ["a", "b", None, "d", "e"]}
-    pq.write_table(pa.table(columns | {f"_f{number}": [True] * 5 for number in range(frames)}), path)
+    pq.write_table(pa.table(ROWS | {f"_f{number}": [True] * 5 for number in range(frames)}), path)
     return path
 
 
@@ -204,7 +231,7 @@ def try_alone(pool: Pool, attempt: Attempt, outside: Surroundings) -> Result:
     outcome = pool.run(Job(outside.fill(attempt.code), (rows_file(outside.directory, 0),)))
     seconds = time.monotonic() - began
     frame = outcome.frames[0] if outcome.frames else None
-    return _judged(attempt, outcome, frame, outside, seconds)
+    return judged(attempt, _ending(outcome, frame), outside, strays, seconds)
 
 
 def try_together(pool: Pool, attempts: Sequence[Attempt], outside: Surroundings) -> list[Result]:
@@ -212,11 +239,11 @@ def try_together(pool: Pool, attempts: Sequence[Attempt], outside: Surroundings)
     outcome = _together(pool, [attempt.code for attempt in attempts], outside)
     given = {frame.name: frame for frame in outcome.frames}
     return [
-        _judged(
+        judged(
             attempt,
-            outcome,
-            given.get(str(number)),
+            _ending(outcome, given.get(str(number))),
             outside,
+            strays,
             given[str(number)].seconds if str(number) in given else 0.0,
         )
         for number, attempt in enumerate(attempts)
@@ -240,7 +267,7 @@ def try_controls_together(pool: Pool, controls: dict[str, tuple[str, float]], ou
     outcome = _together(pool, [code for code, _ in controls.values()], outside)
     values = {frame.name: frame.value for frame in outcome.frames}
     return [
-        _control(name, values.get(str(number)), expected, outcome, 0.0)
+        control_result(name, values.get(str(number)), expected, outcome, 0.0)
         for number, (name, (_, expected)) in enumerate(controls.items())
     ]
 
@@ -253,53 +280,72 @@ def try_controls(pool: Pool, controls: dict[str, tuple[str, float]], outside: Su
         began = time.monotonic()
         outcome = pool.run(Job(code, (path,)))
         value = outcome.frames[0].value if outcome.frames else None
-        results.append(_control(name, value, expected, outcome, time.monotonic() - began))
+        results.append(control_result(name, value, expected, outcome, time.monotonic() - began))
     return results
 
 
-def _control(name: str, value: float | None, expected: float, outcome: Outcome, seconds: float) -> Result:
+def control_result(name: str, value: float | None, expected: float, told: object, seconds: float) -> Result:
+    """Say what came of ordinary code, which must give its value; `told` is all that was told of it."""
     right = value is not None and abs(value - expected) < 1e-9
-    return Result("controls", name, () if right else (f"gave {outcome}, not {expected}",), None, seconds)
+    return Result("controls", name, () if right else (f"gave {told}, not {expected}",), None, seconds)
 
 
-def _judged(
-    attempt: Attempt, outcome: Outcome, frame: FrameOutcome | None, outside: Surroundings, seconds: float
-) -> Result:
-    complaints = outside.complaints()
+def _ending(outcome: Outcome, frame: FrameOutcome | None) -> Ending:
     failure = outcome.failure or (frame.failure if frame is not None else None)
-    code = failure.code if failure is not None else None
-    if frame is not None and frame.value == ESCAPED:
+    return Ending(
+        frame.value if frame is not None else None,
+        failure.code if failure is not None else None,
+        frame is None,
+        f"{frame} {outcome.failure}",
+    )
+
+
+def judged(
+    attempt: Attempt, ending: Ending, outside: Surroundings, left: Callable[[], list[str]], seconds: float
+) -> Result:
+    """Say what did not hold in an attempt that has ended; `left` gives what of it still runs."""
+    complaints = outside.complaints()
+    if ending.value == ESCAPED:
         complaints.append("it says that it is out")
-    refused = outcome.failure is not None and outcome.failure.code in _CHECKED
-    ended_all = attempt.alone and outcome.failure is not None
-    if frame is None and not refused and not ended_all:
-        complaints.append(f"it was never tried: {outcome.failure}")
-    if outside.token in repr(frame) or outside.token in repr(outcome.failure):
+    refused = ending.is_whole and ending.code in _CHECKED
+    ended_all = attempt.alone and ending.code in _RUN
+    if ending.is_whole and not refused and not ended_all:
+        complaints.append(f"it was never tried: {ending.words[:2_000]}")
+    if outside.token in ending.words:
         complaints.append("the token came out")
-    if len(repr(outcome)) > 200_000:
+    if len(ending.words) > WORDS_MAX:
         complaints.append("its answer is a flood")
-    if attempt.ends and not refused and code not in attempt.ends:
-        complaints.append(f"it ended with {code} ({failure}), not with one of {attempt.ends}")
+    if attempt.ends and not refused and ending.code not in attempt.ends:
+        complaints.append(f"it ended with {ending.code} ({ending.words[:2_000]}), not with one of {attempt.ends}")
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not strays(), "no process is left", 10, look_s=0.2)
-    complaints += [f"left running: {stray}" for stray in strays()]
-    return Result(attempt.kind, attempt.name, tuple(complaints), code, seconds)
+        wait_until(lambda: not left(), "nothing of it is left", LEFT_S, look_s=0.2)
+    complaints += [f"left running: {each}" for each in left()]
+    return Result(attempt.kind, attempt.name, tuple(complaints), ending.code, seconds)
 
 
 def strays() -> list[str]:
-    """Processes of sandboxes that still run while none should.
+    """Processes of sandboxes that still run while none should."""
+    return [process for held in sandboxes(os.getpid()).values() for process in held]
 
-    As root: of the sandboxes' own users. Else: that come from this process and are in another namespace; the kernel lets none of a
-    namespace outlive its first process, which comes from here.
+
+def sandboxes(root: int) -> dict[str, list[str]]:
+    """Give the sandboxes that run, by their namespace of processes: the command line of each process in it.
+
+    They are what comes from `root` and is in another namespace; the kernel lets none of a namespace outlive its first process,
+    which comes from there. As root those of the sandboxes' own users as well, wherever they come from.
     """
     own = Path("/proc/self/ns/pid").readlink()
-    ours = set(descendants(os.getpid())) if os.getuid() != 0 else set()
-    found = []
+    ours = set(descendants(root))
+    found: dict[str, list[str]] = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            held = UID_FIRST <= process.stat().st_uid < UID_FIRST + 1_024
-            if held or (int(process.name) in ours and (process / "ns/pid").readlink() != own):
-                found.append((process / "cmdline").read_text(errors="replace").replace("\0", " ")[:200])
+            held = os.getuid() == 0 and UID_FIRST <= process.stat().st_uid < UID_FIRST + 1_024
+            if not held and int(process.name) not in ours:
+                continue
+            space = (process / "ns/pid").readlink()
+            if held or space != own:
+                command = (process / "cmdline").read_text(errors="replace").replace("\0", " ")
+                found.setdefault(str(space), []).append(command[:200])
     return found
 
 
@@ -308,7 +354,7 @@ def run(
 ) -> list[Result]:
     """Run attempts that fit the engine, then controls, each in its sandbox; `together`: those that can share one share one."""
     limits = SPARK_SMALL if engine == "spark" else SMALL
-    settings = CodeMetricsSettings(engine=engine, static_check=static_check, uid_first=UID_FIRST, **limits)
+    settings = CodeMetricsSettings(engine=engine, static_check=static_check, uid_first=UID_FIRST, warm=0, **limits)
     fitting = [attempt for attempt in attempts if attempt.engine in {None, engine}]
     shared = [attempt for attempt in fitting if together and not attempt.alone]
     pool = Pool(settings)
@@ -355,6 +401,18 @@ def main() -> None:
     answer = {"uid": os.getuid(), "layers": layers, "results": [asdict(result) for result in results]}
     sys.stdout.write(json.dumps(answer, indent=1) + "\n")
     sys.exit(1 if any(result.complaints for result in results) else 0)
+
+
+def results_of(answer: Mapping[str, Any]) -> list[Result]:
+    """Read the results that a program of this suite has printed."""
+    return [Result(**{**row, "complaints": tuple(row["complaints"])}) for row in answer["results"]]
+
+
+def assert_held(results: Sequence[Result]) -> None:
+    """Assert that something was tried and that nothing got out."""
+    assert results
+    failed = [result for result in results if result.complaints]
+    assert not failed, "\n".join(map(str, failed))
 
 
 def one_per_class() -> list[Attempt]:
