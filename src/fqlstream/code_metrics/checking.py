@@ -45,6 +45,13 @@ def check(code: str, settings: CodeMetricsSettings) -> Failure | None:
             cwd="/",
         )
         parts = json.loads(done.stdout)
+    except OSError as error:
+        # the machine's trouble, and no word about the code: it is checked again with the next try
+        return Failure(
+            failures.CHECK,
+            f"the code could not be checked: no process could be started for it ({error.strerror or error})",
+            hint="try again; if it stays so, see to the machine's memory and processes",
+        )
     except (subprocess.SubprocessError, ValueError):
         return Failure(
             failures.CHECK,

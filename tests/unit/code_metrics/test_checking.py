@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import errno
+import subprocess
+
+import pytest
+
 from fqlstream.code_metrics import checking
 from fqlstream.settings import CodeMetricsSettings
 
@@ -35,6 +40,18 @@ def test_text_that_breaks_the_parser_is_refused() -> None:
         failure = checking.check(text, SETTINGS)
         assert failure is not None, text[:10]
         assert failure.code in {"CBM001", "CBM004", "CBM006"}
+
+
+def test_a_machine_that_starts_no_process_says_nothing_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    failure = checking.check("x = 1", SETTINGS)
+    assert failure is not None
+    assert failure.code == "CBM006"
+    assert "no process could be started" in failure.message
+    assert "Resource temporarily unavailable" in failure.message
 
 
 def test_a_check_that_takes_too_long_is_ended() -> None:
