@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_cache_path
 
 from fqlstream.code_metrics.sandbox import find_bwrap
 
@@ -20,7 +23,10 @@ def run_program(module: str, *arguments: str) -> dict[str, Any]:
     """Run a module of this repository that prints JSON, and give that. It says by itself who ran it (`uid`)."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
         Path(scratch).chmod(0o777)
-        environment = {**os.environ, "PYTHONPATH": f"{_ROOT / 'src'}:{_ROOT}", "TMPDIR": scratch, "HOME": scratch}
+        cache = Path(scratch, "cache")
+        _bring_kafka(cache)
+        own = {"TMPDIR": scratch, "HOME": scratch, "XDG_CACHE_HOME": str(cache)}
+        environment = {**os.environ, "PYTHONPATH": f"{_ROOT / 'src'}:{_ROOT}", **own}
         command = [*_as_nobody(), sys.executable, "-B", "-m", module, *arguments]
         done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr[-4_000:]
@@ -28,6 +34,13 @@ def run_program(module: str, *arguments: str) -> dict[str, Any]:
     assert isinstance(answer, dict)
     assert answer["uid"] != 0
     return answer
+
+
+def _bring_kafka(cache: Path) -> None:
+    """Copy the broker's jars from our cache to theirs: ours may lie where they cannot look, and they have no Maven of their own."""
+    ours = user_cache_path("fqlstream") / "kafka"
+    if ours.is_dir():
+        shutil.copytree(ours, cache / "fqlstream" / "kafka")
 
 
 def _as_nobody() -> list[str]:
