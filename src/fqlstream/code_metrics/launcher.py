@@ -8,6 +8,7 @@ import shutil
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -121,10 +122,10 @@ class Launcher:
         slot = self._take_slot()
         relay, process = None, None
         try:
-            relay = (
-                Relay(self._address(), slot.data / sandbox.SOCKET, slot.uid) if kind.engine == "spark_remote" else None
-            )
-            process = self._process(kind, slot)
+            session = str(uuid.uuid4())
+            if kind.engine == "spark_remote":
+                relay = Relay(self._address(), slot.data / sandbox.SOCKET, slot.uid, session)
+            process = self._process(kind, slot, session)
             self._wait(process, kind)
         except (OSError, RuntimeError) as error:  # RuntimeError: gRPC's for a socket, and an executor's that is closed
             self._end(slot, process, relay)
@@ -146,13 +147,14 @@ class Launcher:
         """Stop starting; sandboxes that still run end now."""
         self._starter.shutdown(wait=True, cancel_futures=True)
 
-    def _process(self, kind: Kind, slot: Slot) -> SandboxProcess:
+    def _process(self, kind: Kind, slot: Slot, session: str) -> SandboxProcess:
         settings, isolation = self._settings, self.probe(kind.limits).isolation
         home = self._java() if kind.engine == "spark" else None
         options = {
             "cores": settings.cores,
             "heap_mib": settings.heap_mib,
             "socket": f"{sandbox.data_directory(isolation, slot)}/{sandbox.SOCKET}",
+            "session": session,
         }
         # each core may be busy for as long as a run may take, and while Java starts
         cpu_s = int((settings.start_wait_s + kind.limits.wall_s) * max(settings.cores, os.cpu_count() or 1)) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +21,21 @@ _MESSAGE_BYTES_MAX: Final = 128 * 2**20  # what Spark's own client allows
 _PLAN_BYTES_MAX: Final = 72 * 2**20  # rows up to 64 MiB travel in a plan, larger ones in pieces
 _CALLS_MAX: Final = 16  # a client has a few open at once: results, keeping its session, releasing it
 _STOP_WAIT_S: Final = 5.0
+_RELEASE: Final = f"{_SERVICE}ReleaseSession"
+_RELEASE_WAIT_S: Final = 5.0  # a server that does not answer lets the session go by itself, after an hour
 
 
 class Relay:
     """Listens on a Unix socket until closed. `address` is Spark's own form, sc://host:port/;token=...;use_ssl=true.
 
-    Raises CodeMetricsRefusedError for another form.
+    `session` is the id of the session that the sandbox opens: it is released with the relay, with all that the server holds of it.
+    Raises CodeMetricsRefusedError for another form of address.
     """
 
-    def __init__(self, address: str, socket: Path, uid: int | None) -> None:
+    def __init__(self, address: str, socket: Path, uid: int | None, session: str) -> None:
         self._grpc = import_module("grpc")
+        self._session = session
+        self._is_used = False
         target, secure, self._headers = _read_address(address)
         limits = [
             ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
@@ -58,11 +64,18 @@ class Relay:
             socket.chmod(0o666)  # nobody but this sandbox's user comes here
 
     def close(self) -> None:
-        """End every call."""
+        """End every call, and the session."""
         self._server.stop(0).wait(_STOP_WAIT_S)
+        if self._is_used:
+            self._release()
         self._channel.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         os.close(self._directory)
+
+    def _release(self) -> None:
+        call = self._channel.unary_unary(_RELEASE)
+        with contextlib.suppress(self._grpc.RpcError):  # it ends by itself, later
+            call(release_request(self._session), metadata=self._headers, timeout=_RELEASE_WAIT_S)
 
     def _handler(self) -> Any:
         service = self._service
@@ -81,6 +94,7 @@ class Relay:
 
     def _passing(self, method: str) -> Callable[[Iterator[bytes], Any], Iterator[bytes]]:
         def pass_on(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            self._is_used = True
             call = self._channel.stream_stream(method)(requests, metadata=self._headers)
             context.add_callback(call.cancel)
             try:
@@ -91,6 +105,15 @@ class Relay:
             context.set_trailing_metadata(call.trailing_metadata() or ())
 
         return pass_on
+
+
+def release_request(session: str) -> bytes:
+    """Write a ReleaseSessionRequest: its id in field 1. Nobody is named in field 2, as the sandbox names nobody either.
+
+    By hand: the generated classes come with all of PySpark, which a runner has no use for.
+    """
+    text = session.encode("ascii")
+    return bytes([0x0A, len(text)]) + text
 
 
 def _read_address(address: str) -> tuple[str, bool, list[tuple[str, str]]]:
