@@ -148,6 +148,8 @@ ENVIRONMENT = _rows(
     kernel_keys="""
         import ctypes
         return 666.0 if ctypes.CDLL(None).syscall(250, 0, -3, 1) >= 0 else 0.0""",
+    filter_of_the_first="""
+        return 0.0 if 'Seccomp:' + chr(9) + '2' in open('/proc/1/status').read() else 666.0""",
     host_name="import socket\nreturn 0.0 if socket.gethostname() == 'metric' else 666.0",
 )
 
@@ -207,8 +209,13 @@ PROCESSES = _rows(
     clock="import time\ntime.clock_settime(time.CLOCK_REALTIME, 0)\nreturn 666.0",
     reboot="""
         import ctypes
-        # whether Ctrl-Alt-Del reboots: the harmless one of reboot's commands
-        return 666.0 if ctypes.CDLL(None).reboot(0) == 0 else 0.0""",
+        libc = ctypes.CDLL(None)
+        # whether Ctrl-Alt-Del restarts: only where the machine itself would restart that may be said, and then nothing else is tried
+        if libc.reboot(0) == 0:
+            return 666.0
+        # elsewhere a restart ends the first process of the namespace, and with it this sandbox alone
+        libc.reboot(0x01234567)
+        return 0.0""",
 )
 
 IMPORTS = _rows(
