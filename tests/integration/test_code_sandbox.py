@@ -18,6 +18,7 @@ from fqlstream.code_metrics import failures
 from fqlstream.code_metrics.pool import Pool
 from fqlstream.code_metrics.process import descendants
 from fqlstream.code_metrics.request import CodeMetricsRefusedError, Frame, Job, Outcome, Progress
+from fqlstream.code_metrics.sandbox import find_bwrap
 from fqlstream.settings import CodeMetricsSettings
 
 #: The page's own example.
@@ -134,6 +135,35 @@ def test_a_warm_sandbox_is_taken_and_replaced(pool: Pool, rows: Path) -> None:
     outcome = pool.run(Job(DOCUMENTED, (rows,)))
     assert outcome.seconds["start"] < 0.5
     wait_until(lambda: pool.ready() == 1, "another one is ready")
+
+
+def test_bubblewraps_own_first_process_has_our_filter_too(rows: Path) -> None:
+    pool = Pool(SETTINGS.model_copy(update={"warm": 0, "static_check": False}))
+    try:
+        status = only(
+            pool.run(Job(body("raise ValueError(open('/proc/1/status').read().replace(chr(10), ' '))"), (rows,)))
+        )
+        assert "Name: bwrap" in status.message
+        assert "Seccomp: 2" in status.message
+    finally:
+        pool.close()
+
+
+def test_where_bubblewrap_is_refused_a_filter_it_starts_without_and_that_is_told(tmp_path: Path) -> None:
+    script = tmp_path / "bwrap"
+    real = find_bwrap(None)
+    script.write_text(
+        f'#!/bin/sh\ncase " $* " in *" --seccomp "*) echo refused >&2; exit 1 ;; esac\nexec {real} "$@"\n',
+        encoding="ascii",
+    )
+    script.chmod(0o755)
+    pool = Pool(SETTINGS.model_copy(update={"warm": 0, "bubblewrap": script}))
+    try:
+        found = {layer.name: layer for layer in pool.layers()}
+    finally:
+        pool.close()
+    assert {"file_system", "network", "seccomp"} <= {name for name, layer in found.items() if layer.active}
+    assert found["seccomp"].detail == "system calls, but not of bubblewrap's own first process"
 
 
 def test_closing_ends_what_runs(rows: Path) -> None:

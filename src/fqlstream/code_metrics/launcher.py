@@ -172,7 +172,9 @@ class Launcher:
             cgroups.make(self._parents, f"fqlstream-{os.getpid()}-{next(self._numbers)}", kind.limits) if held else None
         )
         contained = isolation.bwrap is not None
-        return self._starter.submit(SandboxProcess, command, environment, group, contained=contained).result()
+        return self._starter.submit(
+            SandboxProcess, command, environment, group, contained=contained, filtered=isolation.filtered
+        ).result()
 
     def _wait(self, process: SandboxProcess, kind: Kind) -> None:
         why_not = supervisor.wait_ready(process, self._settings.start_wait_s, self._stopped)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fqlstream.code_metrics import cgroups, java, sandbox
+from fqlstream.code_metrics.inside import seccomp
+from fqlstream.code_metrics.process import filter_pipe
 from fqlstream.code_metrics.request import Layer, Limits
 from fqlstream.code_metrics.sandbox import Isolation, Slot
 from fqlstream.settings import CodeMetricsSettings
@@ -22,6 +24,8 @@ from fqlstream.settings import CodeMetricsSettings
 _PROBE_WAIT_S: Final = 60.0  # Python starts in 0.1 s; on a loaded machine in seconds
 #: Where nobody inside may write, whatever they are.
 _CLOSED_PLACES: Final = ("/", "/etc", "/usr", "/dev", "/proc", sandbox.DATA, "/opt")
+
+_CGROUP: Final = "cgroup"
 
 #: Layers that are looked at from inside.
 _INSIDE: Final = ("file_system", "network", "processes", "user", "landlock", "seccomp", "limits")
@@ -40,9 +44,9 @@ class Probed:
         """Whether another look may find more: a machine that was loaded, a package that was installed since."""
         return bool(self.complaints or self.missing())
 
-    def active(self) -> tuple[str, ...]:
-        """Give the names of the layers that hold."""
-        return tuple(layer.name for layer in self.layers if layer.active)
+    def active(self, *, counted: bool = True) -> tuple[str, ...]:
+        """Give the names of the layers that hold; not `counted`: for a sandbox that did not come into its control group."""
+        return tuple(layer.name for layer in self.layers if layer.active and (counted or layer.name != _CGROUP))
 
     def missing(self) -> tuple[str, ...]:
         """Those of the layers that must hold, unless an operator says otherwise, which do not."""
@@ -80,7 +84,14 @@ def _candidates(settings: CodeMetricsSettings) -> list[Isolation]:
     found = []
     if bwrap is not None:
         kinds = (False, True) if os.getuid() == 0 else (True,)
-        found = [Isolation(bwrap, user, network) for network in (True, False) for user in kinds]
+        # a container may refuse bubblewrap what it lets a process do to itself
+        filters = (True, False) if seccomp.is_known() else (False,)
+        found = [
+            Isolation(bwrap, user, network, filtered)
+            for network in (True, False)
+            for user in kinds
+            for filtered in filters
+        ]
     return [*found, Isolation(None, user_namespace=False, network=False)]
 
 
@@ -106,14 +117,18 @@ def _look(isolation: Isolation, slot: Slot, limits: Limits, private: Sequence[Pa
             places=_CLOSED_PLACES,
         )
         program = ("fqlstream.code_metrics.inside.probe", orders)
+        fds = {"--seccomp": filter_pipe()} if isolation.filtered else {}
+        for fd in fds.values():
+            opened.callback(os.close, fd)
         done = subprocess.run(  # noqa: S603  # our own command
-            sandbox.command(isolation, slot, limits, None, program, {}),
+            sandbox.command(isolation, slot, limits, None, program, fds),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_PROBE_WAIT_S,
             check=True,
             env=sandbox.environment(isolation, slot, 1, None),
             cwd="/",
+            pass_fds=tuple(fds.values()),
         )
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -151,6 +166,7 @@ def judge(
     apart = mounted and report["processes"] <= 4
     unprivileged = report["uid"] != 0 and all(int(value, 16) == 0 for value in report["capabilities"])
     user = f"runs as user {report['uid']} without capabilities" if unprivileged else f"runs as user {report['uid']}"
+    calls = "system calls" if isolation.filtered else "system calls, but not of bubblewrap's own first process"
     if slot.uid is not None and report["uid"] == slot.uid:
         user += ", of its own"
     elif slot.uid is not None:
@@ -174,7 +190,7 @@ def judge(
             report["unlisted"] == "EACCES",
             "file rules" if report["unlisted"] == "EACCES" else "the kernel has no Landlock",
         ),
-        Layer("seccomp", report["seccomp"], "system calls" if report["seccomp"] else "the kernel takes no filter"),
+        Layer("seccomp", report["seccomp"], calls if report["seccomp"] else "the kernel takes no filter"),
         Layer(
             "limits",
             report["no_new_privs"],
@@ -196,7 +212,7 @@ def _static(settings: CodeMetricsSettings) -> tuple[Layer, ...]:
 def _counted(parents: cgroups.Parents) -> tuple[Layer, ...]:
     held = [name for name, path in (("memory", parents.memory), ("processes", parents.pids)) if path is not None]
     detail = f"{' and '.join(held)} counted by the kernel" if held else "memory and processes are counted by sampling"
-    return (Layer("cgroup", bool(held), f"{detail}; {parents.why_not}" if parents.why_not else detail),)
+    return (Layer(_CGROUP, bool(held), f"{detail}; {parents.why_not}" if parents.why_not else detail),)
 
 
 def _complaint(isolation: Isolation, error: Exception) -> str:
@@ -204,5 +220,6 @@ def _complaint(isolation: Isolation, error: Exception) -> str:
     lines = (printed.decode("utf-8", "replace") if isinstance(printed, bytes) else str(printed)).strip().splitlines()
     how = "in a user namespace" if isolation.user_namespace else "as root"
     how = "without bubblewrap" if isolation.bwrap is None else f"bubblewrap {how}"
-    shared = isolation.bwrap is not None and not isolation.network
-    return f"{how}{' on the machine network' if shared else ''}: {(lines[-1] if lines else str(error))[-300:]}"
+    shared = " on the machine network" if isolation.bwrap is not None and not isolation.network else ""
+    filtered = " with a filter" if isolation.filtered else ""
+    return f"{how}{shared}{filtered}: {(lines[-1] if lines else str(error))[-300:]}"

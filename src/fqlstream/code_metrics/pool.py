@@ -93,7 +93,8 @@ class Pool:
         """
         kind = Kind(job.engine or self._default.engine, job.limits or self._default.limits)
         self._require(kind)
-        active = self._launcher.probe(kind.limits).active()
+        probed = self._launcher.probe(kind.limits)
+        active = probed.active()
         began = time.monotonic()
         failure = self._checked(job.code)
         seconds = {"check": time.monotonic() - began}
@@ -108,6 +109,7 @@ class Pool:
             with self._taken(kind, seconds) as taken:
                 stages.tell("started")
                 watched = self._watched(taken, job, counts, stages)
+                active = probed.active(counted=taken.process.counted)
             self._refill(kind)
         seconds |= {"load": watched.load_s, "compute": watched.compute_s}
         frames = _outcomes(job, counts, watched.computed)

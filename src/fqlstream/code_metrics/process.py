@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import select
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from fqlstream.code_metrics.cgroups import Group
+from fqlstream.code_metrics.inside import seccomp
 
 _END_WAIT_S: Final = (
     10.0  # the kernel ends a killed namespace in milliseconds; a process in a disk's queue takes longer
@@ -35,7 +37,9 @@ class Usage:
 class SandboxProcess:
     """A started sandbox: `answers` and `output` are read ends, `orders` is its standard input.
 
-    `command` is given bubblewrap's descriptors and the number of the answers' pipe, and gives the command line.
+    `command` is given bubblewrap's descriptors by option and the number of the answers' pipe, and gives the command line.
+    `contained`: bubblewrap is used; `filtered`: its own first process gets our filter of system calls too.
+    `counted` says whether the kernel counts it: only what bubblewrap names can be taken into a control group.
     Must be called by a thread that outlives the sandbox: the kernel ends it with the thread that started it.
     Raises OSError where it cannot be started.
     """
@@ -47,14 +51,18 @@ class SandboxProcess:
         group: Group | None,
         *,
         contained: bool,
+        filtered: bool = False,
     ) -> None:
         self.group = group
         self.contained = contained
+        self.counted = False
         info, info_in = os.pipe()
         block_out, block = os.pipe()
         answers, answers_in = os.pipe()
-        fds = {"info": info_in, "block": block_out} if contained else {}
+        fds = {"--info-fd": info_in, "--block-fd": block_out} if contained else {}
         try:
+            if filtered:
+                fds["--seccomp"] = filter_pipe()
             self._process = subprocess.Popen(  # noqa: S603  # our own command
                 list(command(fds, answers_in)),
                 stdin=subprocess.PIPE,
@@ -72,7 +80,7 @@ class SandboxProcess:
                 group.remove()
             raise
         finally:
-            for fd in (info_in, block_out, answers_in):
+            for fd in {info_in, block_out, answers_in, *fds.values()}:
                 os.close(fd)
         self.answers: IO[bytes] = os.fdopen(answers, "rb", buffering=0)
         self.orders = _given(self._process.stdin)
@@ -85,6 +93,7 @@ class SandboxProcess:
                 self._first = os.pidfd_open(first)
                 if group is not None:
                     group.add(first)
+                    self.counted = True
         with contextlib.suppress(OSError):
             os.write(block, b"go")
         os.close(block)
@@ -148,6 +157,15 @@ class SandboxProcess:
                 pipe.close()
         if self.group is not None:
             self.group.remove()
+
+
+def filter_pipe() -> int:
+    """Give the read end of a pipe that holds our filter of system calls, as bubblewrap takes it. Raises OSError."""
+    code = seccomp.program(platform.machine())
+    read, write = os.pipe()
+    with os.fdopen(write, "wb") as pipe:
+        pipe.write(code)  # a few KiB: a pipe holds that unread
+    return read
 
 
 def _end_descendants(root: int) -> None:

@@ -36,11 +36,15 @@ _CAPABILITIES: Final = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """How far processes are set apart: `bwrap` None: no namespaces at all; `user_namespace`: as anybody who is not root."""
+    """How far processes are set apart: `bwrap` None: no namespaces at all; `user_namespace`: as anybody who is not root.
+
+    `filtered`: bubblewrap's own first process in there has our filter of system calls, too.
+    """
 
     bwrap: Path | None
     user_namespace: bool
     network: bool
+    filtered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ def command(
     program: Sequence[str],
     fds: Mapping[str, int],
 ) -> list[str]:
-    """Write the command that runs a Python program of `inside` in this slot; `fds` are bubblewrap's own (`info`, `block`)."""
+    """Write the command that runs a Python program of `inside` in this slot; `fds` are bubblewrap's own, by option."""
     python = [sys.executable, "-P", "-s", "-B", "-m", *program]
     if isolation.bwrap is None:
         return python
@@ -136,7 +140,7 @@ def command(
         str(isolation.bwrap),
         *_namespaces(isolation),
         *_mounts(slot, limits, java_home),
-        *(part for name, fd in fds.items() for part in (f"--{name}-fd", str(fd))),
+        *(part for option, fd in fds.items() for part in (option, str(fd))),
         "--chdir",
         _HOME,
         "--",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_a_look_that_found_less_than_it_might_is_doubtful(
 ) -> None:
     found = layers.Probed(ISOLATION, (Layer("network", active, ""),), complaints)
     assert found.doubtful == doubtful
+
+
+@pytest.mark.parametrize(("counted", "active"), [(True, ("cgroup", "user")), (False, ("user",))])
+def test_a_sandbox_that_is_in_no_control_group_does_not_have_that_layer(counted: bool, active: tuple[str, ...]) -> None:
+    held = (Layer("cgroup", active=True, detail=""), Layer("user", active=True, detail=""))
+    assert layers.Probed(ISOLATION, held).active(counted=counted) == active
+
+
+@pytest.mark.parametrize(
+    ("filtered", "detail"),
+    [(True, "system calls"), (False, "system calls, but not of bubblewrap's own first process")],
+)
+def test_whose_system_calls_are_filtered_is_told(filtered: bool, detail: str) -> None:
+    told = layers.judge(HELD, SLOT, replace(ISOLATION, filtered=filtered), [])
+    assert [layer.detail for layer in told if layer.name == "seccomp"] == [detail]
 
 
 def test_without_mounts_of_its_own_a_sandbox_sees_files_and_processes_whatever_landlock_keeps() -> None:

@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 #: Refused system calls: name, number on x86_64, number on aarch64 (None: it does not exist there).
@@ -133,6 +134,11 @@ def install() -> None:
     if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(argument), 0, 0):
         number = ctypes.get_errno()
         raise OSError(number, f"seccomp: {os.strerror(number)}")
+
+
+def is_known() -> bool:
+    """Say whether this kernel takes filters at all, and we have its machine's numbers."""
+    return Path("/proc/sys/kernel/seccomp/actions_avail").exists() and platform.machine() in _ARCHITECTURES
 
 
 def program(machine: str) -> bytes:
