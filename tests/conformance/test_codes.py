@@ -17,6 +17,7 @@ CODE: Final = re.compile(r"[A-Z]{3}\d{3}")
 
 #: Codes that more than one module gives, and the one thing that each of them says wherever it is given.
 SHARED: Final = {
+    "APP021": "the port of a worker's numbers is taken",
     "API032": "the API's address is taken",
     "ACC004": "there is no key of that id",
     "ACC005": "there is no user of that name",
