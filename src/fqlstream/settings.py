@@ -46,6 +46,11 @@ class KafkaSettings(_Group):
         ge=6_000,
         description="A worker silent for so long loses its partitions. Longer than a slow flush, shorter than anyone's patience.",
     )
+    topic_look_ms: int = Field(
+        10_000,
+        ge=100,
+        description="Workers look so often how many partitions topics have. New ones are worked on within three times as long; a look is one small request.",
+    )
     request_timeout_ms: int = Field(40_000, ge=1_000, description="Faust's own 20 minutes would hide a dead broker.")
     fetch_bytes_max: int = Field(
         8 * 2**20,

@@ -6,17 +6,26 @@ import json
 import shutil
 import signal
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from tests.integration.test_crash import TOPIC, go, lag
+from tests.integration.test_crash import HOUR_MS, TOPIC, check, documents, go, lag
 from tests.integration.troubled import Troubled, Worker
 from tests.misbehaving_store import Request, well
 from tests.waiting import pause, wait_until
 
+from fqlstream import client
 from fqlstream.app import exit_codes
+from fqlstream.bench.chaos import Sent
+from fqlstream.events.columns import coerce_table
+from fqlstream.events.definitions import ModelDefinition
+from fqlstream.local.joining import join
+from fqlstream.settings import load
 
 EVENTS = 3_000
 
@@ -220,6 +229,90 @@ def test_a_static_member_that_is_killed_and_comes_back_in_time_moves_nobody(trou
     again.says("took over inference-events")
     events.all_counted()
     assert (second.count("took over"), second.count("gave up")) == moved
+
+
+def test_a_topic_that_grows_under_traffic_loses_nothing_and_counts_nothing_twice(troubled: Troubled) -> None:
+    """Nobody restarts for it. Labels, late and early, reach other partitions than their events did."""
+    quick = {
+        "FQLSTREAM_KAFKA__TOPIC_LOOK_MS": "500",
+        "FQLSTREAM_KAFKA__SESSION_TIMEOUT_MS": "30000",
+        "FQLSTREAM_STREAM__LABEL_SEARCH_MS": "300",
+    }
+    workers = [troubled.worker(FQLSTREAM_KAFKA__INSTANCE_ID=name, **quick) for name in ("one", "two")]
+    for worker in workers:
+        worker.says("took over inference-events")
+    workers[0].process.kill()
+    workers[0].process.wait()
+    # Kafka gives it its place back, and does not tell it if it leads the group
+    workers[0] = troubled.worker(FQLSTREAM_KAFKA__INSTANCE_ID="one", **quick)
+    workers[0].says("took over inference-events")
+    model = troubled.define()
+    settings = join(troubled.data, load())
+    with ExitStack() as producers:
+        traffic = Traffic(model, [producers.enter_context(client.Producer(settings=settings))])
+        traffic.send(400)
+        more = ("--partitions", f"{TOPIC}=7", "--partitions", "pane-updates=5")
+        troubled.stack.run("topics", "apply", *more, "--repartition")
+        # producers learn of it at different times: until then some go on with the partitions that they know
+        traffic.producers.append(producers.enter_context(client.Producer(settings=settings)))
+
+        def taken() -> bool:
+            traffic.send(10)
+            return all(any(worker.count(f"took over {TOPIC}[{part}]") for worker in workers) for part in range(4, 7))
+
+        wait_until(taken, "the new partitions are taken over", look_s=0.1)
+        del traffic.producers[0]
+        traffic.send(400, more=False)
+        traffic.finish()
+    check(troubled.stack, model, traffic.sent())
+    with troubled.store() as store:
+        partitions = store.query_rows(f"SELECT DISTINCT partition FROM events_{model} ORDER BY partition")
+    assert [partition for (partition,) in partitions] == list(range(7))
+    assert all(worker.alive for worker in workers)
+
+
+@dataclass
+class Traffic:
+    """Events of a model, and a label for most of them: before its event, or after it."""
+
+    model: str
+    producers: list[client.Producer]
+    rows: list[tuple[float, float, int]] = field(default_factory=list)
+    labels: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.numbers = np.random.default_rng(7)
+        self.begin_ms = (time.time_ns() // 1_000_000 - 6 * HOUR_MS) // HOUR_MS * HOUR_MS
+
+    def send(self, count: int, *, more: bool = True) -> None:
+        """Send so many events by turns over the producers, and labels by the one that knows most partitions.
+
+        Where no more will come, no labels of events to come.
+        """
+        for number in range(len(self.rows), len(self.rows) + count):
+            x, score = round(float(self.numbers.normal(5, 3)), 6), round(float(self.numbers.random()), 6)
+            at_ms = self.begin_ms + int(self.numbers.integers(0, 2 * HOUR_MS))
+            self.rows.append((x, score, at_ms))
+            producer = self.producers[number % len(self.producers)]
+            producer.log_inference(self.model, f"e-{number}", {"x": x, "score": score}, event_at=at_ms)
+            late, early = number - 150, number + 40
+            for other in ([late] if late >= 0 and late % 3 else []) + ([early] if more and early % 6 == 0 else []):
+                self.labels[other] = ("no", "yes")[int(self.numbers.integers(2))]
+                self.producers[-1].log_label(self.model, f"e-{other}", {"churned": self.labels[other]})
+
+    def finish(self) -> None:
+        """Promise that nothing more comes."""
+        self.producers[-1].finish(self.model, self.begin_ms + 3 * HOUR_MS)
+        for producer in self.producers:
+            producer.flush(30)
+
+    def sent(self) -> Sent:
+        """Give what was sent, for a recount."""
+        x, score, at_ms = zip(*self.rows, strict=True)
+        churned = pa.array([self.labels.get(number) for number in range(len(self.rows))], pa.string())
+        definition = ModelDefinition.model_validate(documents(self.model)[0])
+        table = coerce_table(pa.table({"x": x, "score": score, "churned": churned}), definition)
+        return Sent(definition, table, np.array(at_ms), len(self.labels))
 
 
 @pytest.mark.parametrize("where", ["idle", "under load", "without ClickHouse", "without Kafka", "in a takeover"])

@@ -8,6 +8,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from confluent_kafka.admin import (
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     NewTopic,
     ResourceType,
 )
@@ -32,6 +34,7 @@ from tests.integration.source_workers import (
 )
 from tests.waiting import wait_in_loop, wait_until
 
+from fqlstream.app.faust_app import SourceApp
 from fqlstream.errors import BrokerError
 from fqlstream.local.broker import provide_broker
 from fqlstream.settings import KafkaSettings, load
@@ -461,6 +464,57 @@ def test_a_static_member_that_restarts_disturbs_nobody(
 
     asyncio.run(main())
     assert len(first.takeovers) == 4
+
+
+@pytest.mark.parametrize("restarted", ["nobody", "the leader", "everybody, across the growth"])
+def test_new_partitions_of_a_topic_are_taken_over_whoever_has_restarted(
+    restarted: str, kafka_settings: KafkaSettings, make_topic: MakeTopic, group: str, tmp_path: Path
+) -> None:
+    """A static leader that restarts is not told that it leads: then nobody of the group would see that a topic has grown."""
+    topic = make_topic(4)
+    seen = Seen()
+
+    def start(name: str) -> AbstractAsyncContextManager[SourceApp]:
+        settings = worker_settings(kafka_settings, group, instance_id=name, topic_look_ms=200)
+        return running(settings, topic, lambda partition: Recorder(partition, seen), tmp_path / uuid.uuid4().hex)
+
+    def grow() -> None:
+        client = admin(kafka_settings)
+        client.create_partitions([NewPartitions(topic, 7)])[topic].result(20)
+        produce(kafka_settings, topic, [(part, {"value": b"later"}) for part in range(7)])
+
+    async def main() -> None:
+        async with AsyncExitStack() as first, AsyncExitStack() as second:
+            one = await first.enter_async_context(start("one"))
+            two = await second.enter_async_context(start("two"))
+            await wait_in_loop(lambda: held_by(one) == held_by(two) == 2, "a share each")
+            generation = one.consumer.ledger.generation
+            produce(kafka_settings, topic, [(part, {"value": b"before"}) for part in range(4)])
+            await wait_in_loop(lambda: seen.count() == 4, "the first records")
+            if restarted == "everybody, across the growth":
+                await first.aclose()
+                await second.aclose()
+                await asyncio.to_thread(grow)
+                two = await second.enter_async_context(start("two"))
+                one = await first.enter_async_context(start("one"))
+            elif restarted == "the leader":
+                await first.aclose()
+                one = await first.enter_async_context(start("one"))
+                await wait_in_loop(lambda: held_by(one) == 2, "the same share")
+                assert one.consumer.ledger.generation == generation
+            if restarted != "everybody, across the growth":
+                await asyncio.to_thread(grow)
+            await wait_in_loop(lambda: held_by(one) + held_by(two) == 7, "shares of all seven")
+            await wait_in_loop(lambda: seen.count() == 11, "all records")
+            assert one.consumer.ledger.generation == two.consumer.ledger.generation == generation + 1
+            assert one.crash_reason is two.crash_reason is None
+
+    asyncio.run(main())
+    assert [seen.values(part) for part in range(7)] == [[b"before", b"later"]] * 4 + [[b"later"]] * 3
+
+
+def held_by(app: SourceApp) -> int:
+    return len(app.consumer.ledger.all_held())
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from fqlstream.app.retries import patiently, persist
+from fqlstream.app.sharing import Sharing
 from fqlstream.app.transport import SourcePartition
 from fqlstream.clock import SystemClock
 from fqlstream.errors import BrokerError
@@ -44,6 +45,8 @@ class KafkaLog:
     sources: dict[int, SourcePartition] = field(default_factory=dict)
     #: told of every record that is refused, before it is sent
     on_refused: Callable[[Sequence[DeadLetter]], None] = lambda _: None
+    #: what the group's consumer knows of topics that grow; None: nothing
+    sharing: Sharing | None = None
     _durable: dict[int, int] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     _counting: asyncio.Task[int] | None = None
@@ -64,14 +67,27 @@ class KafkaLog:
         return await source.log_start(), await source.log_end()
 
     async def partitions_count(self, topic: str) -> int:
-        """Count the partitions of a topic; asked once, because a topic never shrinks and growth restarts the workers."""
-        if topic not in self._counts:
-            self._counts[topic] = await patiently(f"topic {topic}", partial(self.outbox.partitions_count, topic))
-        return self._counts[topic]
+        """Count the partitions of a topic, as the group's consumer last saw them."""
+        return await self._count(topic, self.sharing.seen if self.sharing is not None else {})
 
     async def model_partition(self, model: str) -> int:
-        """Say which partition of pane-updates a model's notices go to: whoever holds it publishes the model's values."""
-        return zlib.crc32(model.encode()) % await self.partitions_count(PANE_UPDATES)
+        """Say which partition of pane-updates a model's notices go to: whoever holds it publishes the model's values.
+
+        By the count that was shared out: all workers have it alike, and each of these partitions is somebody's.
+        """
+        return zlib.crc32(model.encode()) % await self._count(PANE_UPDATES, self._shared)
+
+    @property
+    def _shared(self) -> Mapping[str, int]:
+        return self.sharing.shared if self.sharing is not None else {}
+
+    async def _count(self, topic: str, told: Mapping[str, int]) -> int:
+        """Give what is told; for a topic that was deleted, what was told before; what the broker says where nothing was."""
+        if topic in told:
+            self._counts[topic] = told[topic]
+        elif topic not in self._counts:
+            self._counts[topic] = await patiently(f"topic {topic}", partial(self.outbox.partitions_count, topic))
+        return self._counts[topic]
 
     async def send_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         """Write refused records to the dead-letter topic: the original bytes, the reasons in headers.
@@ -101,7 +117,7 @@ class KafkaLog:
 
         None before it is known how many partitions there are: a flush, whose lock is held, must not wait for Kafka here.
         """
-        if PANE_UPDATES not in self._counts:
+        if PANE_UPDATES not in self._shared and PANE_UPDATES not in self._counts:
             if self._counting is None:
                 self._counting = asyncio.create_task(self.partitions_count(PANE_UPDATES))
             elif self._counting.done():  # the topic is missing, for one

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
@@ -40,6 +39,7 @@ from mode.threads import QueueServiceThread
 from fqlstream.app.fetcher import SourceFetcher
 from fqlstream.app.ledger import Held, Ledger, Partition, Verdict
 from fqlstream.app.retries import persist
+from fqlstream.app.sharing import Sharing
 from fqlstream.app.topic_metadata import TopicsRequest, id_in
 from fqlstream.errors import BrokerError
 from fqlstream.ops.kafka_options import aiokafka_options
@@ -210,10 +210,17 @@ class SourceThread(driver.AIOKafkaConsumerThread):
             auto_offset_reset="earliest",
             isolation_level="read_committed",
         )
+        consumer._client.cluster.add_listener(self._look_at_topics)
+
+    def _look_at_topics(self, cluster: Any) -> None:
+        """Have new partitions shared out, whoever leads the group; aiokafka calls it with every answer about topics."""
+        consumer = self._ensure_consumer()
+        if self.transport.sharing.look(cluster, consumer.subscription()):
+            consumer._coordinator.request_rejoin()
 
     def _create_worker_consumer(self, _transport: Any) -> AIOKafkaConsumer:
         kafka = self._settings.kafka
-        self._assignor = RoundRobinPartitionAssignor
+        self._assignor = self.transport.sharing
         return AIOKafkaConsumer(
             **aiokafka_options(kafka),
             group_id=self.app.conf.id,
@@ -224,7 +231,7 @@ class SourceThread(driver.AIOKafkaConsumerThread):
             isolation_level="read_committed",
             session_timeout_ms=kafka.session_timeout_ms,
             # A topic that was deleted and made again is missed, and found again, as soon as a worker would be.
-            metadata_max_age_ms=kafka.session_timeout_ms,
+            metadata_max_age_ms=min(kafka.topic_look_ms, kafka.session_timeout_ms),
             heartbeat_interval_ms=kafka.session_timeout_ms // 10,
             # The others wait so long for a member to give up its partitions. The join request itself waits for them
             # and must not time out first.
@@ -699,6 +706,7 @@ class SourceTransport(driver.Transport):
         self.settings = settings
         self.source_topics = frozenset(source_topics)
         self.prompt_topics = frozenset(prompt_topics)
+        self.sharing = Sharing(settings.kafka.topic_look_ms / 1000, time.monotonic)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -77,7 +77,7 @@ class Worker:
             prompt_topics=[METRIC_EVENTS],
         )
         self.outbox = OutboxProducer(settings.kafka)
-        self.log = KafkaLog(settings.kafka, self.outbox, on_refused=self._refused)
+        self.log = KafkaLog(settings.kafka, self.outbox, on_refused=self._refused, sharing=self.app.transport.sharing)
         self.duties = Duties()
         self.watchdog = Watchdog(
             settings.stream.stuck_ms, self.duties, OUTSIDE, self._loops, lambda: self.app.should_stop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from fqlstream.app.kafka_log import KafkaLog, value_payload
+from fqlstream.app.sharing import Sharing
 from fqlstream.errors import BrokerError
 from fqlstream.events.schemas import SCHEMAS
 from fqlstream.fql.plan import Lane
@@ -245,6 +247,37 @@ def test_a_flush_does_not_wait_for_the_number_of_partitions() -> None:
 
     asyncio.run(main())
     assert [record[2] for record in outbox.records] == [b"a"], "what was not told is still news"
+
+
+def test_a_topic_that_grows_is_counted_anew_and_one_that_is_gone_as_it_was() -> None:
+    made, _ = log()
+    made.sharing = sharing = Sharing(1.0, lambda: 0.0)
+    counts = []
+    for seen in ({"inference-events": 4}, {"inference-events": 6}, {}):
+        sharing.seen = seen
+        counts.append(asyncio.run(made.partitions_count("inference-events")))
+    assert counts == [4, 6, 6]
+
+
+def test_a_model_belongs_to_a_partition_that_was_shared_out_and_not_to_one_that_is_only_seen() -> None:
+    made, outbox = log()
+    made.sharing = sharing = Sharing(1.0, lambda: 0.0, seen={"pane-updates": 64})
+    sharing.shared = {"pane-updates": 4}
+    models = [f"m{number}" for number in range(20)]
+
+    def places() -> list[int]:
+        return [asyncio.run(made.model_partition(model)) for model in models]
+
+    of_four = [zlib.crc32(model.encode()) % 4 for model in models]
+    assert places() == of_four
+    sharing.shared = {"pane-updates": 64}
+    assert places() == [zlib.crc32(model.encode()) % 64 for model in models] != of_four
+    made._counts.clear()
+    asyncio.run(made.send_notices([flush_row(PaneKey("a", "v1", 0), models=("a",))]))
+    assert [record[2] for record in outbox.records] == [b"a"]
+    before = places()
+    sharing.shared = sharing.seen = {}
+    assert places() == before, "deleted: a worker goes on without it, and nothing asks a broker that has no answer"
 
 
 def test_a_notice_is_a_hint_of_bounded_length_that_nobody_waits_for() -> None:

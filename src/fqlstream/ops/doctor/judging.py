@@ -73,7 +73,7 @@ def of_logs(rows: Sequence[FlushRow], topic: TopicHealth, logs: Mapping[int, Log
         partition for partition, log in logs.items() if partition not in taken and log.end > log.start
     ):
         fine = False
-        yield Finding(check, ERROR, f"{topic.topic}[{partition}] holds records, and no worker has ever taken it over", "was the topic grown? See Growing a source topic in deploy/README.md; or does no worker run?")  # fmt: skip
+        yield Finding(check, ERROR, f"{topic.topic}[{partition}] holds records, and no worker has ever taken it over", "has the topic just grown? Workers take it over within three times FQLSTREAM_KAFKA__TOPIC_LOOK_MS; if it stays so: does one run, and what does its log say?")  # fmt: skip
     behind = sum(max(0, logs[row.partition].end - row.fence - 1) for row in rows if row.partition in logs)
     if fine:
         yield Finding(check, OK, f"{topic.topic}: {behind} records are not durable in ClickHouse yet", facts={"behind_records": behind})  # fmt: skip
