@@ -129,7 +129,7 @@ class Service:
             told: dict[str, Any] = answer.json()
             return None if told["status"] == "pending" else told
 
-        told = wait_until(final, f"{name!r} is tried", _TASK_S, saw=lambda: texts[-1])
+        told = wait_until(final, f"{name!r} is tried", _TASK_S, saw=lambda: texts[-1], look_s=0.2)
         assert told is not None
         texts.append(self._call("GET", f"{_OURS}/code-metrics", params={"model": _MODEL}).text)
         texts.append(self._call("DELETE", place).text)
