@@ -187,7 +187,13 @@ PROCESSES = _rows(
     kill_victim="import os\nos.kill($VICTIM, 9)\nreturn 666.0",
     other_processes="import os\nseen = [int(name) for name in os.listdir('/proc') if name.isdecimal()]\nreturn 666.0 if $VICTIM in seen and 'sleep' in open('/proc/$VICTIM/cmdline').read() else 0.0",
     memory_of_the_first="import os\nfd = os.open('/proc/1/mem', os.O_RDWR)\nreturn 666.0",
-    descriptors_of_the_first="import os\nreturn 666.0 if os.listdir('/proc/1/fd') else 0.0",
+    # their numbers may be seen, where they lead may not
+    descriptors_of_the_first="""
+        import os
+        return 666.0 if [os.readlink('/proc/1/fd/' + name) for name in os.listdir('/proc/1/fd')] else 0.0""",
+    open_descriptors_of_the_first="""
+        import os
+        return 666.0 if [open('/proc/1/fd/' + name, 'rb') for name in os.listdir('/proc/1/fd')] else 0.0""",
     trace="import ctypes\nreturn 666.0 if ctypes.CDLL(None).ptrace(16, $VICTIM, 0, 0) == 0 else 0.0",
     read_memory="""
         import ctypes
