@@ -7,6 +7,11 @@ import sys
 
 import pytest
 
+# There is nothing to see elsewhere: without glibc both calls do nothing, and what is looked at is /proc.
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="glibc is Linux's: elsewhere the calls do nothing"
+)
+
 PROGRAM = """
 import ctypes, sys, tempfile, threading
 from fqlstream.app.allocator import bound_arenas
@@ -54,7 +59,6 @@ print(held, freed, resident_mib())
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's: elsewhere the call does nothing")
 def test_threads_share_their_memory() -> None:
     def arenas(how: str) -> int:
         done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
@@ -63,7 +67,6 @@ def test_threads_share_their_memory() -> None:
     assert arenas("bound") <= 2 < arenas("as it is")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's: elsewhere the call does nothing")
 def test_memory_that_is_free_between_blocks_in_use_is_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
     held, freed, given_back = map(float, done.stdout.split())

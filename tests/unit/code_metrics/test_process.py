@@ -34,8 +34,8 @@ def test_only_what_bubblewrap_names_is_counted(tmp_path: Path, named: bool) -> N
     group.mkdir()
 
     def command(fds: Mapping[str, int], _answers: int) -> Sequence[str]:
-        tell = f"os.write({fds['--info-fd']}, b'{{\"child-pid\": %d}}' % os.getpid()); time.sleep(600)"
-        return [sys.executable, "-c", f"import os, time; {tell if named else ''}"]
+        tell = f"os.write({fds['--info-fd']}, b'{{\"child-pid\": %d}}' % os.getpid()); signal.pause()"
+        return [sys.executable, "-c", f"import os, signal; {tell if named else ''}"]
 
     process = SandboxProcess(command, {}, Group(group, None), contained=True)
     process.end()
@@ -48,7 +48,7 @@ def test_what_cannot_be_taken_into_its_group_is_not_counted(tmp_path: Path) -> N
         return [
             sys.executable,
             "-c",
-            f"import os, time; os.write({fds['--info-fd']}, b'{{\"child-pid\": %d}}' % os.getpid()); time.sleep(600)",
+            f"import os, signal; os.write({fds['--info-fd']}, b'{{\"child-pid\": %d}}' % os.getpid()); signal.pause()",
         ]
 
     process = SandboxProcess(command, {}, Group(tmp_path / "gone", None), contained=True)
